@@ -1,0 +1,33 @@
+"""Certified robustness by randomized smoothing, as pure functions in JAX."""
+
+from jaxsmooth.certify import certificate, certify
+from jaxsmooth.curves import abstention_rate, average_certified_radius, certified_accuracy
+from jaxsmooth.logs import LogRow, read_log, write_log
+from jaxsmooth.noise import Gaussian, Laplace, Uniform
+from jaxsmooth.predict import predict, prediction
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction
+from jaxsmooth.votes import count_votes, decision_keys, stream_votes
+
+__all__ = [
+    "ABSTAIN",
+    "Certificate",
+    "Classifier",
+    "Gaussian",
+    "Laplace",
+    "LogRow",
+    "Noise",
+    "Prediction",
+    "Uniform",
+    "abstention_rate",
+    "average_certified_radius",
+    "certificate",
+    "certified_accuracy",
+    "certify",
+    "count_votes",
+    "decision_keys",
+    "predict",
+    "prediction",
+    "read_log",
+    "stream_votes",
+    "write_log",
+]

@@ -1,0 +1,175 @@
+"""Checks at the edge: bad input is refused with the argument's name, what came and what was expected.
+
+Values that JAX traces cannot be read, so only their shapes and dtypes are checked.
+"""
+
+import operator
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsmooth.types import Noise
+
+_INT32 = 2**31 - 1
+
+
+def is_traced(value: Any) -> bool:
+    """Tell whether a value is known only while tracing, so that it cannot be read."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:
+    """Return `value` as an int in [least, most]."""
+    if is_traced(value):
+        raise TypeError(f"{name} must be a static Python integer, got {value}: list it in static_argnames")
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer in [{least}, {most}], got {value!r}") from None
+    if not least <= integer <= most:
+        raise ValueError(f"{name} must be an integer in [{least}, {most}], got {integer}")
+    return integer
+
+
+def check_alpha(alpha: Any) -> float:
+    """Return `alpha` as a float in (0, 1)."""
+    if is_traced(alpha):
+        raise TypeError(f"alpha must be a static Python float, got {alpha}: list it in static_argnames")
+    if isinstance(alpha, (bool, str, bytes)) or np.ndim(alpha) != 0:
+        raise TypeError(f"alpha must be a number in (0, 1), got {alpha!r}")
+    try:
+        number = float(alpha)
+    except (TypeError, ValueError):
+        raise TypeError(f"alpha must be a number in (0, 1), got {alpha!r}") from None
+    if not 0.0 < number < 1.0:
+        raise ValueError(f"alpha must be a number in (0, 1), got {number}")
+    return number
+
+
+def check_scale(name: str, scale: Any) -> jax.Array:
+    """Return the scale of a noise as an f32 scalar, positive and finite where it is concrete."""
+    try:
+        dtype, shape = jnp.result_type(scale), np.shape(scale)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a positive number, got {scale!r}") from None
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a positive number, got {scale!r} of dtype {dtype}")
+    if shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {shape}: use jax.vmap for several scales")
+    if not is_traced(scale):
+        with np.errstate(over="ignore"):
+            value = np.asarray(scale).astype(np.float32)
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be positive and finite in float32, got {scale}")
+    return jnp.asarray(scale, jnp.float32)
+
+
+def check_noise(noise: Any) -> Noise:
+    """Return a noise whose scale is positive and finite where it is concrete."""
+    if isinstance(noise, type) or not isinstance(noise, Noise):
+        raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
+    check_scale(f"the scale of {type(noise).__name__}", noise.scale)
+    return noise
+
+
+def check_key(key: Any) -> jax.Array:
+    """Return one typed Threefry key, made from a typed or a raw one."""
+    expected = "one Threefry key, as made by jax.random.key(seed)"
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise TypeError(f"key must be {expected}, got {key!r}")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if str(jax.random.key_impl(key)) != "threefry2x32":
+            raise ValueError(f"key must be {expected}, got a key of {jax.random.key_impl(key)}")
+        if key.shape != ():
+            raise ValueError(f"key must be {expected}, got an array of keys of shape {key.shape}")
+        return jnp.asarray(key)
+    if key.dtype != np.uint32:
+        raise TypeError(f"key must be {expected}, got an array of dtype {key.dtype}")
+    if key.shape != (2,):
+        raise ValueError(f"key must be {expected}, got raw key data of shape {key.shape}")
+    return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
+
+
+def check_inputs(x: Any) -> jax.Array:
+    """Return inputs `[N, *event]` of a floating dtype, finite where they are concrete."""
+    expected = "a batch [N, *event] of real floating-point inputs"
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"x must be {expected}, got {type(x).__name__}: {error}") from None
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"x must be {expected}, got dtype {x.dtype}: convert it, since the noise is in its units")
+    if x.ndim < 2:
+        raise ValueError(f"x must be {expected}, got shape {x.shape}: one input is x[None]")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x must be {expected} with at least one feature, got shape {x.shape}")
+    if not is_traced(x) and not bool(jnp.isfinite(x).all()):
+        bad = np.flatnonzero(~np.asarray(jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))))
+        raise ValueError(f"x must be finite, got NaN or infinity in {bad.size} inputs, the first at index {bad[0]}")
+    return x
+
+
+def check_ids(ids: Any, number: int) -> jax.Array:
+    """Return the ids of the inputs as `u32[N]`; `None` stands for 0, 1, 2, ..."""
+    if ids is None:
+        return jnp.arange(number, dtype=jnp.uint32)
+    if not is_traced(ids):
+        ids = np.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
+        raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
+    if ids.shape != (number,):
+        raise ValueError(f"ids must have one entry for each of the {number} inputs, got shape {ids.shape}")
+    if isinstance(ids, np.ndarray) and ids.size and not (ids.min() >= 0 and ids.max() < 2**32):
+        raise ValueError(f"ids must lie in [0, 2**32), got values from {ids.min()} to {ids.max()}")
+    return jnp.asarray(ids.astype(np.uint32))
+
+
+def check_first(first: Any, n: int) -> jax.Array:
+    """Return the index of the first sample as a u32 scalar such that n samples fit into 32 bits."""
+    if not is_traced(first) and not isinstance(first, jax.Array):
+        first = check_integer("first", first, 0, 2**32 - n)
+        return jnp.asarray(first, jnp.uint32)
+    if first.shape != () or not jnp.issubdtype(first.dtype, jnp.integer):
+        raise TypeError(f"first must be an integer scalar, got shape {first.shape} and dtype {first.dtype}")
+    if not is_traced(first):
+        check_integer("first", int(first), 0, 2**32 - n)
+    return first.astype(jnp.uint32)
+
+
+def check_scores(scores: Any, batch_size: int) -> int:
+    """Return the number of classes K of scores (or of their abstract shape), which are real `[B, K]`, K >= 2."""
+    expected = f"real scores of shape [{batch_size}, K] with K >= 2 classes"
+    shape, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
+    if shape is None or dtype is None:
+        raise TypeError(f"f must return {expected}, got {type(scores).__name__}")
+    if len(shape) != 2 or shape[0] != batch_size or shape[1] < 2:
+        raise ValueError(f"f must return {expected}, got shape {tuple(shape)}")
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_):
+        raise TypeError(f"f must return {expected}, got dtype {dtype}")
+    return shape[1]
+
+
+def check_counts(name: str, counts: Any, n: int | None = None) -> jax.Array:
+    """Return vote counts as `i32[N, K]`; where concrete, non-negative and of at most `n` votes a row."""
+    expected = "integer vote counts of shape [N, K] with K >= 2 classes"
+    try:
+        counts = counts if is_traced(counts) else np.asarray(counts)
+        dtype = counts.dtype
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {expected}, got {type(counts).__name__}") from None
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name} must be {expected}, got dtype {dtype}")
+    if counts.ndim != 2 or counts.shape[1] < 2:
+        raise ValueError(f"{name} must be {expected}, got shape {counts.shape}")
+    if isinstance(counts, np.ndarray) and counts.size:
+        if counts.min() < 0:
+            raise ValueError(f"{name} must not be negative, got {counts.min()}")
+        most = int(counts.sum(axis=1, dtype=np.float64).max())
+        if most > (_INT32 if n is None else n):
+            raise ValueError(f"{name} must add up to at most n = {n} votes for each input, got {most}")
+    return jnp.asarray(counts, jnp.int32)

@@ -1,0 +1,73 @@
+"""Certified accuracy at given radii, average certified radius and abstention rate of a set of certificates."""
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxsmooth.types import ABSTAIN
+
+
+def certified_accuracy(predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike, radii: ArrayLike) -> np.ndarray:
+    """Return the share of inputs whose certified class is the true one at radius r or more, for each r.
+
+    Abstentions and errors are in the denominator.
+
+    Args:
+        predicted: `[N]` certified classes, `ABSTAIN` (-1) included.
+        radius: `[N]` certified radii.
+        truth: `[N]` true classes.
+        radii: `[R]` or scalar; in the units of `radius`.
+
+    Returns:
+        float64 of the shape of `radii`.
+
+    Raises:
+        ValueError: the three arrays are empty or of different lengths, or radii is NaN.
+
+    Example:
+        >>> certified_accuracy([1, 0, -1, 2], [0.6, 0.2, 0.0, 0.9], [1, 0, 1, 0], [0.0, 0.5, 1.0])
+        array([0.5 , 0.25, 0.  ])
+    """
+    correct, radius = _correct(predicted, truth, radius)
+    radii = np.asarray(radii, np.float64)
+    if np.isnan(radii).any():
+        raise ValueError(f"radii must be numbers, got {radii}")
+    return (correct & (radius >= radii[..., None])).mean(axis=-1)
+
+
+def average_certified_radius(predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike) -> float:
+    """Return the mean radius, a wrong or abstained input counting as 0 (ACR; Zhai et al. 2020, arXiv:2001.02378).
+
+    A classifier can raise it at the cost of accuracy: report `certified_accuracy` first.
+
+    Args:
+        predicted, radius, truth: as for `certified_accuracy`.
+
+    Example:
+        >>> average_certified_radius([1, 0, -1, 2], [0.6, 0.2, 0.0, 0.9], [1, 0, 1, 0])
+        0.2
+    """
+    correct, radius = _correct(predicted, truth, radius)
+    return float(np.where(correct, radius, 0.0).mean())
+
+
+def abstention_rate(predicted: ArrayLike) -> float:
+    """Return the share of inputs without a certificate.
+
+    Example:
+        >>> abstention_rate([1, 0, -1, 2])
+        0.25
+    """
+    predicted = np.asarray(predicted)
+    if predicted.ndim != 1 or predicted.size == 0:
+        raise ValueError(f"predicted must be a vector of at least one class, got shape {predicted.shape}")
+    return float((predicted == ABSTAIN).mean())
+
+
+def _correct(predicted: ArrayLike, truth: ArrayLike, radius: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    predicted, truth, radius = np.asarray(predicted), np.asarray(truth), np.asarray(radius, np.float64)
+    if not (predicted.shape == truth.shape == radius.shape == (predicted.size,)) or predicted.size == 0:
+        shapes = f"{predicted.shape}, {radius.shape} and {truth.shape}"
+        raise ValueError(f"predicted, radius and truth must be vectors of one length, at least 1, got {shapes}")
+    if not (radius >= 0).all():
+        raise ValueError(f"radius must not be negative or NaN, got {radius}")
+    return (predicted == truth) & (predicted != ABSTAIN), radius

@@ -1,0 +1,135 @@
+"""Noise distributions: what is added to an input, and the radius that a probability under it certifies.
+
+A noise is a NamedTuple, hence a pytree: its scale may be traced, and `jax.vmap` over it works.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from scipy import special
+
+from jaxsmooth import draws
+from jaxsmooth.checks import check_key, check_scale
+
+
+class Gaussian(NamedTuple):
+    """Normal noise N(0, sigma^2) on every feature; certifies L2 radii (Cohen et al. 2019, arXiv:1902.02918).
+
+    An L2 radius R also certifies every L1 perturbation up to R, and every L-infinity one up to R / sqrt(d).
+
+    Args:
+        sigma: standard deviation, a positive scalar in the units of `x`.
+
+    Example:
+        >>> import jax
+        >>> noise = Gaussian(sigma=0.5)
+        >>> noise.sample(jax.random.key(0), (2, 3)).shape
+        (2, 3)
+        >>> float(noise.sigma * noise.unit_radius(0.99))
+        1.16317...
+    """
+
+    sigma: ArrayLike
+
+    norm = 2
+
+    @property
+    def scale(self) -> ArrayLike:
+        """The standard deviation."""
+        return self.sigma
+
+    def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draw independent noise of this shape, in float32 and then cast to `dtype`."""
+        return _sample(draws.standard_normal, "sigma", self.sigma, key, shape, dtype)
+
+    @staticmethod
+    def unit_radius(probability: ArrayLike) -> np.ndarray:
+        """Return Phi^-1(p), at least 0, in float64 on the host."""
+        return -special.ndtri(_miss(probability))
+
+
+class Laplace(NamedTuple):
+    """Laplace noise of density exp(-|z| / scale) / (2 scale) on every feature; certifies L1 radii.
+
+    The radius is -scale * log(2 (1 - p)) (Teng et al. 2019; Yang et al. 2020, arXiv:2002.08118).
+
+    Args:
+        scale: a positive scalar in the units of `x`; the standard deviation is sqrt(2) times it.
+
+    Example:
+        >>> float(Laplace(0.5).unit_radius(0.99))
+        3.91202...
+    """
+
+    scale: ArrayLike
+
+    norm = 1
+
+    def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draw independent noise of this shape, in float32 and then cast to `dtype`."""
+        return _sample(draws.standard_laplace, "scale", self.scale, key, shape, dtype)
+
+    @staticmethod
+    def unit_radius(probability: ArrayLike) -> np.ndarray:
+        """Return -log(2 (1 - p)), at least 0, in float64 on the host."""
+        with np.errstate(divide="ignore"):
+            return -np.log(2 * _miss(probability))
+
+
+class Uniform(NamedTuple):
+    """Uniform noise on [-half_width, half_width] on every feature; certifies L1 radii.
+
+    The radius is 2 half_width (p - 1/2) (Yang et al. 2020, arXiv:2002.08118).
+
+    Args:
+        half_width: a positive scalar in the units of `x`; the standard deviation is 1 / sqrt(3) of it.
+
+    Example:
+        >>> float(Uniform(0.5).unit_radius(0.75))
+        0.5
+    """
+
+    half_width: ArrayLike
+
+    norm = 1
+
+    @property
+    def scale(self) -> ArrayLike:
+        """Half the width of the interval."""
+        return self.half_width
+
+    def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draw independent noise of this shape, in float32 and then cast to `dtype`."""
+        return _sample(draws.standard_uniform, "half_width", self.half_width, key, shape, dtype)
+
+    @staticmethod
+    def unit_radius(probability: ArrayLike) -> np.ndarray:
+        """Return 2 (p - 1/2), at least 0, in float64 on the host."""
+        return 1 - 2 * _miss(probability)
+
+
+def _sample(
+    distribution: Callable[[jax.Array], jax.Array],
+    name: str,
+    scale: ArrayLike,
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+) -> jax.Array:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
+    words = draws.random_words(check_key(key), math.prod(shape))
+    return (check_scale(name, scale) * distribution(words)).reshape(shape).astype(dtype)
+
+
+def _miss(probability: ArrayLike) -> np.ndarray:
+    """Return 1 - p, at most 1/2: a bound that does not exceed 1/2 certifies nothing."""
+    p = np.asarray(probability, np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"probability must lie in [0, 1], got {probability}")
+    return np.minimum(1 - p, 0.5)

@@ -1,0 +1,263 @@
+"""Votes: run a classifier on noisy copies of the inputs and count the classes it returns.
+
+This is the only place that runs a model for a decision. All pairs (input, sample) form one stream, which is cut into
+chunks of `batch_size`, so that many inputs with few samples share a batch and one input with many needs no more
+memory. Sample `s` of the input with id `i` depends on `(key, i, s)` alone, whatever the chunks.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxsmooth.checks import (
+    check_first,
+    check_ids,
+    check_inputs,
+    check_integer,
+    check_key,
+    check_noise,
+    check_scores,
+    is_traced,
+)
+from jaxsmooth.types import Classifier, Noise
+
+
+def count_votes(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    *,
+    n: int,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+    first: int | jax.Array = 0,
+) -> jax.Array:
+    """Count the classes of `n` noisy copies of each input, in one compiled scan over chunks.
+
+    Entry (i, c) of the result is the number of samples s in [first, first + n) with argmax f(x_i + e_is) = c, ties
+    going to the lowest index. The noise e_is depends on the key, `ids[i]` and s alone, so that counts of disjoint
+    ranges of samples add up, and do not depend on the batch size, the other inputs, or the number of devices, provided
+    that a row of f(x) depends on that row of x alone. A sample with a non-finite score votes for no class.
+
+    Works inside and outside of `jax.jit`, `jax.vmap`, `jax.lax.map` and `jax.shard_map`. It compiles once for each f,
+    shape, n and batch size. Memory does not grow with n.
+
+    Args:
+        f: base classifier, `[B, *event] -> [B, K]` scores, traceable by JAX; see `jaxsmooth.Classifier`.
+        noise: `Gaussian`, `Laplace`, `Uniform` or another `jaxsmooth.Noise`; its scale is in the units of `x`.
+        key: one Threefry key. Using it elsewhere too makes those random numbers depend on these.
+        x: inputs `[N, *event]`, floating-point. Noise is float32; the sum is cast back to the dtype of `x`.
+        n: number of samples for each input, static, at least 1.
+        batch_size: rows in one call of f, static; less where there are fewer samples in all.
+        ids: `N` integers in [0, 2^32) that name the inputs to the noise; 0..N-1 by default.
+        first: index of the first sample.
+
+    Returns:
+        `i32[N, K]`. A row adds up to n less the samples with non-finite scores.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; x or the scale is not finite. Where values are traced
+            they cannot be refused: a non-finite input gets no votes, ids and first are taken modulo 2^32.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> f = lambda x: jnp.stack([x.sum(-1), -x.sum(-1)], -1)
+        >>> count_votes(f, Gaussian(1.0), jax.random.key(0), jnp.array([[9.0, 0.0], [0.0, 0.0]]), n=1000)
+        Array([[1000,    0],
+               [ 492,  508]], dtype=int32)
+    """
+    task, n, batch_size = _check(f, noise, key, x, n, batch_size, ids, first)
+    if task.x.shape[0] == 0:
+        scores = jax.eval_shape(f, jax.ShapeDtypeStruct((batch_size, *task.x.shape[1:]), task.x.dtype))
+        return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
+    arrays, static = _split(f)
+    return _scan(arrays, task, static=static, n=n, batch_size=batch_size)
+
+
+def stream_votes(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    *,
+    n: int,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+    first: int | jax.Array = 0,
+    progress: bool = False,
+) -> jax.Array:
+    """Count the classes of `n` noisy copies of each input, in a host loop that calls `f` eagerly.
+
+    The same arguments, guarantee, noise and result as `count_votes`, for any callable f that takes a JAX array and
+    returns an array, and outside of `jax.jit` alone. The noise of the next chunk is made while f runs on this one.
+
+    Args:
+        f, noise, key, x, n, batch_size, ids, first: as for `count_votes`.
+        progress: show a bar over the chunks (needs tqdm, the extra `progress`).
+
+    Returns:
+        `i32[N, K]`.
+
+    Raises:
+        ValueError, TypeError: as `count_votes`. ImportError: `progress` without tqdm.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> f = lambda x: np.stack([x.sum(-1), -x.sum(-1)], -1)
+        >>> stream_votes(f, Gaussian(1.0), jax.random.key(0), jnp.array([[9.0, 0.0], [0.0, 0.0]]), n=1000)
+        Array([[1000,    0],
+               [ 492,  508]], dtype=int32)
+    """
+    task, n, batch_size = _check(f, noise, key, x, n, batch_size, ids, first)
+    if any(map(is_traced, jax.tree.leaves((f, task)))):
+        raise TypeError("stream_votes runs on the host and takes no traced values: use count_votes under jax.jit")
+    number = task.x.shape[0]
+    if number == 0:
+        scores = jnp.asarray(f(jnp.zeros((batch_size, *task.x.shape[1:]), task.x.dtype)))
+        return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
+    chunks = -(-number * n // batch_size)
+    positions = (_Position(*map(np.int32, divmod(c * batch_size, n))) for c in range(chunks))
+    counts, upcoming = None, _draw_jit(task, next(positions), n, batch_size)
+    for _ in _progress_bar(chunks, batch_size) if progress else range(chunks):
+        (noisy, rows), position = upcoming, next(positions, None)
+        if position is not None:
+            upcoming = _draw_jit(task, position, n, batch_size)
+        scores = jnp.asarray(f(noisy))
+        check_scores(scores, batch_size)
+        # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
+        counts = jax.block_until_ready(_add_votes_jit(counts, scores, rows, number))
+    return cast(jax.Array, counts)
+
+
+def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the keys under which `certify` draws its selection votes and its estimation votes.
+
+    Example:
+        >>> selection_key, estimation_key = decision_keys(jax.random.key(0))
+    """
+    key = check_key(key)
+    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+
+
+class _Task(NamedTuple):
+    """What the samples are drawn from."""
+
+    noise: Noise
+    key: jax.Array
+    x: jax.Array
+    ids: jax.Array
+    first: jax.Array
+
+
+class _Position(NamedTuple):
+    """Where a chunk starts in the stream of pairs. Two 32-bit numbers, so that N * n may exceed 32 bits."""
+
+    row: Any
+    sample: Any
+
+
+class _Static(NamedTuple):
+    """A callable without the arrays in it. A plain function has none and is all here."""
+
+    treedef: Any
+    leaves: tuple[Any, ...]
+
+
+def _check(
+    f: Any, noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any
+) -> tuple[_Task, int, int]:
+    if not callable(f):
+        raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, K], got {f!r}")
+    n = check_integer("n", n, 1, 2**30)
+    batch_size = check_integer("batch_size", batch_size, 1, 2**30)
+    noise, key, x = jax.tree.map(jnp.asarray, check_noise(noise)), check_key(key), check_inputs(x)
+    number = x.shape[0]
+    task = _Task(noise, key, x, check_ids(ids, number), check_first(first, n))
+    return task, n, min(batch_size, max(number, 1) * n)
+
+
+def _split(f: Classifier) -> tuple[list[Any], _Static]:
+    """Part a callable into its arrays, which jit traces, and the rest, which identifies the program."""
+    leaves, treedef = jax.tree.flatten(f)
+    is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves]
+    arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+    static = _Static(treedef, tuple(_ARRAY if array else leaf for leaf, array in zip(leaves, is_array, strict=True)))
+    try:
+        hash(static)
+    except TypeError as error:
+        raise TypeError(f"f must be hashable apart from the arrays in it, which {f!r} is not: {error}") from None
+    return arrays, static
+
+
+_ARRAY = object()
+
+
+def _merge(arrays: list[Any], static: _Static) -> Classifier:
+    remaining = iter(arrays)
+    leaves = [next(remaining) if leaf is _ARRAY else leaf for leaf in static.leaves]
+    return jax.tree.unflatten(static.treedef, leaves)
+
+
+@partial(jax.jit, static_argnames=("static", "n", "batch_size"))
+def _scan(arrays: list[Any], task: _Task, *, static: _Static, n: int, batch_size: int) -> jax.Array:
+    f, number = _merge(arrays, static), task.x.shape[0]
+
+    def count_chunk(counts: jax.Array | None, position: _Position) -> jax.Array:
+        noisy, rows = _draw(task, position, n, batch_size)
+        scores = f(noisy)
+        check_scores(scores, batch_size)
+        return _add_votes(counts, scores, rows, number)
+
+    def step(state: tuple[jax.Array, _Position], _: None) -> tuple[tuple[jax.Array, _Position], None]:
+        counts, position = state
+        sample = position.sample + batch_size
+        return (count_chunk(counts, position), _Position(position.row + sample // n, sample % n)), None
+
+    start = _Position(jnp.int32(0), jnp.int32(0))
+    # Zeros like the result of one chunk, not plain ones: under shard_map they vary over the mesh as the result does.
+    counts = jnp.zeros_like(jax.eval_shape(partial(count_chunk, None), start))
+    (counts, _), _ = lax.scan(step, (counts, start), length=-(-number * n // batch_size))
+    finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))
+    return jnp.where(finite[:, None], counts, 0)
+
+
+def _draw(task: _Task, position: _Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Return the noisy inputs of one chunk and the row of `x` that each belongs to, N or more for padding."""
+    offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
+    rows = position.row + offset // n
+    samples = task.first + (offset % n).astype(jnp.uint32)
+    keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(task.key, i), s))(
+        task.ids.at[rows].get(mode="clip"), samples
+    )
+    event = task.x.shape[1:]
+    noise = jax.vmap(lambda key: task.noise.sample(key, event))(keys)
+    noisy = (task.x.at[rows].get(mode="clip") + noise).astype(task.x.dtype)
+    # The barrier makes f see the same rounded sum in every program, however XLA would fuse it.
+    return lax.optimization_barrier(noisy), rows
+
+
+def _add_votes(counts: jax.Array | None, scores: jax.Array, rows: jax.Array, number: int) -> jax.Array:
+    """Add the classes of one chunk to the counts; padding and non-finite scores are out of range and dropped."""
+    if counts is None:
+        counts = jnp.zeros((number, scores.shape[1]), jnp.int32)
+    rows = jnp.where(jnp.isfinite(scores).all(axis=1), rows, number)
+    return counts.at[rows, jnp.argmax(scores, axis=1)].add(1, mode="drop")
+
+
+_draw_jit = partial(jax.jit, static_argnums=(2, 3))(_draw)
+_add_votes_jit = partial(jax.jit, static_argnums=3)(_add_votes)
+
+
+def _progress_bar(chunks: int, batch_size: int) -> Iterable[int]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install 'jaxsmooth[progress]'") from None
+    return tqdm(range(chunks), desc="votes", unit=" votes", unit_scale=batch_size)
