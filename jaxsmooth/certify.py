@@ -89,7 +89,6 @@ def certificate(selection: ArrayLike, counts: ArrayLike, noise: Noise, *, n: int
     selection, counts = check_counts("selection", selection), check_counts("counts", counts, n)
     if selection.shape != counts.shape:
         raise ValueError(f"selection and counts must have one shape, got {selection.shape} and {counts.shape}")
-    noise = jax.tree.map(jnp.asarray, noise)
     return _certificate(selection, counts, noise, n=n, alpha=alpha)
 
 

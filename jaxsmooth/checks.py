@@ -10,6 +10,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsmooth.types import Noise
 
@@ -53,28 +54,26 @@ def check_alpha(alpha: Any) -> float:
 
 def check_scale(name: str, scale: Any) -> jax.Array:
     """Return the scale of a noise as an f32 scalar, positive and finite where it is concrete."""
-    try:
-        dtype, shape = jnp.result_type(scale), np.shape(scale)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a positive number, got {scale!r}") from None
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(f"{name} must be a positive number, got {scale!r} of dtype {dtype}")
-    if shape != ():
-        raise ValueError(f"{name} must be a scalar, got shape {shape}: use jax.vmap for several scales")
-    if not is_traced(scale):
+    array = scale if is_traced(scale) else np.asarray(scale)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a positive number, got {scale!r}")
+    if array.shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {array.shape}: use jax.vmap for several scales")
+    if isinstance(array, np.ndarray):
         with np.errstate(over="ignore"):
-            value = np.asarray(scale).astype(np.float32)
+            value = array.astype(np.float32)
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite in float32, got {scale}")
     return jnp.asarray(scale, jnp.float32)
 
 
 def check_noise(noise: Any) -> Noise:
-    """Return a noise whose scale is positive and finite where it is concrete."""
+    """Return a noise of strongly typed arrays, whose scale is positive and finite where it is concrete."""
     if isinstance(noise, type) or not isinstance(noise, Noise):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
     check_scale(f"the scale of {type(noise).__name__}", noise.scale)
-    return noise
+    # A weak type would be another program.
+    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, jnp.result_type(leaf)), noise)
 
 
 def check_key(key: Any) -> jax.Array:
@@ -99,19 +98,26 @@ def check_inputs(x: Any) -> jax.Array:
     """Return inputs `[N, *event]` of a floating dtype, finite where they are concrete."""
     expected = "a batch [N, *event] of real floating-point inputs"
     try:
-        x = jnp.asarray(x)
+        array = x if is_traced(x) or isinstance(x, jax.Array) else np.asarray(x)
+        dtype, shape = array.dtype, array.shape
     except (TypeError, ValueError) as error:
         raise TypeError(f"x must be {expected}, got {type(x).__name__}: {error}") from None
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x must be {expected}, got dtype {x.dtype}: convert it, since the noise is in its units")
-    if x.ndim < 2:
-        raise ValueError(f"x must be {expected}, got shape {x.shape}: one input is x[None]")
-    if 0 in x.shape[1:]:
-        raise ValueError(f"x must be {expected} with at least one feature, got shape {x.shape}")
-    if not is_traced(x) and not bool(jnp.isfinite(x).all()):
-        bad = np.flatnonzero(~np.asarray(jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"x must be {expected}, got dtype {dtype}: convert it, since the noise is in its units")
+    if len(shape) < 2:
+        raise ValueError(f"x must be {expected}, got shape {shape}: one input is x[None]")
+    if 0 in shape[1:]:
+        raise ValueError(f"x must be {expected} with at least one feature, got shape {shape}")
+    if is_traced(x):
+        return x
+    # Under jit even a constant would be traced: this evaluates it now.
+    with jax.ensure_compile_time_eval():
+        inputs = jnp.asarray(array)
+        finite = np.asarray(jnp.isfinite(inputs).all(axis=tuple(range(1, len(shape)))))
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
         raise ValueError(f"x must be finite, got NaN or infinity in {bad.size} inputs, the first at index {bad[0]}")
-    return x
+    return inputs
 
 
 def check_ids(ids: Any, number: int) -> jax.Array:

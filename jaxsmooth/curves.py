@@ -1,7 +1,7 @@
 """Certified accuracy at given radii, average certified radius and abstention rate of a set of certificates."""
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from jaxsmooth.types import ABSTAIN
 

@@ -177,7 +177,7 @@ def _check(
         raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, K], got {f!r}")
     n = check_integer("n", n, 1, 2**30)
     batch_size = check_integer("batch_size", batch_size, 1, 2**30)
-    noise, key, x = jax.tree.map(jnp.asarray, check_noise(noise)), check_key(key), check_inputs(x)
+    noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
     number = x.shape[0]
     task = _Task(noise, key, x, check_ids(ids, number), check_first(first, n))
     return task, n, min(batch_size, max(number, 1) * n)

@@ -1,0 +1,20 @@
+"""Settings of the whole test run: four host devices and strict rank promotion."""
+
+import os
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(20)
+
+
+@pytest.fixture
+def mesh():
+    return jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))

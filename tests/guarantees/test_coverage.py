@@ -1,0 +1,81 @@
+"""A certificate exceeds the true radius with probability at most alpha: half spaces, whose true radius is known.
+
+Each input is an independent trial. The number of false certificates is compared with the binomial distribution of the
+stated rate: an alarm is false with probability 1e-6. Two broken rules must raise it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxsmooth import Gaussian, Laplace, Uniform, certificate, certify, predict
+from tests.classifiers import half_space
+
+FALSE_ALARM = 1e-6
+TRIALS = 20_000
+N = 100
+ALPHA = 0.05
+SCALE = 0.5
+NOISES = {
+    "gaussian": (Gaussian(SCALE), stats.norm(scale=SCALE)),
+    "laplace": (Laplace(SCALE), stats.laplace(scale=SCALE)),
+    "uniform": (Uniform(SCALE), stats.uniform(-SCALE, 2 * SCALE)),
+}
+
+
+def trials(margin):
+    """Inputs at this distance from the boundary of `half_space`, which is their true radius in every norm."""
+    return jnp.zeros((TRIALS, 2)).at[:, 0].set(margin)
+
+
+def certified(noise, margin):
+    return certify(half_space, noise, jax.random.key(7), trials(margin), n0=N, n=N, alpha=ALPHA, batch_size=4096)
+
+
+def raises_alarm(false, rate):
+    """Tell whether this many false certificates are too many for the rate."""
+    return int(false) > stats.binom.isf(FALSE_ALARM, TRIALS, rate)
+
+
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.3])
+def test_false_certificates_are_as_rare_as_promised(name, margin):
+    noise, distribution = NOISES[name]
+    result = certified(noise, margin)
+    false = (result.radius > margin) | ((result.label != -1) & (margin == 0))
+    assert not raises_alarm(false.sum(), ALPHA)
+    # The exact rate: the probability of a count whose bound lies above the truth. Both sides, so that it is not idle.
+    p = distribution.cdf(margin)
+    k = np.arange(N + 1)
+    bound = np.where(k == 0, 0, stats.beta.ppf(ALPHA, np.maximum(k, 1), N - k + 1))
+    exact = stats.binom.pmf(k, N, p)[(bound > p) & (bound > 0.5)].sum()
+    assert exact <= ALPHA
+    assert stats.binomtest(int(false.sum()), TRIALS, exact).pvalue > FALSE_ALARM
+
+
+def test_the_alarm_catches_a_bound_from_the_selection_votes():
+    result = certified(Gaussian(SCALE), 0.0)
+    broken = certificate(result.counts, result.counts, Gaussian(SCALE), n=N, alpha=ALPHA)
+    assert raises_alarm((broken.label != -1).sum(), ALPHA)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_the_alarm_catches_a_bound_without_confidence_correction(name):
+    noise, _ = NOISES[name]
+    result = certified(noise, 0.3)
+    broken = SCALE * noise.unit_radius(np.asarray(result.counts[:, 0]) / N)
+    assert raises_alarm((broken > 0.3).sum(), ALPHA)
+
+
+def test_wrong_predictions_are_as_rare_as_promised():
+    """At a margin where both classes win often, and on the boundary, where every prediction is wrong."""
+    for margin in (0.0, 0.02):
+        result = predict(
+            half_space, Gaussian(SCALE), jax.random.key(8), trials(margin), n=N, alpha=ALPHA, batch_size=4096
+        )
+        wrong = (result.label == 1) | ((result.label == 0) & (margin == 0))
+        assert not raises_alarm(wrong.sum(), ALPHA)
+        majority = jnp.argmax(result.counts, axis=1)
+        assert raises_alarm((majority == 1).sum(), ALPHA)

@@ -1,0 +1,188 @@
+"""Bad arguments: every public function refuses them by name, before the model is called."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsmooth import Gaussian, Uniform, certificate, certify, count_votes, predict, prediction, stream_votes
+from tests.classifiers import first_features, inputs
+
+RUNS = {"count_votes": count_votes, "stream_votes": stream_votes, "predict": predict, "certify": certify}
+TRACED = {name: run for name, run in RUNS.items() if name != "stream_votes"}
+
+
+def call(run, **changes):
+    """Call with good arguments but for the changes; a model call before the refusal is an error of its own."""
+
+    def f(_):
+        raise AssertionError("the model was called")
+
+    arguments = {"f": f, "noise": Gaussian(1.0), "key": jax.random.key(0), "x": inputs(2), "n": 10, **changes}
+    positional = [arguments.pop(name) for name in ("f", "noise", "key", "x")]
+    return run(*positional, **arguments)
+
+
+BAD = [
+    ({"f": "model"}, TypeError, "f must be a callable"),
+    ({"noise": 0.5}, TypeError, "noise must be an instance of Gaussian"),
+    ({"noise": Gaussian}, TypeError, "noise must be an instance of Gaussian"),
+    ({"noise": Gaussian(0.0)}, ValueError, "scale of Gaussian must be positive and finite"),
+    ({"noise": Uniform(-1.0)}, ValueError, "scale of Uniform must be positive and finite"),
+    ({"noise": Gaussian(np.nan)}, ValueError, "scale of Gaussian must be positive and finite"),
+    ({"noise": Gaussian(np.ones(2))}, ValueError, "scale of Gaussian must be a scalar"),
+    ({"noise": Gaussian(None)}, TypeError, "scale of Gaussian must be a positive number"),
+    ({"key": 0}, TypeError, "key must be one Threefry key"),
+    ({"key": np.zeros(2, np.int32)}, TypeError, "key must be one Threefry key"),
+    ({"key": jax.random.split(jax.random.key(0))}, ValueError, "key must be one Threefry key"),
+    ({"key": jax.random.key(0, impl="rbg")}, ValueError, "key must be one Threefry key"),
+    ({"key": np.zeros(4, np.uint32)}, ValueError, "key must be one Threefry key"),
+    ({"x": "image"}, TypeError, "x must be a batch"),
+    ({"x": np.zeros((2, 3), np.uint8)}, TypeError, "x must be a batch"),
+    ({"x": np.zeros((2, 3), complex)}, TypeError, "x must be a batch"),
+    ({"x": np.zeros(3)}, ValueError, "x must be a batch"),
+    ({"x": 1.0}, ValueError, "x must be a batch"),
+    ({"x": np.zeros((2, 0))}, ValueError, "at least one feature"),
+    ({"x": np.array([[0.0, 1.0], [np.nan, 0.0]])}, ValueError, "x must be finite, .* the first at index 1"),
+    ({"x": np.array([[np.inf, 1.0]])}, ValueError, "x must be finite"),
+    ({"n": 0}, ValueError, "n must be an integer in"),
+    ({"n": -5}, ValueError, "n must be an integer in"),
+    ({"n": 10.0}, TypeError, "n must be an integer in"),
+    ({"n": True}, TypeError, "n must be an integer in"),
+    ({"n": 2**31}, ValueError, "n must be an integer in"),
+    ({"batch_size": 0}, ValueError, "batch_size must be an integer in"),
+    ({"batch_size": None}, TypeError, "batch_size must be an integer in"),
+    ({"ids": [0]}, ValueError, "ids must have one entry for each of the 2 inputs"),
+    ({"ids": [0.0, 1.0]}, TypeError, "ids must be integers"),
+    ({"ids": [-1, 0]}, ValueError, "ids must lie in"),
+    ({"ids": [2**32, 0]}, ValueError, "ids must lie in"),
+]
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(("changes", "error", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_refused_before_the_model_is_called(run, changes, error, message):
+    with pytest.raises(error, match=message):
+        call(run, **changes)
+
+
+@pytest.mark.parametrize("run", [predict, certify])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 2.0, np.nan])
+def test_alpha_must_lie_between_0_and_1(run, alpha):
+    with pytest.raises(ValueError, match=r"alpha must be a number in \(0, 1\)"):
+        call(run, alpha=alpha)
+
+
+@pytest.mark.parametrize("run", [predict, certify])
+@pytest.mark.parametrize("alpha", ["0.1", None, True, [0.1]])
+def test_alpha_must_be_a_number(run, alpha):
+    with pytest.raises(TypeError, match="alpha must be a number"):
+        call(run, alpha=alpha)
+
+
+@pytest.mark.parametrize(("n0", "error"), [(0, ValueError), (1.5, TypeError)])
+def test_n0_must_be_a_positive_integer(n0, error):
+    with pytest.raises(error, match="n0 must be an integer in"):
+        call(certify, n0=n0)
+
+
+@pytest.mark.parametrize("run", [count_votes, stream_votes])
+@pytest.mark.parametrize(
+    ("first", "error"),
+    [
+        (-1, ValueError),
+        (2**32 - 9, ValueError),
+        (jnp.int32(-1), ValueError),
+        (0.5, TypeError),
+        (jnp.ones(2), TypeError),
+    ],
+)
+def test_first_must_leave_room_for_n_samples(run, first, error):
+    with pytest.raises(error, match="first must be an integer"):
+        call(run, first=first)
+
+
+@pytest.mark.parametrize("run", TRACED.values(), ids=TRACED)
+@pytest.mark.parametrize("name", ["n", "batch_size"])
+def test_sizes_must_be_static(run, name):
+    with pytest.raises(TypeError, match=f"{name} must be a static Python integer"):
+        jax.jit(lambda value: call(run, **{name: value}))(10)
+
+
+def test_alpha_must_be_static():
+    with pytest.raises(TypeError, match="alpha must be a static Python float"):
+        jax.jit(lambda alpha: call(predict, alpha=alpha))(0.1)
+
+
+SCORES = [
+    (lambda x: x[:, :1], ValueError, "K >= 2 classes, got shape"),
+    (lambda x: x[:, 0], ValueError, "K >= 2 classes, got shape"),
+    (lambda x: x[:-1], ValueError, "f must return real scores of shape"),
+    (lambda x: x[:, :3] * 1j, TypeError, "got dtype complex64"),
+]
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize(("f", "error", "message"), SCORES)
+def test_scores_must_be_real_and_of_two_classes_at_least(run, number, f, error, message):
+    with pytest.raises(error, match=message):
+        call(run, f=f, x=jnp.zeros((number, 5)))
+
+
+@pytest.mark.parametrize("run", TRACED.values(), ids=TRACED)
+def test_scores_must_be_an_array(run):
+    with pytest.raises(TypeError, match="f must return real scores"):
+        call(run, f=lambda x: (x, x))
+
+
+@pytest.mark.parametrize("run", TRACED.values(), ids=TRACED)
+def test_an_unhashable_callable_is_refused(run):
+    class Model:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, x):
+            return first_features(x)
+
+    with pytest.raises(TypeError, match="f must be hashable apart from the arrays in it"):
+        call(run, f=Model())
+
+
+COUNTS = [
+    ("votes", TypeError, "must be integer vote counts"),
+    (np.zeros((2, 3)), TypeError, "must be integer vote counts"),
+    (np.zeros(3, int), ValueError, "must be integer vote counts"),
+    (np.zeros((2, 1), int), ValueError, "K >= 2 classes"),
+    (np.array([[-1, 2]]), ValueError, "must not be negative"),
+    (np.array([[60, 41]]), ValueError, "must add up to at most n = 100"),
+]
+
+
+@pytest.mark.parametrize(("counts", "error", "message"), COUNTS)
+def test_counts_are_checked(counts, error, message):
+    with pytest.raises(error, match=message):
+        prediction(counts, n=100)
+    with pytest.raises(error, match=message):
+        certificate(counts, counts, Gaussian(1.0), n=100)
+
+
+def test_selection_and_counts_have_one_shape():
+    with pytest.raises(ValueError, match="selection and counts must have one shape"):
+        certificate(np.zeros((1, 3), int), np.zeros((2, 3), int), Gaussian(1.0), n=100)
+
+
+@pytest.mark.parametrize("decide", [lambda **k: prediction(np.eye(2, dtype=int), **k)])
+def test_decisions_check_n_and_alpha(decide):
+    with pytest.raises(ValueError, match="n must be an integer"):
+        decide(n=0)
+    with pytest.raises(ValueError, match="alpha must be a number"):
+        decide(n=10, alpha=1.0)
+
+
+def test_nothing_is_printed_or_warned_and_arguments_stay_as_they_were(capsys):
+    x = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
+    before = x.copy()
+    x.flags.writeable = False
+    certify(first_features, Gaussian(1.0), jax.random.key(0), x, n=10)
+    np.testing.assert_array_equal(x, before)
+    assert capsys.readouterr() == ("", "")

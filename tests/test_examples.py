@@ -1,0 +1,42 @@
+"""The examples run by themselves, small; their figures at full size are in the README."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxsmooth import read_log
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, *flags, cwd):
+    command = [sys.executable, EXAMPLES / name, *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_certify_mnist(tmp_path):
+    done = run("certify_mnist.py", "--count", "20", "--n", "1000", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "certified accuracy" in done.stdout
+    assert "certifying: 100%" in done.stderr
+    rows = read_log(tmp_path / "certified_mnist.tsv")
+    assert sorted(row.label for row in rows) == sorted([*range(10)] * 2)
+    # 0.85 is asked of 200 images; 20 of that share fall below 12 with probability 1e-3, and the run is seeded.
+    assert sum(row.correct for row in rows) >= 12
+    assert (tmp_path / "certified_mnist.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("flags", [("--count", "0"), ("--sigma", "-1")])
+def test_certify_mnist_refuses_bad_flags(tmp_path, flags):
+    done = run("certify_mnist.py", *flags, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "must" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_certify_mnist_explains_its_flags(tmp_path):
+    done = run("certify_mnist.py", "--help", cwd=tmp_path)
+    flags = ("--sigma", "--n0", "--n", "--alpha", "--batch-size", "--count", "--seed", "--output")
+    assert all(flag in done.stdout for flag in flags)

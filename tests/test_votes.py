@@ -1,0 +1,267 @@
+"""Votes: one stream of samples, whatever the driver, the chunks, the grouping, the transformation and the devices."""
+
+import math
+import subprocess
+import sys
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.tree_util import Partial
+
+from jaxsmooth import Gaussian, Laplace, Uniform, count_votes, decision_keys, stream_votes, votes
+from tests.classifiers import assert_same, first_features, inputs, scaled_features
+
+NOISES = [Gaussian(1.0), Laplace(0.7), Uniform(1.5)]
+DRIVERS = [count_votes, stream_votes]
+N = 97
+
+
+def reference(f, noise, key, x, n, ids=None, first=0):
+    """Count by the definition of the stream: one sample at a time, one key each."""
+    counts = np.zeros((len(x), 3), np.int32)
+    for i, row in enumerate(x):
+        input_key = jax.random.fold_in(key, i if ids is None else ids[i])
+        for s in range(first, first + n):
+            e = noise.sample(jax.random.fold_in(input_key, s), row.shape)
+            counts[i, int(jnp.argmax(f((row + e)[None])[0]))] += 1
+    return counts
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_counts_are_those_of_the_defined_stream(key, driver, noise):
+    x = inputs(3)
+    expected = reference(first_features, noise, key, x, 40, ids=[7, 2**32 - 1, 0], first=5)
+    ids = np.array([7, 2**32 - 1, 0], np.uint32)
+    assert_same(driver(first_features, noise, key, x, n=40, ids=ids, first=5), expected)
+    assert_same(expected.sum(axis=1), [40] * 3)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_batch_size_changes_nothing(key, driver, noise, batch_size):
+    x = inputs(6)
+    expected = count_votes(first_features, noise, key, x, n=N)
+    assert_same(driver(first_features, noise, key, x, n=N, batch_size=batch_size), expected)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_order_and_grouping_change_nothing_with_ids(key, driver):
+    x, ids = inputs(6), np.array([10, 3, 5, 99, 0, 4])
+    whole = driver(first_features, NOISES[0], key, x, n=N, ids=ids)
+    order = np.array([4, 0, 5, 1, 3, 2])
+    assert_same(driver(first_features, NOISES[0], key, x[order], n=N, ids=ids[order]), whole[order])
+    for part in (slice(0, 1), slice(1, 6)):
+        assert_same(driver(first_features, NOISES[0], key, x[part], n=N, ids=ids[part]), whole[part])
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_ranges_of_samples_add_up(key, driver):
+    x = inputs(4)
+    whole = driver(first_features, NOISES[0], key, x, n=N)
+    parts = [driver(first_features, NOISES[0], key, x, n=b - a, first=a) for a, b in [(0, 10), (10, 11), (11, N)]]
+    assert_same(sum(parts), whole)
+
+
+def test_the_noise_of_a_range_is_that_of_the_longer_run(key):
+    """The last samples before 2^32 are reached, and positions beyond 2^32 pairs do not overflow."""
+    x = inputs(3000, (3,))
+    task, n, _ = votes._check(first_features, NOISES[0], key, x, 2**21, 8, None, 0)
+    far, rows = votes._draw(task, votes._Position(jnp.int32(2998), jnp.int32(2**21 - 4)), n, 8)
+    assert_same(rows, [2998] * 4 + [2999] * 4)
+    head, _ = votes._draw(task._replace(x=x[2998:], ids=task.ids[2998:]), votes._Position(0, 2**21 - 4), n, 8)
+    assert_same(far, head)
+    last = count_votes(first_features, NOISES[0], key, inputs(2), n=3, first=2**32 - 3)
+    assert_same(last, reference(first_features, NOISES[0], key, inputs(2), 3, first=2**32 - 3))
+    assert jax.eval_shape(lambda x: count_votes(first_features, NOISES[0], key, x, n=2**21), x).shape == (3000, 3)
+
+
+def test_selection_and_estimation_draw_disjoint_streams(key):
+    selection, estimation = decision_keys(key)
+    a, b = (Gaussian(1.0).sample(jax.random.fold_in(k, 0), (100,)) for k in (selection, estimation))
+    assert not np.isin(a, b).any()
+    assert_same(jax.random.key_data(selection), jax.random.key_data(jax.random.fold_in(key, 0)))
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_every_transformation_gives_the_same_counts(key, mesh, noise):
+    x = inputs(8, (4, 3))
+    count = partial(count_votes, first_features, n=N, batch_size=64)
+    expected = count(noise, key, x)
+    assert_same(jax.jit(count)(noise, key, x), expected)
+    assert_same(
+        jax.lax.map(lambda row: count(noise, key, row[0][None], ids=row[1][None])[0], (x, jnp.arange(8))), expected
+    )
+    assert_same(jax.vmap(lambda row, i: count(noise, key, row[None], ids=i[None])[0])(x, jnp.arange(8)), expected)
+    keys = jax.random.split(key, 3)
+    assert_same(jax.vmap(lambda k: count(noise, k, x))(keys), jnp.stack([count(noise, k, x) for k in keys]))
+    over_inputs = jax.shard_map(
+        lambda x, ids: count(noise, key, x, ids=ids), mesh=mesh, in_specs=P("device"), out_specs=P("device")
+    )
+    assert_same(jax.jit(over_inputs)(x, jnp.arange(8)), expected)
+    placed = jax.device_put(x, NamedSharding(mesh, P("device")))
+    assert_same(jax.jit(count)(noise, key, placed), expected)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_vmap_over_the_scale(key, noise):
+    x, scales = inputs(4), jnp.array([0.1, 0.25, 1.0, 3.0])
+    count = partial(count_votes, first_features, n=N)
+    expected = jnp.stack([count(type(noise)(s), key, x) for s in scales])
+    assert_same(jax.vmap(lambda s: count(type(noise)(s), key, x))(scales), expected)
+
+
+def test_samples_split_over_devices_add_up(key, mesh):
+    """Under shard_map over samples, also with parameters that f closes over and that vary over the mesh."""
+    x, weights = inputs(3), jnp.ones((4, 3))
+
+    def local(weights):
+        def f(x):
+            return scaled_features(weights[0], x)
+
+        first = 25 * jax.lax.axis_index("device")
+        return jax.lax.psum(count_votes(f, NOISES[0], key, x, n=25, first=first), "device")
+
+    counts = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("device"), out_specs=P()))(weights)
+    assert_same(counts, count_votes(first_features, NOISES[0], key, x, n=100))
+
+
+def test_inputs_share_batches(key):
+    calls = []
+
+    def f(x):
+        jax.debug.callback(lambda: calls.append(len(x)))
+        return first_features(x)
+
+    count_votes(f, NOISES[0], key, inputs(64), n=100, batch_size=256)
+    jax.effects_barrier()
+    assert calls == [256] * math.ceil(64 * 100 / 256)
+
+
+def test_stream_votes_calls_with_one_shape_and_any_callable(key):
+    calls = []
+
+    def f(x):
+        calls.append(x.shape)
+        return np.asarray(first_features(x), np.float64)
+
+    assert_same(
+        stream_votes(f, NOISES[0], key, inputs(3), n=100, batch_size=64),
+        count_votes(first_features, NOISES[0], key, inputs(3), n=100),
+    )
+    assert calls == [(64, 5)] * math.ceil(300 / 64)
+
+
+def test_one_compilation_serves_scales_keys_parameters_and_inputs(key):
+    # One trace is for the shape of the scores, one for the program.
+    counted = chex.assert_max_traces(scaled_features, 2)
+    count = partial(count_votes, n=50, batch_size=32)
+    for seed, scale in enumerate([0.5, 1.0, 2.0]):
+        f = Partial(counted, jnp.full(3, 1.0 + seed))
+        count(f, Gaussian(scale), jax.random.key(seed), inputs(3, seed=seed), first=seed)
+        count(f, Gaussian(np.float64(scale)), jax.random.key_data(jax.random.key(seed)), inputs(3, seed=seed))
+    with pytest.raises(AssertionError, match="traced"):
+        count(Partial(counted, jnp.ones(3)), Gaussian(1.0), key, inputs(4))
+
+
+def test_stream_votes_compiles_its_own_parts_once(key):
+    x = inputs(2)
+    stream_votes(first_features, Gaussian(1.0), key, x, n=50, batch_size=16)
+    sizes = votes._draw_jit._cache_size(), votes._add_votes_jit._cache_size()
+    stream_votes(first_features, Gaussian(2.0), jax.random.key(9), x + 1, n=50, batch_size=16, first=7)
+    assert (votes._draw_jit._cache_size(), votes._add_votes_jit._cache_size()) == sizes
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_with_a_non_finite_score_votes_for_no_class(key, driver, bad):
+    def f(x):
+        return jnp.where((x[:, :1] > 0) & (jnp.arange(3)[None] == 2), bad, first_features(x))
+
+    clean = np.zeros((2, 3), np.int32)
+    for i in range(2):
+        for s in range(50):
+            e = NOISES[0].sample(jax.random.fold_in(jax.random.fold_in(key, i), s), (5,))
+            row = inputs(2)[i] + e
+            clean[i, int(jnp.argmax(row[:3]))] += int(row[0] <= 0)
+    assert 0 < clean.sum() < 100
+    assert_same(driver(f, NOISES[0], key, inputs(2), n=50), clean)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, bool])
+def test_ties_go_to_the_lowest_index(key, driver, dtype):
+    counts = driver(lambda x: jnp.zeros((len(x), 4), dtype), NOISES[0], key, inputs(2), n=10)
+    assert_same(counts, [[10, 0, 0, 0]] * 2)
+
+
+def test_a_traced_non_finite_input_gets_no_votes(key):
+    x = inputs(3).at[1, 4].set(jnp.nan)
+    counts = jax.jit(lambda x: count_votes(first_features, NOISES[0], key, x, n=10))(x)
+    assert_same(counts.sum(axis=1), [10, 0, 10])
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_noise_is_float32_whatever_the_dtype_of_the_inputs(key, driver, dtype):
+    x = inputs(2).astype(dtype)
+
+    def f(noisy):
+        assert noisy.dtype == dtype
+        return first_features(noisy)
+
+    rounded = reference(lambda row: first_features(row.astype(dtype)), NOISES[0], key, x.astype(jnp.float32), 30)
+    assert_same(driver(f, NOISES[0], key, x, n=30), rounded)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_no_inputs_give_no_counts_of_the_right_shape(key, driver):
+    counts = driver(first_features, NOISES[0], key, jnp.zeros((0, 5)), n=10)
+    assert (counts.shape, counts.dtype) == ((0, 3), jnp.int32)
+
+
+def test_stream_votes_shows_progress_when_asked(key, capsys):
+    stream_votes(first_features, NOISES[0], key, inputs(2), n=100, batch_size=50, progress=True)
+    assert "votes" in capsys.readouterr().err
+    stream_votes(first_features, NOISES[0], key, inputs(2), n=100, batch_size=50)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_stream_votes_refuses_traced_values(key):
+    with pytest.raises(TypeError, match="use count_votes under"):
+        jax.jit(lambda x: stream_votes(first_features, NOISES[0], key, x, n=10))(inputs(2))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_error_in_f_arrives_as_it_is(key, driver):
+    def f(_):
+        raise RuntimeError("no such layer")
+
+    with pytest.raises(RuntimeError, match="no such layer"):
+        driver(f, NOISES[0], key, inputs(2), n=10)
+
+
+PEAK = """
+import resource, sys, jax, jax.numpy as jnp, jaxsmooth
+f = lambda x: x.reshape(len(x), -1)[:, :10]
+driver, n = getattr(jaxsmooth, sys.argv[1]), int(sys.argv[2])
+x = jnp.zeros((1, 3, 32, 32))
+driver(f, jaxsmooth.Gaussian(0.5), jax.random.key(0), x, n=n, batch_size=256).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.parametrize("driver", ["count_votes", "stream_votes"])
+def test_memory_does_not_grow_with_n(driver):
+    few, many = (
+        float(subprocess.run([sys.executable, "-c", PEAK, driver, n], capture_output=True, check=True).stdout)
+        for n in ("1000", "100000")
+    )
+    assert many - few < 50
