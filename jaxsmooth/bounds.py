@@ -111,7 +111,7 @@ def binomial_p_value(top: jax.Array, rival: jax.Array, n: int) -> jax.Array:
 
     def add_term(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         j, term, tail = state
-        term = term * jnp.maximum(rival - j, 0) / (top + j + 1)
+        term = term * jnp.maximum(rival - j, 0).astype(term.dtype) / (top + j + 1).astype(term.dtype)
         return j + 1, term, tail + term
 
     one = jnp.ones_like(first)

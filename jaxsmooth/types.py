@@ -72,8 +72,9 @@ class Classifier(Protocol):
     """A base classifier: scores `[B, K]` for a batch `[B, *event]`, the class being their argmax.
 
     A plain function is static: it is told apart from others by its identity (or its own `__eq__`), so define it
-    once and not in a loop. The arrays in a callable pytree, such as `jax.tree_util.Partial(apply, params)`, are
-    traced: changing them compiles nothing anew.
+    once and not in a loop, and arrays that it closes over are compiled into the program as they were at the first call.
+    The arrays in a callable pytree, such as `jax.tree_util.Partial(apply, params)`, are traced: changing them takes
+    effect and compiles nothing anew.
     """
 
     def __call__(self, x: jax.Array, /) -> jax.Array:

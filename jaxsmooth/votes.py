@@ -236,9 +236,9 @@ def _draw(task: _Task, position: _Position, n: int, batch_size: int) -> tuple[ja
     keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(task.key, i), s))(
         task.ids.at[rows].get(mode="clip"), samples
     )
-    event = task.x.shape[1:]
-    noise = jax.vmap(lambda key: task.noise.sample(key, event))(keys)
-    noisy = (task.x.at[rows].get(mode="clip") + noise).astype(task.x.dtype)
+    event, wide = task.x.shape[1:], task.x.dtype if task.x.dtype.itemsize > 4 else np.dtype(np.float32)
+    noise = jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys)
+    noisy = (task.x.at[rows].get(mode="clip").astype(wide) + noise).astype(task.x.dtype)
     # The barrier makes f see the same rounded sum in every program, however XLA would fuse it.
     return lax.optimization_barrier(noisy), rows
 

@@ -1,6 +1,7 @@
 """The package as a whole: what importing it loads and touches, what it offers, what its README says."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -59,4 +60,30 @@ def test_the_python_in_the_readme_runs(capsys):
     assert blocks
     for block in blocks:
         exec(block, {})
-    assert "Array" not in capsys.readouterr().err
+    labels, radii = capsys.readouterr().out.splitlines()
+    assert len(labels.strip("[]").split()) == len(radii.strip("[]").split()) == 5
+
+
+STRICT = """
+import jax, numpy as np, jaxsmooth
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+f, noise, key = lambda x: x[:, :3], jaxsmooth.Gaussian(0.3), jax.random.key(0)
+results = jaxsmooth.certify(f, noise, key, x, n=500), jaxsmooth.predict(f, noise, key, x, n=500)
+print([leaf.tolist() for result in results for leaf in result])
+print(*(leaf.dtype for result in results for leaf in result))
+if jax.config.jax_enable_x64:
+    wide = jaxsmooth.certify(f, noise, key, x.astype(np.float64), n=500)
+    assert (wide.counts == results[0].counts).all() and (wide.radius == results[0].radius).all()
+"""
+
+
+def test_results_do_not_depend_on_jax_settings():
+    plain, x64 = (
+        subprocess.run(
+            [sys.executable, "-c", STRICT], env={**os.environ, "JAX_ENABLE_X64": flag}, capture_output=True, check=True
+        ).stdout
+        for flag in ("0", "1")
+    )
+    assert plain == x64
+    assert plain.decode().split("\n")[1] == "int32 float32 float32 int32 int32 int32 float32 int32"
