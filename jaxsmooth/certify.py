@@ -100,7 +100,9 @@ def _certificate(selection: jax.Array, counts: jax.Array, noise: Noise, *, n: in
     k = jnp.take_along_axis(counts, label[:, None], axis=1)[:, 0]
     high, low = (jnp.asarray(table)[k] for table in split_radii(noise.unit_radius(bounds)))
     radius = scaled_radius(scale, high, low)
-    certified = (jnp.asarray(bounds > 0.5))[k] & (counts.sum(axis=1) <= n) & (scale > 0) & jnp.isfinite(radius)
+    certified = (
+        (jnp.asarray(bounds > 0.5))[k] & (counts.sum(axis=1, dtype=jnp.int32) <= n) & (scale > 0) & jnp.isfinite(radius)
+    )
     return Certificate(
         label=jnp.where(certified, label, ABSTAIN),
         radius=jnp.where(certified, radius, 0.0),

@@ -77,8 +77,8 @@ def prediction(counts: ArrayLike, *, n: int, alpha: float = 1e-3) -> Prediction:
 @partial(jax.jit, static_argnames=("n", "alpha"))
 def _prediction(counts: jax.Array, *, n: int, alpha: float) -> Prediction:
     label, top = jnp.argmax(counts, axis=1).astype(jnp.int32), counts.max(axis=1)
-    classes = jnp.arange(counts.shape[1])[None, :]
-    invalid = n - counts.sum(axis=1)
+    classes = jnp.arange(counts.shape[1], dtype=jnp.int32)[None, :]
+    invalid = n - counts.sum(axis=1, dtype=jnp.int32)
     rival = jnp.maximum(jnp.where(classes == label[:, None], 0, counts).max(axis=1), invalid)
     passes = (invalid >= 0) & (top >= jnp.asarray(passing_counts(n, alpha))[top + rival])
     return Prediction(jnp.where(passes, label, ABSTAIN), binomial_p_value(top, rival, n), counts)
