@@ -1,0 +1,50 @@
+"""Run a module as a function: evaluation mode, no ambient settings, everything as it was afterwards."""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Generator
+
+import torch
+from torch import nn
+
+_LOCK = threading.Lock()
+_RUNNING: "weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]]" = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module, device: torch.device, *, gradient: bool = False) -> Generator[None]:
+    """Run the body with the module in evaluation mode and with the thread's own modes shut out.
+
+    Inference mode and autocast belong to a thread: those of the caller do not hold on XLA's threads, so that they are
+    set here and never inherited.
+    """
+    with (
+        _evaluation_mode(module),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradient),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: nn.Module) -> Generator[None]:
+    """Switch training off on entry and back on where it was on, when the last of several threads leaves."""
+    with _LOCK:
+        running, training = _RUNNING.get(module, (0, []))
+        if running == 0:
+            training = [part for part in module.modules() if part.training]
+            for part in training:
+                part.training = False
+        _RUNNING[module] = running + 1, training
+    try:
+        yield
+    finally:
+        with _LOCK:
+            running, training = _RUNNING.pop(module)
+            if running > 1:
+                _RUNNING[module] = running - 1, training
+            else:
+                for part in training:
+                    part.training = True

@@ -1,0 +1,31 @@
+"""Arrays between JAX and PyTorch by DLPack, without a copy where the memory allows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+
+def to_torch(array: Any) -> torch.Tensor:
+    """View a JAX array, or a buffer inside a callback, as a tensor. It is not to be written to."""
+    # A tensor made in the caller's inference mode could never take part in a gradient.
+    with torch.inference_mode(False):
+        return torch.from_dlpack(array)
+
+
+def to_jax(tensor: torch.Tensor) -> jax.Array:
+    """View a tensor as a JAX array: without a copy if it is contiguous and its memory is aligned to 64 bytes."""
+    tensor = tensor.detach().contiguous()
+    return jnp.from_dlpack(tensor.to(to_torch_dtype(to_jax_dtype(tensor.dtype))))
+
+
+def to_jax_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the dtype that JAX has for this one: float64 is float32 unless `jax_enable_x64` is set."""
+    return jax.dtypes.canonicalize_dtype(jnp.dtype(str(dtype).removeprefix("torch.")))
+
+
+def to_torch_dtype(dtype: Any) -> torch.dtype:
+    """Return PyTorch's dtype of the same name."""
+    return getattr(torch, np.dtype(dtype).name)
