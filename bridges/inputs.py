@@ -1,0 +1,87 @@
+"""What callers hand in: inputs and labels in any common form, refused with a message where they are none."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+
+def as_inputs(x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return inputs as finite `f32[N, *shape]`.
+
+    Args:
+        x: array, list, JAX array or tensor `[N, *shape]` of numbers.
+        shape: of one input; any with at least one axis by default.
+
+    Raises:
+        TypeError: x holds no real numbers. ValueError: another shape, or a value that is not finite.
+
+    Example:
+        >>> as_inputs([[1, 2]]).dtype
+        dtype('float32')
+    """
+    expected = "[N, ...]" if shape is None else "[N, " + ", ".join(map(str, shape)) + "]"
+    array = to_numpy("x", x)
+    if array.dtype == object or np.issubdtype(array.dtype, np.complexfloating) or array.dtype.kind in "USVMm":
+        raise TypeError(f"x must hold real numbers of shape {expected}, got dtype {array.dtype}")
+    if array.ndim < 2 or (shape is not None and array.shape[1:] != tuple(shape)):
+        raise ValueError(f"x must have shape {expected}, got {array.shape}: one input is x[None]")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+    if not finite.all():
+        raise ValueError(f"x must be finite in float32, got NaN or infinity at index {np.flatnonzero(~finite)[0]}")
+    return array
+
+
+def as_labels(y: Any, number: int, classes: int) -> np.ndarray:
+    """Return class indices `i64[number]` from indices `(n,)` or `(n, 1)`, one-hot rows or probabilities `(n, classes)`.
+
+    Raises:
+        TypeError: y holds no numbers. ValueError: another shape or length, a fraction, or an index out of range.
+
+    Example:
+        >>> as_labels([[0, 0, 1], [1, 0, 0]], 2, 3), as_labels([[2], [0]], 2, 3)
+        (array([2, 0]), array([2, 0]))
+    """
+    array = to_numpy("y", y)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"y must hold class indices or one row of {classes} for each input, got dtype {array.dtype}")
+    if array.shape not in ((number,), (number, 1), (number, classes)):
+        shapes = f"({number},), ({number}, 1) or ({number}, {classes})"
+        raise ValueError(f"y must have shape {shapes}, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("y must be finite")
+    if array.shape == (number, classes) and classes > 1:
+        return np.argmax(array, axis=1)
+    indices = array.reshape(number).astype(np.int64)
+    if (indices != array.reshape(number)).any() or (indices < 0).any() or (indices >= classes).any():
+        raise ValueError(f"y must hold class indices from 0 to {classes - 1}, got {array.min()} to {array.max()}")
+    return indices
+
+
+def to_numpy(name: str, value: Any) -> np.ndarray:
+    """Return an array, list, JAX array or tensor as a NumPy array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    if str(getattr(value, "dtype", "")).endswith("bfloat16"):
+        value = value.float() if hasattr(value, "float") else value.astype(np.float32)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from None
+
+
+def input_ids(x: np.ndarray) -> np.ndarray:
+    """Return a 32-bit name for each input, made from its content.
+
+    Noise that is drawn by this name depends neither on the position of an input nor on the others in the batch, and
+    an input that was chosen after looking at the votes of another meets fresh noise.
+
+    Example:
+        >>> x = np.zeros((2, 3), np.float32)
+        >>> bool(input_ids(x)[0] == input_ids(x[1:])[0])
+        True
+    """
+    digests = (hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=4).digest() for row in x)
+    return np.frombuffer(b"".join(digests), np.uint32)

@@ -1,0 +1,178 @@
+"""Randomized smoothing of any classifier with two hooks: predict, certify and fit as in ART."""
+
+import secrets
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsmooth
+from bridges.inputs import as_inputs, input_ids
+from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
+
+_PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
+_CHUNK_FEATURES = 2**18
+_CHUNK_ROWS = 2048
+
+
+class RandomizedSmoothingMixin:
+    """Give a classifier the smoothed `predict`, `certify` and `fit` (Cohen et al. 2019, arXiv:1902.02918).
+
+    Mix it in before a class that has the hooks `_predict_classifier(x, batch_size, training_mode, **kwargs)`, which
+    returns scores `[B, C]`, and `_fit_classifier(x, y, batch_size, nb_epochs, **kwargs)`.
+
+    Noise N(0, scale^2) is added to the caller's x, before anything else, in predict, certify and fit alike. It is
+    never clipped. In predict and certify the noise of an input depends on the seed and on the input alone, not on the
+    batch size, its position or the other inputs: the same call gives the same result, another input meets other noise.
+
+    Args:
+        sample_size: votes behind a prediction, and the selection votes of `certify` unless `n0` says otherwise.
+        scale: standard deviation of the noise, in the units of x.
+        alpha: failure probability of a prediction or a certificate, in (0, 1).
+        seed: int or JAX key; from the operating system's entropy by default, kept as the attribute `key`.
+        n0: selection votes of `certify`; `sample_size` by default.
+        *args, **kwargs: go to the next class.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; it is named.
+
+    Example:
+        >>> class Threshold:
+        ...     def _predict_classifier(self, x, batch_size, training_mode):
+        ...         return np.stack([x.sum(axis=1), -x.sum(axis=1)], axis=1)
+        >>> class Smoothed(RandomizedSmoothingMixin, Threshold):
+        ...     pass
+        >>> classifier = Smoothed(sample_size=100, scale=0.5, seed=0)
+        >>> classifier.predict([[2.0, 0.0], [0.0, -0.01]])
+        array([[1., 0.],
+               [0., 0.]])
+        >>> label, radius = classifier.certify([[2.0, 0.0], [0.0, -0.01]], n=1000)
+        >>> label, radius.round(1)
+        (array([ 0, -1]), array([1.1, 0. ]))
+    """
+
+    def __init__(
+        self,
+        sample_size: int,
+        *args: Any,
+        scale: float = 0.1,
+        alpha: float = 0.001,
+        seed: int | jax.Array | None = None,
+        n0: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_scale("scale", scale)
+        sample_size = check_integer("sample_size", sample_size, 1)
+        alpha = check_alpha(alpha)
+        key = _as_key(seed)
+        n0 = None if n0 is None else check_integer("n0", n0, 1)
+        super().__init__(*args, **kwargs)
+        self.sample_size, self.scale, self.alpha, self.key, self.n0 = sample_size, scale, alpha, key, n0
+        self._epochs = 0
+
+    def predict(self, x: Any, batch_size: int = 128, verbose: bool = False, **kwargs: Any) -> np.ndarray:
+        """Predict with `sample_size` noisy votes for each input.
+
+        Args:
+            x: inputs `[N, ...]`.
+            batch_size: rows in one call of the classifier, more where inputs are small.
+            verbose: show a progress bar.
+            is_abstain: abstain where the binomial test does not reject at level `alpha` (the default); `False` returns
+                the class with most votes.
+            **kwargs: `training_mode` and what else the hook takes.
+
+        Returns:
+            `f64[N, C]` one-hot rows, all zeros on abstention.
+        """
+        abstains = bool(kwargs.pop("is_abstain", True))
+        key = jax.random.fold_in(self.key, _PREDICTION)
+        counts = self._count_votes(key, as_inputs(x, self._shape()), self.sample_size, batch_size, verbose, **kwargs)
+        result = jaxsmooth.prediction(counts, n=self.sample_size, alpha=self.alpha)
+        if abstains:
+            label = np.asarray(result.label)
+        else:
+            label = np.where(counts.max(axis=1) > 0, np.argmax(counts, axis=1), jaxsmooth.ABSTAIN)
+        return (label[:, None] == np.arange(counts.shape[1])).astype(np.float64)
+
+    def certify(
+        self, x: Any, n: int, batch_size: int = 32, verbose: bool = False, **kwargs: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Certify a class and an L2 radius for each input, as `jaxsmooth.certify` does, with `n` estimation votes.
+
+        Args:
+            x: inputs `[N, ...]`.
+            n: estimation votes, an integer >= 1.
+            batch_size: rows in one call of the classifier, more where inputs are small.
+            verbose: show a progress bar.
+            **kwargs: `training_mode` and what else the hook takes.
+
+        Returns:
+            `i64[N]` classes, -1 on abstention, and `f64[N]` radii in the units of x, 0 on abstention.
+        """
+        n, x = check_integer("n", n, 1), as_inputs(x, self._shape())
+        n0 = self.sample_size if self.n0 is None else self.n0
+        selection_key, estimation_key = jaxsmooth.decision_keys(self.key)
+        selection = self._count_votes(selection_key, x, n0, batch_size, verbose, **kwargs)
+        counts = self._count_votes(estimation_key, x, n, batch_size, verbose, **kwargs)
+        result = jaxsmooth.certificate(selection, counts, jaxsmooth.Gaussian(self.scale), n=n, alpha=self.alpha)
+        return np.asarray(result.label, np.int64), np.asarray(result.radius, np.float64)
+
+    def fit(self, x: Any, y: Any, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
+        """Fit the classifier on noisy inputs, with fresh noise in every epoch.
+
+        Args:
+            x: inputs `[N, ...]`.
+            y: labels, as the hook takes them.
+            batch_size: rows in one training step.
+            nb_epochs: number of epochs; the hook is called once for each.
+            **kwargs: go to the hook.
+        """
+        x = as_inputs(x, self._shape())
+        for _ in range(check_integer("nb_epochs", nb_epochs, 0)):
+            self._fit_classifier(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
+
+    def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
+        """Return scores `[B, C]`: the hook of the class that this is mixed into."""
+        return super()._predict_classifier(x, batch_size, training_mode, **kwargs)  # pyright: ignore
+
+    def _fit_classifier(self, x: np.ndarray, y: Any, batch_size: int, nb_epochs: int, **kwargs: Any) -> None:
+        """Train: the hook of the class that this is mixed into."""
+        super()._fit_classifier(x, y, batch_size, nb_epochs, **kwargs)  # pyright: ignore
+
+    def _shape(self) -> tuple[int, ...] | None:
+        """Return the shape of one input, where the class has one."""
+        return getattr(self, "input_shape", None)
+
+    def _count_votes(
+        self, key: jax.Array, x: np.ndarray, n: int, batch_size: int, verbose: bool, **kwargs: Any
+    ) -> np.ndarray:
+        training_mode = kwargs.pop("training_mode", False)
+
+        def scores(noisy: jax.Array) -> jax.Array:
+            rows = self._predict_classifier(np.asarray(noisy), len(noisy), training_mode, **kwargs)
+            rows = np.asarray(rows, np.float32)
+            # A row of zeros is one that was blanked: no vote rather than one for class 0.
+            return jnp.asarray(np.where((rows == 0).all(axis=-1, keepdims=True), np.nan, rows))
+
+        batch_size = check_integer("batch_size", batch_size, 1)
+        rows = max(batch_size, min(_CHUNK_ROWS, _CHUNK_FEATURES // max(1, x[0:1].size)))
+        noise = jaxsmooth.Gaussian(self.scale)
+        ids = input_ids(x)
+        return np.asarray(
+            jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, progress=verbose)
+        )
+
+    def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
+        """Add noise that was not drawn before."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, _TRAINING), self._epochs)
+        self._epochs += 1
+        return x + np.asarray(jaxsmooth.Gaussian(self.scale).sample(key, x.shape, jnp.float32))
+
+
+def _as_key(seed: Any) -> jax.Array:
+    if seed is None:
+        seed = secrets.randbits(32)
+    if isinstance(seed, (jax.Array, np.ndarray)) and not (seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)):
+        return check_key(seed)
+    return jax.random.key(check_integer("seed", seed, 0, 2**32 - 1), impl="threefry2x32")

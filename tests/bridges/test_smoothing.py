@@ -1,0 +1,160 @@
+"""The mixin over a class with two hooks: decisions of the core, noise of the input alone, arguments by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsmooth
+from bridges.inputs import input_ids
+from bridges.smoothing import RandomizedSmoothingMixin
+
+
+class Linear:
+    """Scores by the first three features; remembers what its hooks were called with."""
+
+    def __init__(self, bias=0.0):
+        self.bias, self.calls, self.fits = bias, [], []
+
+    def _predict_classifier(self, x, batch_size, training_mode, temperature=1.0):
+        self.calls.append((x.shape, batch_size, training_mode, temperature))
+        return x[:, :3] + self.bias
+
+    def _fit_classifier(self, x, y, batch_size, nb_epochs, rate=None):
+        self.fits.append((x, y, batch_size, nb_epochs, rate))
+
+
+class Smoothed(RandomizedSmoothingMixin, Linear):
+    pass
+
+
+def smoothed(**changes):
+    return Smoothed(**{"sample_size": 200, "scale": 1.0, "alpha": 0.01, "seed": 3, **changes})
+
+
+def inputs(number=12, seed=0):
+    return np.random.default_rng(seed).normal(size=(number, 5)).astype(np.float32)
+
+
+def test_certify_is_that_of_the_core():
+    x, classifier = inputs(), smoothed(n0=50)
+    label, radius = classifier.certify(x, n=500)
+    expected = jaxsmooth.certify(
+        lambda x: x[:, :3], jaxsmooth.Gaussian(1.0), classifier.key, x, n0=50, n=500, alpha=0.01, ids=input_ids(x)
+    )
+    assert (label.dtype, radius.dtype) == (np.int64, np.float64)
+    np.testing.assert_array_equal(label, expected.label)
+    np.testing.assert_array_equal(radius, expected.radius)
+    assert {-1} < set(label.tolist())
+    assert (radius[label == -1] == 0).all()
+
+
+def test_predict_is_one_hot_or_zeros():
+    x, classifier = inputs(), smoothed()
+    rows, forced = classifier.predict(x), classifier.predict(x, is_abstain=False)
+    assert (rows.shape, rows.dtype) == ((12, 3), np.float64)
+    assert set(rows.sum(axis=1)) == {0.0, 1.0}
+    assert (forced.sum(axis=1) == 1).all()
+    kept = rows.sum(axis=1) == 1
+    np.testing.assert_array_equal(rows[kept], forced[kept])
+    np.testing.assert_array_equal(classifier.predict(x, is_abstain=np.bool_(False)), forced)
+
+
+def test_results_depend_on_the_input_and_the_seed_alone():
+    x, classifier = inputs(), smoothed()
+    label, radius = classifier.certify(x, 300)
+    for part, batch_size in ((slice(3, 4), 1), (slice(0, 12, 2), 7), (slice(None, None, -1), 1000)):
+        np.testing.assert_array_equal(
+            classifier.certify(x[part], 300, batch_size=batch_size), (label[part], radius[part])
+        )
+        np.testing.assert_array_equal(classifier.predict(x[part]), classifier.predict(x)[part])
+    np.testing.assert_array_equal(smoothed(seed=jax.random.key(3)).certify(x, 300)[1], radius)
+    assert (smoothed(seed=4).certify(x, 300)[1] != radius).any()
+    assert (smoothed(seed=None).certify(x, 300)[1] != smoothed(seed=None).certify(x, 300)[1]).any()
+
+
+def test_the_hooks_get_batches_of_one_shape_and_the_keywords():
+    classifier = smoothed()
+    classifier.predict(inputs(), batch_size=4096, training_mode=True, temperature=2.0)
+    assert set(classifier.calls) == {((2400, 5), 2400, True, 2.0)}
+    with pytest.raises(TypeError, match="is_abstian"):
+        classifier.predict(inputs(), is_abstian=True)
+
+
+def test_blanked_and_non_finite_rows_vote_for_no_class():
+    class Blanks(Linear):
+        def _predict_classifier(self, x, *_):
+            return np.where(x[:, :1] > 0, 0.0, np.abs(x[:, :3]))
+
+    class SmoothedBlanks(RandomizedSmoothingMixin, Blanks):
+        pass
+
+    classifier = SmoothedBlanks(sample_size=100, scale=0.1, seed=0)
+    x = np.array([[5.0, 0, 0], [-5.0, 0, 0]])
+    np.testing.assert_array_equal(classifier.certify(x, 100)[0], [-1, 0])
+    for is_abstain in (True, False):
+        np.testing.assert_array_equal(classifier.predict(x, is_abstain=is_abstain), [[0, 0, 0], [1, 0, 0]])
+
+
+def test_fit_adds_fresh_noise_in_every_epoch():
+    x, y, classifier = inputs(2000), np.zeros(2000), smoothed(scale=0.5)
+    before = x.copy()
+    classifier.fit(x, y, batch_size=16, nb_epochs=2, rate=0.1)
+    classifier.fit(x, y, nb_epochs=1)
+    assert [fit[2:] for fit in classifier.fits] == [(16, 1, 0.1), (16, 1, 0.1), (128, 1, None)]
+    noise = [fit[0] - x for fit in classifier.fits]
+    np.testing.assert_array_equal(x, before)
+    for e in noise:
+        # 10,000 normals: the share of means and deviations beyond 5 standard errors is below 1e-6 each.
+        assert abs(e.mean()) < 5 * 0.5 / 100
+        assert abs(e.std() - 0.5) < 5 * 0.5 / np.sqrt(2 * 10_000)
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
+    assert abs(np.corrcoef(noise[0].ravel(), noise[2].ravel())[0, 1]) < 0.05
+
+
+def test_no_inputs():
+    classifier = smoothed()
+    label, radius = classifier.certify(np.zeros((0, 5)), 10)
+    assert (label.shape, label.dtype, radius.shape, radius.dtype) == ((0,), np.int64, (0,), np.float64)
+    assert classifier.predict(np.zeros((0, 5))).shape == (0, 3)
+
+
+def test_verbose_shows_progress(capsys):
+    smoothed().predict(inputs(), verbose=True)
+    assert "votes" in capsys.readouterr().err
+    smoothed().certify(inputs(), 10)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"sample_size": 0}, ValueError, "sample_size must be an integer"),
+        ({"sample_size": 1.5}, TypeError, "sample_size must be an integer"),
+        ({"scale": 0.0}, ValueError, "scale must be positive"),
+        ({"alpha": 1.0}, ValueError, "alpha must be a number"),
+        ({"n0": 0}, ValueError, "n0 must be an integer"),
+        ({"seed": -1}, ValueError, "seed must be an integer"),
+        ({"seed": "zero"}, TypeError, "seed must be an integer"),
+        ({"seed": jax.random.key(0, impl="rbg")}, ValueError, "key must be one Threefry key"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_class_is_built(changes, error, message):
+    with pytest.raises(error, match=message):
+        smoothed(**changes)
+
+
+def test_bad_calls_are_refused_before_the_hook_is_called():
+    classifier = smoothed()
+    for n, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="n must be an integer"):
+            classifier.certify(inputs(), n)
+    with pytest.raises(ValueError, match="batch_size must be an integer"):
+        classifier.predict(inputs(), batch_size=0)
+    with pytest.raises(ValueError, match="x must be finite"):
+        classifier.predict([[np.nan, 1.0]])
+    with pytest.raises(ValueError, match="one input is"):
+        classifier.certify(jnp.zeros(5), 10)
+    with pytest.raises(ValueError, match="nb_epochs must be an integer"):
+        classifier.fit(inputs(), None, nb_epochs=-1)
+    assert classifier.calls == classifier.fits == []
