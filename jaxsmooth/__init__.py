@@ -6,7 +6,7 @@ from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.predict import predict, prediction
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction
-from jaxsmooth.votes import count_votes, decision_keys, stream_votes
+from jaxsmooth.votes import count_votes, decision_keys, stream_samples, stream_votes
 
 __all__ = [
     "ABSTAIN",
@@ -28,6 +28,7 @@ __all__ = [
     "predict",
     "prediction",
     "read_log",
+    "stream_samples",
     "stream_votes",
     "write_log",
 ]

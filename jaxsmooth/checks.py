@@ -37,6 +37,12 @@ def check_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:
     return integer
 
 
+def check_classifier(f: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(f):
+        raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, K], got {f!r}")
+
+
 def check_alpha(alpha: Any) -> float:
     """Return `alpha` as a float in (0, 1)."""
     if is_traced(alpha):

@@ -5,7 +5,7 @@ chunks of `batch_size`, so that many inputs with few samples share a batch and o
 memory. Sample `s` of the input with id `i` depends on `(key, i, s)` alone, whatever the chunks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -15,7 +15,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import (
+    check_classifier,
     check_first,
     check_ids,
     check_inputs,
@@ -73,11 +75,12 @@ def count_votes(
         Array([[1000,    0],
                [ 492,  508]], dtype=int32)
     """
-    task, n, batch_size = _check(f, noise, key, x, n, batch_size, ids, first)
+    check_classifier(f)
+    task, n, batch_size = _check(noise, key, x, n, batch_size, ids, first)
     if task.x.shape[0] == 0:
         scores = jax.eval_shape(f, jax.ShapeDtypeStruct((batch_size, *task.x.shape[1:]), task.x.dtype))
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
-    arrays, static = _split(f)
+    arrays, static = split_callable(f)
     return _scan(arrays, task, static=static, n=n, batch_size=batch_size)
 
 
@@ -115,25 +118,54 @@ def stream_votes(
         Array([[1000,    0],
                [ 492,  508]], dtype=int32)
     """
-    task, n, batch_size = _check(f, noise, key, x, n, batch_size, ids, first)
+    check_classifier(f)
+    task, n, batch_size = _check(noise, key, x, n, batch_size, ids, first)
     if any(map(is_traced, jax.tree.leaves((f, task)))):
         raise TypeError("stream_votes runs on the host and takes no traced values: use count_votes under jax.jit")
-    number = task.x.shape[0]
+    number, counts = task.x.shape[0], None
     if number == 0:
         scores = jnp.asarray(f(jnp.zeros((batch_size, *task.x.shape[1:]), task.x.dtype)))
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
-    chunks = -(-number * n // batch_size)
-    positions = (_Position(*map(np.int32, divmod(c * batch_size, n))) for c in range(chunks))
-    counts, upcoming = None, _draw_jit(task, next(positions), n, batch_size)
-    for _ in _progress_bar(chunks, batch_size) if progress else range(chunks):
-        (noisy, rows), position = upcoming, next(positions, None)
-        if position is not None:
-            upcoming = _draw_jit(task, position, n, batch_size)
+    samples = _stream(task, n, batch_size)
+    if progress:
+        samples = _progress_bar(samples, -(-number * n // batch_size), batch_size)
+    for noisy, rows in samples:
         scores = jnp.asarray(f(noisy))
         check_scores(scores, batch_size)
         # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
         counts = jax.block_until_ready(_add_votes_jit(counts, scores, rows, number))
     return cast(jax.Array, counts)
+
+
+def stream_samples(
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    *,
+    n: int,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+    first: int | jax.Array = 0,
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Return the batches that `stream_votes` calls its classifier with, one after the other.
+
+    Args:
+        noise, key, x, n, batch_size, ids, first: as for `count_votes`.
+
+    Returns:
+        An iterator over pairs of noisy inputs `[B, *event]` and `i32[B]`, the row of x that each was made from. The
+        rows that fill up the last batch are marked with N or more.
+
+    Raises:
+        ValueError, TypeError: as `count_votes`.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> samples = stream_samples(Gaussian(1.0), jax.random.key(0), jnp.zeros((2, 5)), n=3, batch_size=4)
+        >>> [rows.tolist() for noisy, rows in samples]
+        [[0, 0, 0, 1], [1, 1, 2, 2]]
+    """
+    return _stream(*_check(noise, key, x, n, batch_size, ids, first))
 
 
 def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -163,18 +195,7 @@ class _Position(NamedTuple):
     sample: Any
 
 
-class _Static(NamedTuple):
-    """A callable without the arrays in it. A plain function has none and is all here."""
-
-    treedef: Any
-    leaves: tuple[Any, ...]
-
-
-def _check(
-    f: Any, noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any
-) -> tuple[_Task, int, int]:
-    if not callable(f):
-        raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, K], got {f!r}")
+def _check(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> tuple[_Task, int, int]:
     n = check_integer("n", n, 1, 2**30)
     batch_size = check_integer("batch_size", batch_size, 1, 2**30)
     noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
@@ -183,31 +204,9 @@ def _check(
     return task, n, min(batch_size, max(number, 1) * n)
 
 
-def _split(f: Classifier) -> tuple[list[Any], _Static]:
-    """Part a callable into its arrays, which jit traces, and the rest, which identifies the program."""
-    leaves, treedef = jax.tree.flatten(f)
-    is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves]
-    arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
-    static = _Static(treedef, tuple(_ARRAY if array else leaf for leaf, array in zip(leaves, is_array, strict=True)))
-    try:
-        hash(static)
-    except TypeError as error:
-        raise TypeError(f"f must be hashable apart from the arrays in it, which {f!r} is not: {error}") from None
-    return arrays, static
-
-
-_ARRAY = object()
-
-
-def _merge(arrays: list[Any], static: _Static) -> Classifier:
-    remaining = iter(arrays)
-    leaves = [next(remaining) if leaf is _ARRAY else leaf for leaf in static.leaves]
-    return jax.tree.unflatten(static.treedef, leaves)
-
-
 @partial(jax.jit, static_argnames=("static", "n", "batch_size"))
-def _scan(arrays: list[Any], task: _Task, *, static: _Static, n: int, batch_size: int) -> jax.Array:
-    f, number = _merge(arrays, static), task.x.shape[0]
+def _scan(arrays: list[Any], task: _Task, *, static: StaticCallable, n: int, batch_size: int) -> jax.Array:
+    f, number = merge_callable(arrays, static), task.x.shape[0]
 
     def count_chunk(counts: jax.Array | None, position: _Position) -> jax.Array:
         noisy, rows = _draw(task, position, n, batch_size)
@@ -255,9 +254,22 @@ _draw_jit = partial(jax.jit, static_argnums=(2, 3))(_draw)
 _add_votes_jit = partial(jax.jit, static_argnums=3)(_add_votes)
 
 
-def _progress_bar(chunks: int, batch_size: int) -> Iterable[int]:
+def _stream(task: _Task, n: int, batch_size: int) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Draw the chunks in turn, each while the caller works on the one before."""
+    chunks = -(-task.x.shape[0] * n // batch_size)
+    upcoming = None
+    for chunk in range(chunks):
+        drawn = _draw_jit(task, _Position(*map(np.int32, divmod(chunk * batch_size, n))), n, batch_size)
+        if upcoming is not None:
+            yield upcoming
+        upcoming = drawn
+    if upcoming is not None:
+        yield upcoming
+
+
+def _progress_bar(samples: Iterator[Any], chunks: int, batch_size: int) -> Iterator[Any]:
     try:
         from tqdm import tqdm
     except ImportError:
         raise ImportError("progress=True needs tqdm: pip install 'jaxsmooth[progress]'") from None
-    return tqdm(range(chunks), desc="votes", unit=" votes", unit_scale=batch_size)
+    return iter(tqdm(samples, total=chunks, desc="votes", unit=" votes", unit_scale=batch_size))

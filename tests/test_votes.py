@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 
-from jaxsmooth import Gaussian, Laplace, Uniform, count_votes, decision_keys, stream_votes, votes
+from jaxsmooth import Gaussian, Laplace, Uniform, count_votes, decision_keys, stream_samples, stream_votes, votes
 from tests.classifiers import assert_same, first_features, inputs, scaled_features
 
 NOISES = [Gaussian(1.0), Laplace(0.7), Uniform(1.5)]
@@ -73,7 +73,7 @@ def test_ranges_of_samples_add_up(key, driver):
 def test_the_noise_of_a_range_is_that_of_the_longer_run(key):
     """The last samples before 2^32 are reached, and positions beyond 2^32 pairs do not overflow."""
     x = inputs(3000, (3,))
-    task, n, _ = votes._check(first_features, NOISES[0], key, x, 2**21, 8, None, 0)
+    task, n, _ = votes._check(NOISES[0], key, x, 2**21, 8, None, 0)
     far, rows = votes._draw(task, votes._Position(jnp.int32(2998), jnp.int32(2**21 - 4)), n, 8)
     assert_same(rows, [2998] * 4 + [2999] * 4)
     head, _ = votes._draw(task._replace(x=x[2998:], ids=task.ids[2998:]), votes._Position(0, 2**21 - 4), n, 8)
@@ -225,6 +225,18 @@ def test_noise_is_float32_whatever_the_dtype_of_the_inputs(key, driver, dtype):
 def test_no_inputs_give_no_counts_of_the_right_shape(key, driver):
     counts = driver(first_features, NOISES[0], key, jnp.zeros((0, 5)), n=10)
     assert (counts.shape, counts.dtype) == ((0, 3), jnp.int32)
+
+
+def test_stream_samples_are_what_is_voted_on(key):
+    x, counts = inputs(3), np.zeros((3, 3), np.int32)
+    for noisy, rows in stream_samples(NOISES[0], key, x, n=50, batch_size=64, first=5):
+        assert noisy.shape == (64, 5)
+        real = np.asarray(rows) < 3
+        np.add.at(counts, (np.asarray(rows)[real], np.asarray(jnp.argmax(first_features(noisy), 1))[real]), 1)
+    assert_same(counts, count_votes(first_features, NOISES[0], key, x, n=50, first=5))
+    assert list(stream_samples(NOISES[0], key, x[:0], n=50)) == []
+    with pytest.raises(ValueError, match="n must be an integer"):
+        stream_samples(NOISES[0], key, x, n=0)
 
 
 def test_stream_votes_shows_progress_when_asked(key, capsys):

@@ -1,0 +1,52 @@
+"""What a framework must supply to be smoothed: a network, its loss, its gradients, its training step."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxsmooth import Classifier
+
+
+class Backend(Protocol):
+    """A network with a loss and an optimizer. Arrays are NumPy's; inputs are as the network gets them."""
+
+    model: Any
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the direct children of the network."""
+        ...
+
+    @property
+    def output(self) -> str:
+        """What the network returns: "logits", "log-probabilities" or "probabilities"."""
+        ...
+
+    def as_jax(self) -> Classifier:
+        """Return the network as a JAX function."""
+        ...
+
+    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+        """Return the outputs `[B, C]`."""
+        ...
+
+    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the outputs weighted by `weights(outputs)`, which is held constant."""
+        ...
+
+    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row."""
+        ...
+
+    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
+        """Return the loss of each row of outputs."""
+        ...
+
+    def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the loss under its own reduction."""
+        ...
+
+    def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
+        """Make one training step for each batch."""
+        ...

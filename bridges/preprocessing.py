@@ -1,0 +1,156 @@
+"""What happens to an input between the noise and the model: defences in order, then mean and standard deviation."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Preprocessor(Protocol):
+    """A step before the model. ART's preprocessors are of this form."""
+
+    @property
+    def apply_fit(self) -> bool:
+        """Whether it applies while fitting."""
+        ...
+
+    @property
+    def apply_predict(self) -> bool:
+        """Whether it applies in everything else."""
+        ...
+
+    def __call__(self, x: np.ndarray, y: Any = None) -> tuple[np.ndarray, Any]:
+        """Return the inputs, and the labels, as they go on."""
+        ...
+
+    def estimate_gradient(self, x: np.ndarray, grad: np.ndarray) -> np.ndarray:
+        """Return the gradient in x, given that in what was made of x."""
+        ...
+
+
+class Standardisation:
+    """Subtract a mean and divide by a standard deviation, each a number or one for each channel.
+
+    Args:
+        mean, std: numbers, vectors with one entry for each channel, or arrays that broadcast against one input.
+        shape: of one input.
+        channels_first: which axis a vector belongs to where the first and the last one both fit.
+
+    Raises:
+        ValueError: an entry of std is not positive, one of both is not finite, or a shape does not fit.
+
+    Example:
+        >>> step = Standardisation([0.0, 1.0, 2.0], 2.0, (3, 8, 8), channels_first=True)
+        >>> step(np.ones((1, 3, 8, 8), np.float32))[0][0, :, 0, 0]
+        array([ 0.5,  0. , -0.5], dtype=float32)
+    """
+
+    apply_fit = True
+    apply_predict = True
+
+    def __init__(self, mean: Any, std: Any, shape: tuple[int, ...], channels_first: bool) -> None:
+        self.mean = _along_channels("mean", mean, shape, channels_first)
+        self.std = _along_channels("standard deviation", std, shape, channels_first)
+        if not (self.std > 0).all():
+            raise ValueError(f"the standard deviation in preprocessing must be positive, got {std}")
+
+    def __call__(self, x: np.ndarray, y: Any = None) -> tuple[np.ndarray, Any]:
+        """Return (x - mean) / std."""
+        return (x - self.mean) / self.std, y
+
+    def estimate_gradient(self, x: np.ndarray, grad: np.ndarray) -> np.ndarray:
+        """Return the gradient divided by std."""
+        del x
+        return grad / self.std
+
+
+class Preprocessing:
+    """The steps before the model, their gradient, and the steps after it.
+
+    Args:
+        defences: one preprocessor, a list of them, or None.
+        preprocessing: `(mean, std)`, a preprocessor, or None; applied last.
+        postprocessors: one, a list, or None: objects with `apply_predict` that map scores to scores.
+        shape: of one input.
+        channels_first: see `Standardisation`.
+
+    Raises:
+        TypeError: an object is of another form. ValueError: as `Standardisation`.
+    """
+
+    def __init__(
+        self, defences: Any, preprocessing: Any, postprocessors: Any, shape: tuple[int, ...], channels_first: bool
+    ) -> None:
+        steps = _as_list(defences)
+        if isinstance(preprocessing, Sequence):
+            if len(preprocessing) != 2:
+                raise ValueError(f"preprocessing must be (mean, std), got {preprocessing!r}")
+            mean, std = preprocessing
+            if np.any(np.asarray(mean) != 0) or np.any(np.asarray(std) != 1):
+                steps.append(Standardisation(mean, std, shape, channels_first))
+        elif preprocessing is not None:
+            steps.append(preprocessing)
+        for step in steps:
+            if not isinstance(step, Preprocessor):
+                raise TypeError(
+                    f"a preprocessing defence must have apply_fit, apply_predict, __call__ and "
+                    f"estimate_gradient, got {type(step).__name__}"
+                )
+        self.steps: list[Preprocessor] = steps
+        self.postprocessors: list[Any] = _as_list(postprocessors)
+        for step in self.postprocessors:
+            if not (callable(step) and hasattr(step, "apply_predict")):
+                raise TypeError(
+                    f"a postprocessing defence must have apply_predict and __call__, got {type(step).__name__}"
+                )
+
+    def before(self, x: np.ndarray, y: Any = None, *, fit: bool = False) -> tuple[np.ndarray, Any]:
+        """Return inputs and labels as the model gets them, the inputs in float32."""
+        for step in self._applied(fit):
+            x, y = step(x, y)
+        return np.asarray(x, np.float32), y
+
+    def gradient(self, x: np.ndarray, gradient: np.ndarray, *, fit: bool = False) -> np.ndarray:
+        """Return the gradient in the caller's x, given that in what the model gets."""
+        inputs = []
+        for step in self._applied(fit):
+            inputs.append(x)
+            x, _ = step(x, None)
+        for step, x in zip(reversed(self._applied(fit)), reversed(inputs), strict=True):
+            gradient = step.estimate_gradient(x, gradient)
+        return np.asarray(gradient, np.float32)
+
+    def after(self, scores: np.ndarray) -> np.ndarray:
+        """Return the scores after the postprocessing defences."""
+        for step in self.postprocessors:
+            if step.apply_predict:
+                scores = step(scores)
+        return scores
+
+    def _applied(self, fit: bool) -> list[Preprocessor]:
+        return [step for step in self.steps if (step.apply_fit if fit else step.apply_predict)]
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _along_channels(name: str, value: Any, shape: tuple[int, ...], channels_first: bool) -> np.ndarray:
+    """Return a number, or a vector along the channel axis, that broadcasts against inputs `[N, *shape]`."""
+    array = np.asarray(value, np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"the {name} in preprocessing must be finite, got {value}")
+    if array.ndim == 1 and array.size > 1:
+        fits = [axis for axis in (0, len(shape) - 1) if shape[axis] == array.size]
+        if not fits:
+            raise ValueError(f"the {name} in preprocessing has {array.size} entries, which no axis of {shape} has")
+        axis = fits[0] if channels_first else fits[-1]
+        return array.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    try:
+        np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"the {name} in preprocessing has shape {array.shape}, inputs have {shape}") from None
+    return array
