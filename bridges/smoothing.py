@@ -1,5 +1,6 @@
 """Randomized smoothing of any classifier with two hooks: predict, certify and fit as in ART."""
 
+import math
 import secrets
 from typing import Any
 
@@ -69,7 +70,7 @@ class RandomizedSmoothingMixin:
         n0 = None if n0 is None else check_integer("n0", n0, 1)
         super().__init__(*args, **kwargs)
         self.sample_size, self.scale, self.alpha, self.key, self.n0 = sample_size, scale, alpha, key, n0
-        self._epochs = 0
+        self._draws = 0
 
     def predict(self, x: Any, batch_size: int = 128, verbose: bool = False, **kwargs: Any) -> np.ndarray:
         """Predict with `sample_size` noisy votes for each input.
@@ -132,6 +133,14 @@ class RandomizedSmoothingMixin:
         for _ in range(check_integer("nb_epochs", nb_epochs, 0)):
             self._fit_classifier(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, the key as plain data."""
+        return {**self.__dict__, "key": np.asarray(jax.random.key_data(self.key))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes back."""
+        self.__dict__.update(state, key=check_key(state["key"]))
+
     def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         """Return scores `[B, C]`: the hook of the class that this is mixed into."""
         return super()._predict_classifier(x, batch_size, training_mode, **kwargs)  # pyright: ignore
@@ -155,18 +164,21 @@ class RandomizedSmoothingMixin:
             # A row of zeros is one that was blanked: no vote rather than one for class 0.
             return jnp.asarray(np.where((rows == 0).all(axis=-1, keepdims=True), np.nan, rows))
 
-        batch_size = check_integer("batch_size", batch_size, 1)
-        rows = max(batch_size, min(_CHUNK_ROWS, _CHUNK_FEATURES // max(1, x[0:1].size)))
-        noise = jaxsmooth.Gaussian(self.scale)
-        ids = input_ids(x)
+        rows = self._chunk(x, check_integer("batch_size", batch_size, 1))
+        noise, ids = jaxsmooth.Gaussian(self.scale), input_ids(x)
         return np.asarray(
             jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, progress=verbose)
         )
 
+    @staticmethod
+    def _chunk(x: np.ndarray, batch_size: int) -> int:
+        """Return how many noisy inputs go into one call: the batch size, or more where inputs are small."""
+        return max(batch_size, min(_CHUNK_ROWS, _CHUNK_FEATURES // math.prod(x.shape[1:])))
+
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, _TRAINING), self._epochs)
-        self._epochs += 1
+        key = jax.random.fold_in(jax.random.fold_in(self.key, _TRAINING), self._draws)
+        self._draws += 1
         return x + np.asarray(jaxsmooth.Gaussian(self.scale).sample(key, x.shape, jnp.float32))
 
 

@@ -1,5 +1,6 @@
-"""PyTorch modules as JAX functions."""
+"""PyTorch: modules as JAX functions, and ART's smoothing class for them."""
 
 from bridges.pytorch.call import TorchFunction, as_jax
+from bridges.pytorch.classifier import PyTorchRandomizedSmoothing
 
-__all__ = ["TorchFunction", "as_jax"]
+__all__ = ["PyTorchRandomizedSmoothing", "TorchFunction", "as_jax"]

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 
 import torch
 from torch import nn
@@ -19,8 +19,41 @@ def evaluating(module: nn.Module, device: torch.device, *, gradient: bool = Fals
     Inference mode and autocast belong to a thread: those of the caller do not hold on XLA's threads, so that they are
     set here and never inherited.
     """
+    with _evaluation_mode(module), _own_modes(device, gradient):
+        yield
+
+
+@contextlib.contextmanager
+def training(
+    module: nn.Module,
+    device: torch.device,
+    frozen: Collection[type[nn.Module]] = (),
+    *,
+    gradient: bool = False,
+    keep_buffers: bool = False,
+) -> Generator[None]:
+    """Run the body with the module in training mode, but for the parts of the frozen types.
+
+    With `keep_buffers` the statistics that training mode updates are put back afterwards.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()] if keep_buffers else []
+    for part, _ in modes:
+        part.training = not isinstance(part, tuple(frozen))
+    try:
+        with _own_modes(device, gradient):
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def _own_modes(device: torch.device, gradient: bool) -> Generator[None]:
     with (
-        _evaluation_mode(module),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradient),
         torch.autocast(device.type, enabled=False),

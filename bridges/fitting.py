@@ -1,0 +1,53 @@
+"""The batches of a training run, from arrays or from whatever a generator may be."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+Batches = Iterable[tuple[Any, Any]]
+
+
+def minibatches(
+    x: np.ndarray, y: np.ndarray, batch_size: int, rng: np.random.Generator, drop_last: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows in random order, in batches.
+
+    Example:
+        >>> x = np.arange(5)
+        >>> [len(rows) for rows, _ in minibatches(x, x, 2, np.random.default_rng(0))]
+        [2, 2, 1]
+    """
+    order = rng.permutation(len(x))
+    for start in range(0, len(x), batch_size):
+        rows = order[start : start + batch_size]
+        if not (drop_last and len(rows) < batch_size):
+            yield x[rows], y[rows]
+
+
+def generated_batches(generator: Any) -> Callable[[], Batches]:
+    """Return a function that gives the batches of one epoch of a generator.
+
+    Args:
+        generator: an object with `size`, `batch_size` and `get_batch()`, as ART's generators are, or an iterable of
+            (inputs, labels) that can be gone through again, as a torch `DataLoader` or a `tf.data.Dataset` is.
+
+    Raises:
+        TypeError: it is neither. ValueError, in the epoch: there is no batch in it, say because a plain generator is
+            used up.
+    """
+    if hasattr(generator, "get_batch"):
+        steps = max(1, -(-int(generator.size) // int(generator.batch_size)))
+        return lambda: (generator.get_batch() for _ in range(steps))
+    if not isinstance(generator, Iterable):
+        raise TypeError(f"generator must be iterable or have get_batch, got {type(generator).__name__}")
+
+    def epoch() -> Batches:
+        empty = True
+        for batch in generator:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("generator gave no batch: an iterator that is used up serves one epoch only")
+
+    return epoch

@@ -1,0 +1,124 @@
+"""What the shared classes need of PyTorch: outputs, losses, gradients, training steps, activations."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bridges.pytorch.call import TorchFunction
+from bridges.pytorch.losses import Loss
+from bridges.pytorch.modes import evaluating, training
+
+
+class TorchBackend:
+    """A module with its loss and optimizer, on one device.
+
+    Args:
+        model: the network, moved to the device.
+        loss: of (outputs, labels).
+        optimizer: of the network's parameters, or None.
+        classes: number of classes.
+        device: where it runs.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, optimizer: Any, classes: int, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.loss_function = loss
+        self.optimizer = optimizer
+        self.classes = classes
+        self.device = device
+        self.frozen: set[type[nn.Module]] = set()
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the direct children of the module."""
+        return [name for name, _ in self.model.named_children()]
+
+    @property
+    def output(self) -> str:
+        """What the module returns, as its loss takes it."""
+        return self.loss_function.output
+
+    def as_jax(self) -> TorchFunction:
+        """Return the module as a JAX function."""
+        return TorchFunction(self.model)
+
+    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+        """Return the scores `[B, C]`; two classes from one output of a binary model."""
+        with self._running(training):
+            return _to_numpy(self._two_columns(self._forward(self._tensor(x))))
+
+    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
+        with self._running(training, gradient=True):
+            leaf = self._tensor(x).requires_grad_()
+            scores = self._two_columns(self._forward(leaf))
+            cotangent = self._tensor(weights(_to_numpy(scores))).to(scores.dtype)
+            return _gradient(scores, leaf, cotangent)
+
+    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row."""
+        with self._running(training):
+            outputs = self._forward(self._tensor(x))
+            return _to_numpy(self.loss_function.by_row(outputs, self._labels(y, outputs)))
+
+    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
+        """Return the loss of each row of outputs."""
+        with torch.no_grad():
+            outputs = self._tensor(scores)
+            return _to_numpy(self.loss_function.by_row(outputs, self._labels(y, outputs)))
+
+    def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the loss under its own reduction."""
+        with self._running(training, gradient=True):
+            leaf = self._tensor(x).requires_grad_()
+            outputs = self._forward(leaf)
+            return _gradient(self.loss_function(outputs, self._labels(y, outputs)), leaf, None)
+
+    def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
+        """Make one optimizer step for each batch, in the mode asked for."""
+        for x, y in batches:
+            with self._running(training, gradient=True, fitting=True):
+                self.optimizer.zero_grad()
+                outputs = self._forward(self._tensor(x))
+                self.loss_function(outputs, self._labels(y, outputs)).backward()
+                self.optimizer.step()
+
+    def set_training(self, kinds: tuple[type[nn.Module], ...], train: bool) -> None:
+        """Let the parts of these types follow training mode, or keep them in evaluation mode."""
+        self.frozen = self.frozen - set(kinds) if train else self.frozen | set(kinds)
+
+    def _running(self, is_training: bool, *, gradient: bool = False, fitting: bool = False) -> Any:
+        if is_training:
+            return training(self.model, self.device, self.frozen, gradient=gradient, keep_buffers=not fitting)
+        return evaluating(self.model, self.device, gradient=gradient)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), x.dtype)
+        # A leaf that requires a gradient may not be written to, and a module may write to its input.
+        outputs = self.model(x.to(dtype).clone() if x.requires_grad else x.to(dtype))
+        width = outputs.shape[1] if outputs.ndim == 2 else None
+        if width != self.classes and (width, self.classes) != (1, 2):
+            raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {tuple(outputs.shape)}")
+        return outputs
+
+    def _two_columns(self, outputs: torch.Tensor) -> torch.Tensor:
+        return self.loss_function.two_columns(outputs) if outputs.shape[1] == 1 else outputs
+
+    def _labels(self, y: Any, outputs: torch.Tensor) -> torch.Tensor:
+        labels = self.loss_function.labels(y, len(outputs), outputs.shape[1], self.device)
+        return labels.to(outputs.dtype) if labels.is_floating_point() else labels
+
+    def _tensor(self, x: np.ndarray) -> torch.Tensor:
+        return torch.tensor(np.asarray(x, np.float32), device=self.device)
+
+
+def _gradient(value: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor | None) -> np.ndarray:
+    (gradient,) = torch.autograd.grad(value, leaf, cotangent)
+    return _to_numpy(gradient)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

@@ -1,0 +1,222 @@
+"""ART's `PyTorchRandomizedSmoothing` on the functions of jaxsmooth."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bridges.classifier import SmoothedClassifier, refuse_keywords
+from bridges.inputs import as_labels
+from bridges.preprocessing import Preprocessing
+from bridges.pytorch.backend import TorchBackend
+from bridges.pytorch.losses import Loss
+from jaxsmooth.checks import check_integer
+
+_LOGGER = logging.getLogger(__name__)
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
+_DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
+
+
+class PyTorchRandomizedSmoothing(SmoothedClassifier):
+    """A PyTorch network, smoothed (Cohen et al. 2019, arXiv:1902.02918), with the interface of ART's class.
+
+    See `RandomizedSmoothingMixin` for noise, predictions and certificates, and `SmoothedClassifier` for the rest.
+
+    Args:
+        model: `nn.Module` from `[N, *input_shape]` to `[N, nb_classes]`, or to `[N, 1]` for two classes under a binary
+            loss. It is used as it is, moved to the device.
+        loss: PyTorch loss, an object or a function of (outputs, labels). It says how outputs are read: NLLLoss as
+            log-probabilities, BCELoss as probabilities, any other as logits.
+        input_shape: shape of one input.
+        nb_classes: number of classes, at least 2.
+        optimizer: of the model's parameters; needed by `fit` alone.
+        channels_first: where the channels of an image are.
+        clip_values: `(min, max)` of the inputs, for attacks.
+        preprocessing_defences, postprocessing_defences: as in ART, by their methods.
+        preprocessing: `(mean, std)`, applied after the noise.
+        device_type: "gpu" (CUDA where there is one, else the CPU), "cpu", or a PyTorch device such as "cuda:1".
+        sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
+        seed, n0, sampling: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; it is named.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> classifier = PyTorchRandomizedSmoothing(model, nn.CrossEntropyLoss(), (1, 2, 2), 3, scale=0.5, seed=0)
+        >>> label, radius = classifier.certify(np.zeros((5, 1, 2, 2)), n=1000)
+        >>> label.shape, radius.dtype
+        ((5,), dtype('float64'))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        input_shape: tuple[int, ...],
+        nb_classes: int,
+        optimizer: torch.optim.Optimizer | None = None,
+        channels_first: bool = True,
+        clip_values: Any = None,
+        preprocessing_defences: Any = None,
+        postprocessing_defences: Any = None,
+        preprocessing: Any = (0.0, 1.0),
+        device_type: str = "gpu",
+        sample_size: int = 32,
+        scale: float = 0.1,
+        alpha: float = 0.001,
+        *,
+        seed: Any = None,
+        n0: int | None = None,
+        sampling: bool = False,
+    ) -> None:
+        _check_types(model, optimizer)
+        shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
+        nb_classes = check_integer("nb_classes", nb_classes, 2)
+        backend = TorchBackend(model, Loss(loss, nb_classes), optimizer, nb_classes, _as_device(device_type))
+        super().__init__(
+            backend,
+            shape,
+            nb_classes,
+            channels_first,
+            _as_clip_values(clip_values),
+            Preprocessing(preprocessing_defences, preprocessing, postprocessing_defences, shape, channels_first),
+            sample_size=sample_size,
+            scale=scale,
+            alpha=alpha,
+            seed=seed,
+            n0=n0,
+            sampling=sampling,
+        )
+        self._torch = backend
+        self._device_type = device_type
+        self.preprocessing_defences = preprocessing_defences
+        self.postprocessing_defences = postprocessing_defences
+        self.preprocessing = preprocessing
+
+    @property
+    def loss(self) -> Any:
+        """The loss, as it was given."""
+        return self._torch.loss_function.function
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer, as it was given."""
+        return self._torch.optimizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._torch.device
+
+    @property
+    def device_type(self) -> str:
+        """The device that was asked for."""
+        return self._device_type
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int = 128,
+        nb_epochs: int = 10,
+        training_mode: bool = True,
+        drop_last: bool = False,
+        scheduler: Any = None,
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Train the network on noisy inputs, with fresh noise in every batch.
+
+        Args:
+            x: inputs.
+            y: labels.
+            batch_size: rows in one training step.
+            nb_epochs: number of passes, each in another order.
+            training_mode: train in training mode (batch normalisation, dropout) or in evaluation mode.
+            drop_last: leave out a last batch that is smaller.
+            scheduler: its `step()` is called after every epoch.
+            verbose: show a progress bar.
+
+        Raises:
+            ValueError: there is no optimizer, or an argument is not as described. TypeError: an unknown keyword.
+        """
+        refuse_keywords(kwargs)
+        self._check_optimizer()
+        options = {"scheduler": scheduler, "verbose": verbose}
+        self._fit_arrays(x, y, batch_size, nb_epochs, training_mode, drop_last, **options)
+
+    def fit_generator(
+        self,
+        generator: Any,
+        nb_epochs: int = 20,
+        verbose: bool = False,
+        training_mode: bool = True,
+        scheduler: Any = None,
+    ) -> None:
+        """Train on noisy batches of a generator: a `DataLoader`, one of ART's, or any iterable of (x, y).
+
+        Args:
+            generator: gives batches; one epoch is one pass.
+            nb_epochs: number of epochs.
+            verbose: show a progress bar.
+            training_mode, scheduler: as in `fit`.
+        """
+        self._check_optimizer()
+        self._fit_generator(generator, nb_epochs, training_mode, scheduler=scheduler, verbose=verbose)
+
+    def reduce_labels(self, y: Any) -> Any:
+        """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""
+        if not self._torch.loss_function.takes_indices or np.ndim(y) == 1:
+            return y
+        labels = as_labels(y, len(y), self._nb_classes)
+        return torch.as_tensor(labels, device=y.device) if isinstance(y, torch.Tensor) else labels
+
+    def set_batchnorm(self, train: bool) -> None:
+        """Let batch normalisation be in training mode, or not, in the calls that ask for training mode."""
+        self._torch.set_training(_BATCH_NORMS, train)
+
+    def set_dropout(self, train: bool) -> None:
+        """Let dropout be in training mode, or not, in the calls that ask for training mode."""
+        self._torch.set_training(_DROPOUTS, train)
+
+    def set_multihead_attention(self, train: bool) -> None:
+        """Let multi-head attention be in training mode, or not, in the calls that ask for training mode."""
+        self._torch.set_training((nn.MultiheadAttention,), train)
+
+    def _step(self, scheduler: Any, epoch: int) -> None:
+        del epoch
+        scheduler.step()
+
+    def _check_optimizer(self) -> None:
+        if self._torch.optimizer is None:
+            raise ValueError("an optimizer is needed to train: give it to the constructor")
+
+
+def _check_types(model: Any, optimizer: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
+
+
+def _as_device(device_type: Any) -> torch.device:
+    if device_type == "gpu":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        _LOGGER.info("there is no CUDA device: the network runs on the CPU")
+        return torch.device("cpu")
+    try:
+        return torch.device(device_type)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device_type must be 'gpu', 'cpu' or a PyTorch device, got {device_type!r}") from None
+
+
+def _as_clip_values(clip_values: Any) -> np.ndarray | None:
+    if clip_values is None:
+        return None
+    if len(clip_values) != 2 or not (np.asarray(clip_values[0]) < np.asarray(clip_values[1])).all():
+        raise ValueError(f"clip_values must be (min, max) with min < max, got {clip_values}")
+    return np.array(clip_values, np.float32)
