@@ -45,7 +45,9 @@ def torch_gradient(function, x):
 
 
 def test_certify_is_that_of_the_core_on_the_module():
-    classifier, x = smoothed(n0=40, scale=3.0), inputs(20)
+    linear = nn.Linear(16, 3, bias=False)
+    nn.init.eye_(linear.weight)
+    classifier, x = smoothed(nn.Sequential(nn.Flatten(), linear), n0=40, scale=3.0), inputs(20)
     label, radius = classifier.certify(x, n=500)
     f, sizes = as_jax(classifier.model), {"n0": 40, "n": 500, "alpha": 0.01}
     expected = jaxsmooth.certify(f, jaxsmooth.Gaussian(3.0), classifier.key, x, ids=input_ids(x), **sizes)
