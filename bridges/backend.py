@@ -1,6 +1,7 @@
 """What a framework must supply to be smoothed: a network, its loss, its gradients, its training step."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,10 @@ class Backend(Protocol):
         """Return the network as a JAX function."""
         ...
 
+    def like(self, x: Any, array: np.ndarray) -> Any:
+        """Return an array as a tensor of the framework if x is one, else as it is."""
+        ...
+
     def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
         """Return the outputs `[B, C]`."""
         ...
@@ -49,4 +54,20 @@ class Backend(Protocol):
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch."""
+        ...
+
+    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
+        """Return what a layer, by name or index, returns: an array, or a tensor of the framework with its graph."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the weights, and the optimizer's state, to files that begin with this path."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote."""
+        ...
+
+    def reset(self) -> None:
+        """Draw all weights anew and forget the optimizer's state."""
         ...

@@ -1,30 +1,31 @@
 """The shared surface of ART's smoothing classes over a backend: gradients, losses, training."""
 
-from collections.abc import Callable, Iterable
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from bridges.backend import Backend
-from bridges.fitting import generated_batches, minibatches
-from bridges.gradients import Samples, average_probabilities, weighted_gradient
-from bridges.inputs import as_inputs, as_labels, input_ids, to_numpy
+from bridges.fitting import epochs, generated_batches, minibatches
+from bridges.gradients import Samples, smoothed_loss_gradient, weighted_gradient
+from bridges.inputs import as_inputs, as_labels, as_reduction, input_ids, refuse_keywords, to_numpy
 from bridges.preprocessing import Preprocessing
 from bridges.smoothing import RandomizedSmoothingMixin
 from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
 
 _GRADIENTS, _ORDER = 4, 5  # streams of the key, beside those of the mixin
-_LEAST_PROBABILITY = 1e-20
-_REDUCTIONS: dict[str, Callable[[np.ndarray], Any]] = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
 
 
 class SmoothedClassifier(RandomizedSmoothingMixin):
     """A network with preprocessing, smoothed. The framework's class builds the backend and passes the rest on.
 
     Inputs are arrays, lists or tensors `[N, *input_shape]`; labels are class indices, one-hot rows or probabilities.
-    Gradients are float32 arrays. "The network" is the one that is not smoothed.
+    Gradients are float32 arrays, or tensors where the input is one. "The network" is the one that is not smoothed.
 
     Args:
         backend: the network.
@@ -109,11 +110,15 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         if len(inputs) == 0:
             return np.zeros_like(inputs)
         if self.sampling if sampling is None else sampling:
-            return self._smoothed_loss_gradient(inputs, as_labels(labels, len(inputs), self._nb_classes))
-        prepared, _ = self._preprocessing.before(inputs)
-        return self._preprocessing.gradient(
-            inputs, self._backend.loss_gradient(prepared, labels, training=training_mode)
-        )
+            indices = as_labels(labels, len(inputs), self._nb_classes)
+            gradient = smoothed_loss_gradient(
+                self._backend, self._preprocessing, self._gradient_samples, inputs, indices, self.sample_size
+            )
+        else:
+            prepared, _ = self._preprocessing.before(inputs)
+            gradient = self._backend.loss_gradient(prepared, labels, training=training_mode)
+            gradient = self._preprocessing.gradient(inputs, gradient)
+        return self._backend.like(x, gradient)
 
     def class_gradient(
         self, x: Any, label: Any = None, training_mode: bool = False, *, sampling: bool | None = None
@@ -136,14 +141,20 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             return np.zeros((0, len(wanted), *self._input_shape), np.float32)
         if self.sampling if sampling is None else sampling:
             weights = np.full(len(inputs), 1 / self.sample_size)
-            return np.stack([self._weighted_gradient(inputs, labels, weights) for labels in wanted], axis=1)
+            gradients = [
+                weighted_gradient(
+                    self._backend, self._preprocessing, self._gradient_samples(inputs), inputs, labels, weights
+                )
+                for labels in wanted
+            ]
+            return self._backend.like(x, np.stack(gradients, axis=1))
         prepared, _ = self._preprocessing.before(inputs)
-        gradients: list[np.ndarray] = []
+        gradients = []
         for labels in wanted:
             chosen = np.eye(self._nb_classes, dtype=np.float32)[labels]
             gradient = self._backend.vjp(prepared, lambda _, chosen=chosen: chosen, training=training_mode)
             gradients.append(self._preprocessing.gradient(inputs, gradient))
-        return np.stack(gradients, axis=1)
+        return self._backend.like(x, np.stack(gradients, axis=1))
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", training_mode: bool = False) -> np.ndarray:
         """Return the loss of the network: `f32[N]`, or its mean or sum.
@@ -154,7 +165,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             reduction: "none", "mean" or "sum".
             training_mode: run the network in training mode.
         """
-        reduce, inputs = _reduction(reduction), as_inputs(x, self._input_shape)
+        reduce, inputs = as_reduction(reduction), as_inputs(x, self._input_shape)
         y = self._checked_labels(y, len(inputs))
         prepared, _ = self._preprocessing.before(inputs)
         return reduce(self._backend.loss(prepared, y, training=training_mode))
@@ -165,7 +176,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> np.ndarray:
         """Return the loss of outputs of the network."""
-        reduce, scores = _reduction(reduction), to_numpy("pred", pred).astype(np.float32)
+        reduce, scores = as_reduction(reduction), to_numpy("pred", pred).astype(np.float32)
         if scores.ndim != 2 or scores.shape[1] != self._nb_classes:
             raise ValueError(f"pred must have shape [N, {self._nb_classes}], got {scores.shape}")
         return reduce(self._backend.loss_from_scores(scores, self._checked_labels(y, len(scores))))
@@ -174,7 +185,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self, epoch: Callable[[], Any], nb_epochs: int, training_mode: bool, scheduler: Any, verbose: bool
     ) -> None:
         """Train on noisy batches, epoch by epoch."""
-        for index in _epochs(nb_epochs, verbose):
+        for index in epochs(nb_epochs, verbose):
             batches = (self._training_batch(x, y) for x, y in epoch())
             self._backend.fit(batches, training=training_mode)
             if scheduler is not None:
@@ -188,6 +199,49 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Return a batch as the network is trained on it: noise first, then preprocessing."""
         noisy = self._add_training_noise(as_inputs(x, self._input_shape))
         return self._preprocessing.before(noisy, self._checked_labels(y, len(noisy)), fit=True)
+
+    def get_activations(self, x: Any, layer: Any = None, batch_size: int = 128, framework: bool = False) -> Any:
+        """Return what a layer of the network returns for the inputs.
+
+        Args:
+            x: inputs.
+            layer: name, or index among `layer_names`.
+            batch_size: rows in one call of the network.
+            framework: return a tensor with its graph, made in one call, instead of an array.
+
+        Raises:
+            ValueError, IndexError, TypeError: there is no such layer; the message lists those there are.
+        """
+        inputs = as_inputs(x, self._input_shape)
+        batch_size = check_integer("batch_size", batch_size, 1)
+        prepared, _ = self._preprocessing.before(inputs)
+        if framework or len(inputs) == 0:
+            return self._backend.activations(prepared, layer, framework=framework)
+        starts = range(0, len(inputs), batch_size)
+        return np.concatenate([self._backend.activations(prepared[s : s + batch_size], layer) for s in starts])
+
+    def save(self, filename: str, path: str | Path | None = None) -> None:
+        """Save the weights and the optimizer's state under this name.
+
+        Args:
+            filename: name without its ending.
+            path: folder, made if need be; the working directory by default, or ART's data path if ART is loaded.
+        """
+        self._backend.save(_folder(path) / filename)
+
+    def load(self, filename: str, path: str | Path | None = None) -> None:
+        """Load what `save` saved under the same name and path."""
+        self._backend.load(_folder(path) / filename)
+
+    def reset(self) -> None:
+        """Give every weight of the network a fresh initialisation, drawn anew each time."""
+        self._backend.reset()
+
+    def clone_for_refitting(self) -> Any:
+        """Return a classifier with the same settings and architecture, fresh weights, and nothing shared."""
+        clone = copy.deepcopy(self)
+        clone.reset()
+        return clone
 
     def _fit_arrays(
         self, x: Any, y: Any, batch_size: int, nb_epochs: int, training_mode: bool, drop_last: bool, **options: Any
@@ -215,18 +269,6 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             scores.append(self._preprocessing.after(self._backend.scores(prepared, training=training_mode)))
         return np.concatenate(scores)
 
-    def _smoothed_loss_gradient(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        samples = self._gradient_samples(x)
-        average = average_probabilities(self._backend, self._preprocessing, samples, len(x), self._nb_classes)
-        own = average[np.arange(len(x)), labels]
-        clipped = own <= _LEAST_PROBABILITY
-        weights = np.where(clipped, 0.0, -1 / (len(x) * self.sample_size * np.where(clipped, 1.0, own)))
-        return self._weighted_gradient(x, labels, weights)
-
-    def _weighted_gradient(self, x: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        samples = self._gradient_samples(x)
-        return weighted_gradient(self._backend, self._preprocessing, samples, x, labels, weights)
-
     def _gradient_samples(self, x: np.ndarray) -> Samples:
         """Return the noisy copies that gradients average over, the same in every pass."""
         key, noise = jax.random.fold_in(self.key, _GRADIENTS), Gaussian(self.scale)
@@ -248,22 +290,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         return [as_labels(label, number, self._nb_classes)]
 
 
-def refuse_keywords(kwargs: dict[str, Any]) -> None:
-    """Refuse keyword arguments that no one takes, a misspelt one among them."""
-    if kwargs:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(kwargs)}")
-
-
-def _epochs(number: int, verbose: bool) -> Iterable[int]:
-    epochs = range(check_integer("nb_epochs", number, 0))
-    if not verbose:
-        return epochs
-    from tqdm import tqdm
-
-    return tqdm(epochs, desc="epochs")
-
-
-def _reduction(name: str) -> Callable[[np.ndarray], Any]:
-    if name not in _REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {name!r}")
-    return _REDUCTIONS[name]
+def _folder(path: str | Path | None) -> Path:
+    if path is not None:
+        return Path(path)
+    art = sys.modules.get("art.config")
+    return Path.cwd() if art is None else Path(art.ART_DATA_PATH)

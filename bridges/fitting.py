@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxsmooth.checks import check_integer
+
 Batches = Iterable[tuple[Any, Any]]
 
 
@@ -51,3 +53,13 @@ def generated_batches(generator: Any) -> Callable[[], Batches]:
             raise ValueError("generator gave no batch: an iterator that is used up serves one epoch only")
 
     return epoch
+
+
+def epochs(number: int, verbose: bool) -> Iterable[int]:
+    """Return the indices of the epochs, under a progress bar if asked for."""
+    indices = range(check_integer("nb_epochs", number, 0))
+    if not verbose:
+        return indices
+    from tqdm import tqdm
+
+    return tqdm(indices, desc="epochs")

@@ -1,6 +1,6 @@
 """Gradients of the averaged class probability over noisy copies, for any backend, in constant memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -8,20 +8,32 @@ import numpy as np
 from bridges.backend import Backend
 from bridges.preprocessing import Preprocessing
 
+_LEAST_PROBABILITY = 1e-20
+
 Samples = Iterable[tuple[jax.Array, jax.Array]]
 """Noisy batches with the row that each noisy input was made from, as `jaxsmooth.stream_samples` returns them."""
 
 
-def average_probabilities(
-    backend: Backend, preprocessing: Preprocessing, samples: Samples, number: int, classes: int
+def smoothed_loss_gradient(
+    backend: Backend,
+    preprocessing: Preprocessing,
+    draw: Callable[[np.ndarray], Samples],
+    x: np.ndarray,
+    labels: np.ndarray,
+    n: int,
 ) -> np.ndarray:
-    """Return the mean class probabilities `f64[number, classes]` over the samples of each input."""
-    total, seen = np.zeros((number, classes)), np.zeros((number, 1))
-    for noisy, rows in _real(samples, number):
-        prepared, _ = preprocessing.before(noisy)
-        np.add.at(total, rows, probabilities(backend.scores(prepared), backend.output))
-        np.add.at(seen, rows, 1)
-    return total / np.maximum(seen, 1)
+    """Return the gradient in x of the mean over the batch of -log of the averaged probability of the label.
+
+    The probability is averaged over n samples, and taken as 1e-20 where it is less (Salman et al. 2019,
+    arXiv:1906.04584). Two passes over the samples: one for the average, one for its gradient.
+    """
+    own = np.zeros(len(x))
+    for noisy, rows in _real(draw(x), len(x)):
+        p = probabilities(backend.scores(preprocessing.before(noisy)[0]), backend.output)
+        np.add.at(own, rows, p[np.arange(len(rows)), labels[rows]] / n)
+    clipped = own <= _LEAST_PROBABILITY
+    weights = np.where(clipped, 0.0, -1 / (len(x) * n * np.where(clipped, 1.0, own)))
+    return weighted_gradient(backend, preprocessing, draw(x), x, labels, weights)
 
 
 def weighted_gradient(

@@ -1,9 +1,12 @@
 """What callers hand in: inputs and labels in any common form, refused with a message where they are none."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+_REDUCTIONS: dict[str, Callable[[np.ndarray], Any]] = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
 
 
 def as_inputs(x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -85,3 +88,16 @@ def input_ids(x: np.ndarray) -> np.ndarray:
     """
     digests = (hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=4).digest() for row in x)
     return np.frombuffer(b"".join(digests), np.uint32)
+
+
+def refuse_keywords(kwargs: dict[str, Any]) -> None:
+    """Refuse keyword arguments that no one takes, a misspelt one among them."""
+    if kwargs:
+        raise TypeError(f"unexpected keyword arguments: {', '.join(kwargs)}")
+
+
+def as_reduction(name: str) -> Callable[[np.ndarray], Any]:
+    """Return what makes one number, or all of them, of the losses of a batch."""
+    if name not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {name!r}")
+    return _REDUCTIONS[name]

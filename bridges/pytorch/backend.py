@@ -1,6 +1,7 @@
 """What the shared classes need of PyTorch: outputs, losses, gradients, training steps, activations."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from bridges.pytorch.call import TorchFunction
+from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, training
 
@@ -30,11 +32,12 @@ class TorchBackend:
         self.classes = classes
         self.device = device
         self.frozen: set[type[nn.Module]] = set()
+        self.use_amp = False
 
     @property
     def layer_names(self) -> list[str]:
         """Names of the direct children of the module."""
-        return [name for name, _ in self.model.named_children()]
+        return layer_names(self.model)
 
     @property
     def output(self) -> str:
@@ -44,6 +47,10 @@ class TorchBackend:
     def as_jax(self) -> TorchFunction:
         """Return the module as a JAX function."""
         return TorchFunction(self.model)
+
+    def like(self, x: Any, array: np.ndarray) -> Any:
+        """Return an array as a tensor on the device of x if x is one, else as it is."""
+        return torch.as_tensor(array, device=x.device) if isinstance(x, torch.Tensor) else array
 
     def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
@@ -82,9 +89,50 @@ class TorchBackend:
         for x, y in batches:
             with self._running(training, gradient=True, fitting=True):
                 self.optimizer.zero_grad()
-                outputs = self._forward(self._tensor(x))
-                self.loss_function(outputs, self._labels(y, outputs)).backward()
+                with torch.autocast(self.device.type, enabled=self.use_amp):
+                    outputs = self._forward(self._tensor(x))
+                    loss = self.loss_function(outputs, self._labels(y, outputs))
+                loss.backward()
                 self.optimizer.step()
+
+    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
+        """Return what a layer returns for the inputs: an array, or a tensor with its graph."""
+        with recorded(find_layer(self.model, layer)) as outputs, self._running(False, gradient=framework):
+            self._forward(self._tensor(x))
+        return outputs[-1] if framework else _to_numpy(outputs[-1])
+
+    def activation_gradient(
+        self, loss: Callable[[Any, Any], Any], x: np.ndarray, y: np.ndarray, layer: Any, *, training: bool = False
+    ) -> np.ndarray:
+        """Return the gradient in x of a loss of the activations of x and those of y at a layer."""
+        with recorded(find_layer(self.model, layer)) as outputs, self._running(training, gradient=True):
+            leaf = self._tensor(x).requires_grad_()
+            self._forward(leaf)
+            self._forward(self._tensor(y))
+            return _gradient(loss(*outputs), leaf, None)
+
+    def save(self, path: Path) -> None:
+        """Write the state of the model to `<path>.model`, that of the optimizer to `<path>.optimizer`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(self.model.state_dict(), f"{path}.model")
+        if self.optimizer is not None:
+            torch.save(self.optimizer.state_dict(), f"{path}.optimizer")
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote. The files hold tensors alone: nothing in them is executed."""
+        states = [torch.load(f"{path}.model", map_location=self.device, weights_only=True)]
+        if self.optimizer is not None:
+            states.append(torch.load(f"{path}.optimizer", map_location=self.device, weights_only=True))
+        self.model.load_state_dict(states[0])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(states[1])
+
+    def reset(self) -> None:
+        """Draw all parameters anew and forget the optimizer's state."""
+        with torch.no_grad():
+            reinitialise(self.model)
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
 
     def set_training(self, kinds: tuple[type[nn.Module], ...], train: bool) -> None:
         """Let the parts of these types follow training mode, or keep them in evaluation mode."""

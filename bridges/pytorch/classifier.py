@@ -1,20 +1,27 @@
 """ART's `PyTorchRandomizedSmoothing` on the functions of jaxsmooth."""
 
+import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bridges.classifier import SmoothedClassifier, refuse_keywords
-from bridges.inputs import as_labels
+from bridges.classifier import SmoothedClassifier
+from bridges.inputs import as_inputs, as_labels, refuse_keywords
 from bridges.preprocessing import Preprocessing
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
 from jaxsmooth.checks import check_integer
 
 _LOGGER = logging.getLogger(__name__)
+_PARAMETERS = (
+    *("model", "clip_values", "preprocessing_defences", "postprocessing_defences", "preprocessing", "channels_first"),
+    *("device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level", "loss_scale"),
+    *("sample_size", "scale", "alpha"),
+)
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
 
@@ -92,6 +99,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         )
         self._torch = backend
         self._device_type = device_type
+        self._mixed_precision: dict[str, Any] = {"opt_level": "O1", "loss_scale": "dynamic"}
         self.preprocessing_defences = preprocessing_defences
         self.postprocessing_defences = postprocessing_defences
         self.preprocessing = preprocessing
@@ -110,6 +118,21 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     def device(self) -> torch.device:
         """Where the network is."""
         return self._torch.device
+
+    @property
+    def use_amp(self) -> bool:
+        """Whether training runs under `torch.autocast`; set by `set_params`."""
+        return self._torch.use_amp
+
+    @property
+    def opt_level(self) -> str:
+        """Kept for ART's callers; autocast has no such level."""
+        return self._mixed_precision["opt_level"]
+
+    @property
+    def loss_scale(self) -> Any:
+        """Kept for ART's callers; autocast has no such scale."""
+        return self._mixed_precision["loss_scale"]
 
     @property
     def device_type(self) -> str:
@@ -167,6 +190,50 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         self._check_optimizer()
         self._fit_generator(generator, nb_epochs, training_mode, scheduler=scheduler, verbose=verbose)
 
+    def custom_loss_gradient(
+        self, loss_fn: Any, x: Any, y: Any, layer_name: Any, training_mode: bool = False
+    ) -> np.ndarray:
+        """Return the gradient in x of a loss between the activations of two batches of inputs at a layer.
+
+        Args:
+            loss_fn: function of the two activations, or of their difference if it takes one argument; one with an
+                argument `p`, such as `torch.norm`, gets p = 2, as from ART.
+            x: inputs, whose gradient is returned.
+            y: inputs to compare with, as many.
+            layer_name: name, or index among `layer_names`.
+            training_mode: run the network in training mode.
+        """
+        inputs, others = as_inputs(x, self._input_shape), as_inputs(y, self._input_shape)
+        if len(inputs) != len(others):
+            raise ValueError(f"x and y must be as many inputs, got {len(inputs)} and {len(others)}")
+        (prepared, _), (compared, _) = self._preprocessing.before(inputs), self._preprocessing.before(others)
+        loss = _activation_loss(loss_fn)
+        gradient = self._torch.activation_gradient(loss, prepared, compared, layer_name, training=training_mode)
+        return self._preprocessing.gradient(inputs, gradient)
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the settings by name. `set_params(**get_params())` changes nothing."""
+        return {name: getattr(self, name) for name in _PARAMETERS}
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Change settings, all or none: they are checked as by the constructor before any is taken over.
+
+        Raises:
+            ValueError: an unknown name. ValueError, TypeError: as the constructor.
+        """
+        unknown = sorted(set(kwargs) - set(_PARAMETERS))
+        if unknown:
+            raise ValueError(f"unknown parameters {unknown}: expected some of {sorted(_PARAMETERS)}")
+        settings = {**self.get_params(), **kwargs}
+        use_amp = settings.pop("use_amp")
+        mixed = {name: settings.pop(name) for name in ("opt_level", "loss_scale")}
+        changed = object.__new__(type(self))
+        own: dict[str, Any] = {"seed": self.key, "n0": self.n0, "sampling": self.sampling}
+        PyTorchRandomizedSmoothing.__init__(changed, **settings, **own)
+        changed._torch.use_amp, changed._torch.frozen = bool(use_amp), self._torch.frozen
+        changed._draws = self._draws
+        self.__dict__.update(changed.__dict__, _mixed_precision=mixed)
+
     def reduce_labels(self, y: Any) -> Any:
         """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""
         if not self._torch.loss_function.takes_indices or np.ndim(y) == 1:
@@ -193,6 +260,16 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     def _check_optimizer(self) -> None:
         if self._torch.optimizer is None:
             raise ValueError("an optimizer is needed to train: give it to the constructor")
+
+
+def _activation_loss(function: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return a function of two activations from one of two, or of their difference."""
+    parameters = inspect.signature(function).parameters
+    if "p" in parameters:
+        return lambda a, b: function(a - b, p=2)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
+    return function if len(needed) > 1 else lambda a, b: function(a - b)
 
 
 def _check_types(model: Any, optimizer: Any) -> None:

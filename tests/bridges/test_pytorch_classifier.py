@@ -374,4 +374,9 @@ def test_modules_of_other_dtypes_and_inputs_of_every_kind():
     for kind in (x.astype(np.float64), torch.tensor(x), jnp.asarray(x), x.tolist()):
         np.testing.assert_array_equal(smoothed().predict(kind), expected)
     np.testing.assert_array_equal(smoothed(network().double()).predict(x), expected)
+    for sampling in (True, False):
+        for gradient in (smoothed().loss_gradient, smoothed().class_gradient):
+            tensor = gradient(torch.tensor(x), labels(), sampling=sampling)
+            assert isinstance(tensor, torch.Tensor)
+            np.testing.assert_array_equal(tensor, gradient(x, labels(), sampling=sampling))
     assert smoothed(network().bfloat16()).loss_gradient(x, labels()).dtype == np.float32

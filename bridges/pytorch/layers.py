@@ -1,0 +1,64 @@
+"""The layers of a module: their names, their activations, fresh parameters."""
+
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return the names of the direct children."""
+    return [name for name, _ in model.named_children()]
+
+
+def find_layer(model: nn.Module, layer: Any) -> nn.Module:
+    """Return a direct child by its name or its index, a negative one counting from the end.
+
+    Raises:
+        ValueError: None, or no child has this name. IndexError: there are fewer children. TypeError: neither of both.
+    """
+    children, names = list(model.children()), layer_names(model)
+    if layer is None:
+        raise ValueError(f"layer must name one of {names} or be an index into them, got None")
+    if isinstance(layer, str):
+        if layer not in names:
+            raise ValueError(f"layer must be one of {names}, got {layer!r}")
+        return children[names.index(layer)]
+    if isinstance(layer, bool) or not hasattr(layer, "__index__"):
+        raise TypeError(f"layer must be a name or an index, got {layer!r}")
+    if not -len(children) <= int(layer) < len(children):
+        raise IndexError(f"layer must be an index into the {len(children)} layers {names}, got {layer}")
+    return children[int(layer)]
+
+
+@contextlib.contextmanager
+def recorded(layer: nn.Module) -> Generator[list[torch.Tensor]]:
+    """Collect what a layer returns while the body runs. No hook is left behind."""
+    outputs: list[torch.Tensor] = []
+
+    def record(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+        outputs.append(output)
+
+    hook = layer.register_forward_hook(record)
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
+def reinitialise(model: nn.Module) -> None:
+    """Draw every parameter anew, from PyTorch's generator.
+
+    A part with a `reset_parameters` of its own, as the layers of torch.nn have, is initialised by it. Parameters of
+    other parts are drawn uniformly within 1 / sqrt(fan in), as a linear layer's are.
+    """
+    for part in model.modules():
+        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if reset is not None:
+            reset()
+            continue
+        for parameter in part.parameters(recurse=False):
+            bound = (parameter[0].numel() if parameter.ndim > 1 else max(1, parameter.numel())) ** -0.5
+            nn.init.uniform_(parameter, -bound, bound)
