@@ -13,6 +13,7 @@ from bridges.inputs import as_inputs, input_ids
 from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
+_OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
 _CHUNK_FEATURES = 2**18
 _CHUNK_ROWS = 2048
 
@@ -33,6 +34,8 @@ class RandomizedSmoothingMixin:
         alpha: failure probability of a prediction or a certificate, in (0, 1).
         seed: int or JAX key; from the operating system's entropy by default, kept as the attribute `key`.
         n0: selection votes of `certify`; `sample_size` by default.
+        output: what `predict` returns, for attacks that look at more than the class: "one_hot" decisions, "frequencies"
+            of the votes, or "log_frequencies" with half a vote added to each class.
         *args, **kwargs: go to the next class.
 
     Raises:
@@ -61,15 +64,23 @@ class RandomizedSmoothingMixin:
         alpha: float = 0.001,
         seed: int | jax.Array | None = None,
         n0: int | None = None,
+        output: str = "one_hot",
         **kwargs: Any,
     ) -> None:
-        check_scale("scale", scale)
-        sample_size = check_integer("sample_size", sample_size, 1)
-        alpha = check_alpha(alpha)
-        key = _as_key(seed)
-        n0 = None if n0 is None else check_integer("n0", n0, 1)
+        self._set_smoothing(sample_size, scale, alpha, seed, n0, output)
         super().__init__(*args, **kwargs)
-        self.sample_size, self.scale, self.alpha, self.key, self.n0 = sample_size, scale, alpha, key, n0
+
+    def _set_smoothing(
+        self, sample_size: int, scale: float, alpha: float, seed: Any, n0: int | None, output: str = "one_hot"
+    ) -> None:
+        """Check all settings, then take them."""
+        check_scale("scale", scale)
+        sample_size, alpha = check_integer("sample_size", sample_size, 1), check_alpha(alpha)
+        n0 = None if n0 is None else check_integer("n0", n0, 1)
+        if output not in _OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
+        self.key = _as_key(seed)
+        self.sample_size, self.scale, self.alpha, self.n0, self.output = sample_size, scale, alpha, n0, output
         self._draws = 0
 
     def predict(self, x: Any, batch_size: int = 128, verbose: bool = False, **kwargs: Any) -> np.ndarray:
@@ -84,11 +95,15 @@ class RandomizedSmoothingMixin:
             **kwargs: `training_mode` and what else the hook takes.
 
         Returns:
-            `f64[N, C]` one-hot rows, all zeros on abstention.
+            `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
         abstains = bool(kwargs.pop("is_abstain", True))
         key = jax.random.fold_in(self.key, _PREDICTION)
         counts = self._count_votes(key, as_inputs(x, self._shape()), self.sample_size, batch_size, verbose, **kwargs)
+        if self.output == "frequencies":
+            return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        if self.output == "log_frequencies":
+            return np.log((counts + 0.5) / (self.sample_size + 0.5 * counts.shape[1]))
         result = jaxsmooth.prediction(counts, n=self.sample_size, alpha=self.alpha)
         if abstains:
             label = np.asarray(result.label)

@@ -1,22 +1,20 @@
 """ART's `PyTorchRandomizedSmoothing` on the functions of jaxsmooth."""
 
-import inspect
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from bridges.art import restore
 from bridges.classifier import SmoothedClassifier
 from bridges.inputs import as_inputs, as_labels, refuse_keywords
 from bridges.preprocessing import Preprocessing
+from bridges.pytorch.arguments import activation_loss, as_clip_values, as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
 from jaxsmooth.checks import check_integer
 
-_LOGGER = logging.getLogger(__name__)
 _PARAMETERS = (
     *("model", "clip_values", "preprocessing_defences", "postprocessing_defences", "preprocessing", "channels_first"),
     *("device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level", "loss_scale"),
@@ -45,7 +43,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         preprocessing: `(mean, std)`, applied after the noise.
         device_type: "gpu" (CUDA where there is one, else the CPU), "cpu", or a PyTorch device such as "cuda:1".
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
-        seed, n0, sampling: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+        seed, n0, sampling, output: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.
@@ -78,17 +76,18 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         seed: Any = None,
         n0: int | None = None,
         sampling: bool = False,
+        output: str = "one_hot",
     ) -> None:
-        _check_types(model, optimizer)
+        check_types(model, optimizer)
         shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
         nb_classes = check_integer("nb_classes", nb_classes, 2)
-        backend = TorchBackend(model, Loss(loss, nb_classes), optimizer, nb_classes, _as_device(device_type))
+        backend = TorchBackend(model, Loss(loss, nb_classes), optimizer, nb_classes, as_device(device_type))
         super().__init__(
             backend,
             shape,
             nb_classes,
             channels_first,
-            _as_clip_values(clip_values),
+            as_clip_values(clip_values),
             Preprocessing(preprocessing_defences, preprocessing, postprocessing_defences, shape, channels_first),
             sample_size=sample_size,
             scale=scale,
@@ -96,6 +95,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
             seed=seed,
             n0=n0,
             sampling=sampling,
+            output=output,
         )
         self._torch = backend
         self._device_type = device_type
@@ -207,7 +207,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         if len(inputs) != len(others):
             raise ValueError(f"x and y must be as many inputs, got {len(inputs)} and {len(others)}")
         (prepared, _), (compared, _) = self._preprocessing.before(inputs), self._preprocessing.before(others)
-        loss = _activation_loss(loss_fn)
+        loss = activation_loss(loss_fn)
         gradient = self._torch.activation_gradient(loss, prepared, compared, layer_name, training=training_mode)
         return self._preprocessing.gradient(inputs, gradient)
 
@@ -227,8 +227,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         settings = {**self.get_params(), **kwargs}
         use_amp = settings.pop("use_amp")
         mixed = {name: settings.pop(name) for name in ("opt_level", "loss_scale")}
-        changed = object.__new__(type(self))
-        own: dict[str, Any] = {"seed": self.key, "n0": self.n0, "sampling": self.sampling}
+        changed = restore(type(self))
+        own: dict[str, Any] = {"seed": self.key, "n0": self.n0, "sampling": self.sampling, "output": self.output}
         PyTorchRandomizedSmoothing.__init__(changed, **settings, **own)
         changed._torch.use_amp, changed._torch.frozen = bool(use_amp), self._torch.frozen
         changed._draws = self._draws
@@ -260,40 +260,3 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     def _check_optimizer(self) -> None:
         if self._torch.optimizer is None:
             raise ValueError("an optimizer is needed to train: give it to the constructor")
-
-
-def _activation_loss(function: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return a function of two activations from one of two, or of their difference."""
-    parameters = inspect.signature(function).parameters
-    if "p" in parameters:
-        return lambda a, b: function(a - b, p=2)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
-    return function if len(needed) > 1 else lambda a, b: function(a - b)
-
-
-def _check_types(model: Any, optimizer: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
-
-
-def _as_device(device_type: Any) -> torch.device:
-    if device_type == "gpu":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        _LOGGER.info("there is no CUDA device: the network runs on the CPU")
-        return torch.device("cpu")
-    try:
-        return torch.device(device_type)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device_type must be 'gpu', 'cpu' or a PyTorch device, got {device_type!r}") from None
-
-
-def _as_clip_values(clip_values: Any) -> np.ndarray | None:
-    if clip_values is None:
-        return None
-    if len(clip_values) != 2 or not (np.asarray(clip_values[0]) < np.asarray(clip_values[1])).all():
-        raise ValueError(f"clip_values must be (min, max) with min < max, got {clip_values}")
-    return np.array(clip_values, np.float32)

@@ -1,0 +1,62 @@
+"""Let ART's attacks accept our classes, where ART is loaded. This never imports ART by itself.
+
+ART checks that its own classes are among an estimator's bases. So, once the program has imported ART, an instance of
+one of our classes is made from a class that joins ours, first, with ART's namesake. ART's constructor is not called,
+every public name resolves to our code, and the private names that ART's attacks read are views of ours.
+"""
+
+import copy
+import operator
+import sys
+from typing import Any
+
+_VIEWS = {
+    "_device": "device",
+    "_loss": "loss",
+    "_loss_object": "loss_object",
+    "_model": "model",
+    "_optimizer": "optimizer",
+}
+_JOINED: dict[tuple[type, type], type] = {}
+
+
+def instance_class(cls: type) -> type:
+    """Return the class that an instance of ours is made from: joined with ART's namesake if ART is loaded."""
+    smoothing = sys.modules.get("art.estimators.certification.randomized_smoothing")
+    namesake = getattr(smoothing, _public(cls).__name__, None) if smoothing is not None else None
+    if not isinstance(namesake, type) or issubclass(cls, namesake):
+        return cls
+    if (cls, namesake) not in _JOINED:
+        names: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__, "__qualname__": cls.__qualname__}
+        names |= {view: property(operator.attrgetter(name)) for view, name in _VIEWS.items() if hasattr(cls, name)}
+        _JOINED[cls, namesake] = type(namesake)(cls.__name__, (cls, namesake), names)
+    return _JOINED[cls, namesake]
+
+
+def as_art(classifier: Any) -> Any:
+    """Return a classifier that ART's attacks accept, which shares everything with one that was made before ART came.
+
+    Raises:
+        RuntimeError: ART's randomized smoothing has not been imported.
+    """
+    cls = instance_class(type(classifier))
+    if cls is type(classifier) and cls not in _JOINED.values():
+        raise RuntimeError("import art.estimators.certification.randomized_smoothing first")
+    upgraded = copy.copy(classifier)
+    upgraded.__class__ = cls
+    return upgraded
+
+
+def own_class(cls: type) -> type:
+    """Return our class, of which a joined one is made."""
+    return next((own for (own, _), joined in _JOINED.items() if joined is cls), cls)
+
+
+def _public(cls: type) -> type:
+    """Return the class of ours that a user's subclass derives from."""
+    return next(base for base in cls.__mro__ if base.__module__.startswith("bridges."))
+
+
+def restore(cls: type) -> Any:
+    """Make an instance without its attributes: for copies and pickles."""
+    return object.__new__(instance_class(cls))

@@ -1,0 +1,52 @@
+"""The constructor's arguments, checked and read."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def activation_loss(function: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return a function of two activations from one of two, or of their difference."""
+    parameters = inspect.signature(function).parameters
+    if "p" in parameters:
+        return lambda a, b: function(a - b, p=2)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
+    return function if len(needed) > 1 else lambda a, b: function(a - b)
+
+
+def check_types(model: Any, optimizer: Any) -> None:
+    """Refuse a model or an optimizer of another kind."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
+
+
+def as_device(device_type: Any) -> torch.device:
+    """Return the device that is meant: CUDA for "gpu" if there is one, else the CPU."""
+    if device_type == "gpu":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        _LOGGER.info("there is no CUDA device: the network runs on the CPU")
+        return torch.device("cpu")
+    try:
+        return torch.device(device_type)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device_type must be 'gpu', 'cpu' or a PyTorch device, got {device_type!r}") from None
+
+
+def as_clip_values(clip_values: Any) -> np.ndarray | None:
+    """Return `(min, max)` as an array."""
+    if clip_values is None:
+        return None
+    if len(clip_values) != 2 or not (np.asarray(clip_values[0]) < np.asarray(clip_values[1])).all():
+        raise ValueError(f"clip_values must be (min, max) with min < max, got {clip_values}")
+    return np.array(clip_values, np.float32)
