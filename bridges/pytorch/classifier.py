@@ -135,6 +135,11 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         return self._mixed_precision["loss_scale"]
 
     @property
+    def estimator_params(self) -> list[str]:
+        """Names of the settings that `get_params` returns and `set_params` takes."""
+        return list(_PARAMETERS)
+
+    @property
     def device_type(self) -> str:
         """The device that was asked for."""
         return self._device_type

@@ -1,0 +1,128 @@
+"""Run ART's attacks on our PyTorch class and print what became of each as JSON: `python -m tests.bridges.art_attacks`.
+
+A process of its own, since importing ART changes what our classes are made from.
+"""
+
+import contextlib
+import io
+import json
+import pickle
+import warnings
+
+import numpy as np
+import torch
+from torch import nn
+
+from bridges.art import as_art
+from bridges.pytorch import PyTorchRandomizedSmoothing
+
+
+def smoothed(**changes):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    settings = {"optimizer": optimizer, "clip_values": (0, 1), "sample_size": 8, "alpha": 0.05, "seed": 0, **changes}
+    return PyTorchRandomizedSmoothing(model, nn.CrossEntropyLoss(), (1, 8, 8), 3, **settings)
+
+
+def attacks(evasion):
+    """Name -> (attack of a classifier, settings that the classifier needs for it)."""
+    quiet, short = {"verbose": False}, {"max_iter": 2, "verbose": False}
+    small, once = {"eps": 0.1, **short}, {**short, "binary_search_steps": 1}
+    auto = {"eps": 0.1, "eps_step": 0.05, "nb_random_init": 1, **short}
+    shifts = {"max_translation": 10, "num_translations": 2, "max_rotation": 10, "num_rotations": 2, **quiet}
+    zoo = {"max_iter": 1, "use_resize": False, "use_importance": False, "nb_parallel": 4, "variable_h": 0.1, **quiet}
+    sinkhorn = {"max_iter": 1, "conjugate_sinkhorn_max_iter": 2, "projected_sinkhorn_max_iter": 2, **quiet}
+    table = {
+        "FastGradientMethod": {"eps": 0.1},
+        "BasicIterativeMethod": small,
+        "MomentumIterativeMethod": small,
+        "ProjectedGradientDescent": small,
+        "ProjectedGradientDescentNumpy": small,
+        "ProjectedGradientDescentPyTorch": small,
+        "AutoProjectedGradientDescent": auto,
+        "AutoProjectedGradientDescent cross_entropy": {**auto, "loss_type": "cross_entropy"},
+        "AutoProjectedGradientDescent difference_logits_ratio": {**auto, "loss_type": "difference_logits_ratio"},
+        "AutoAttack": {"eps": 0.1, "eps_step": 0.05},
+        "CarliniL0Method": once,
+        "CarliniL2Method": once,
+        "CarliniLInfMethod": short,
+        "DeepFool": short,
+        "ElasticNet": once,
+        "NewtonFool": short,
+        "SaliencyMapMethod": {"gamma": 0.05, **quiet},
+        "HopSkipJump": {"max_iter": 1, "max_eval": 20, "init_eval": 5, "init_size": 5, **quiet},
+        "BoundaryAttack": {"targeted": False, "init_size": 5, **short},
+        "SquareAttack": short,
+        "SimBA": short,
+        "ZooAttack": zoo,
+        "PixelAttack": {"th": 1, "max_iter": 1, **quiet},
+        "SpatialTransformation": shifts,
+        "ShadowAttack": {"nb_steps": 2, **quiet},
+        "UniversalPerturbation": {"attacker": "fgsm", "max_iter": 1, **quiet},
+        "Wasserstein": sinkhorn,
+    }
+    outputs = {"AutoAttack": "log_frequencies", "SimBA": "frequencies"}
+    for name, settings in table.items():
+        attack = getattr(evasion, name.split()[0])
+        yield name, attack, settings, {"output": outputs.get(name, "one_hot")}
+
+
+def outcome(run):
+    try:
+        return run()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def main():
+    warnings.simplefilter("ignore")
+    early = smoothed()
+    assert type(early) is PyTorchRandomizedSmoothing
+    from art.attacks import evasion
+    from art.data_generators import NumpyDataGenerator
+    from art.defences.postprocessor import ReverseSigmoid
+    from art.defences.preprocessor import FeatureSqueezing
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing as Namesake
+    from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
+
+    x = np.random.default_rng(0).uniform(size=(4, 1, 8, 8)).astype(np.float32)
+    y = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    results = {}
+    for name, attack, settings, needed in attacks(evasion):
+        images = x[:1] if name == "ShadowAttack" else x
+        labels = {"y": y} if name.endswith("Numpy") else {}
+        for sampling in (False, True):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                results[f"{name} sampling={sampling}"] = outcome(
+                    lambda: attack(smoothed(sampling=sampling, **needed), **settings).generate(images, **labels).shape  # noqa: B023
+                )
+
+    classifier = smoothed()
+    ours, made_from = PyTorchRandomizedSmoothing, type(classifier)
+    own = {name for name in dir(ours) if not name.startswith("_")}
+    joined = {
+        "is one of ART's": isinstance(classifier, Namesake),
+        "is one of ours": isinstance(classifier, PyTorchRandomizedSmoothing),
+        "public names are ours": all(
+            getattr(type(classifier), n) is getattr(PyTorchRandomizedSmoothing, n) for n in own
+        ),
+        "public names of ART alone": sorted(n for n in dir(made_from) if not n.startswith("_") and n not in own),
+        "pickle names our class": b"art." not in pickle.dumps(classifier),
+        "an earlier instance is upgraded": isinstance(as_art(early), Namesake) and not isinstance(early, Namesake),
+        "results are the same": bool((as_art(early).predict(x) == early.predict(x)).all()),
+    }
+    defended = smoothed(
+        preprocessing_defences=[
+            FeatureSqueezing(bit_depth=6, clip_values=(0, 1)),
+            StandardisationMeanStdPyTorch(0.5, 2.0),
+        ],
+        postprocessing_defences=ReverseSigmoid(),
+    )
+    joined["defences"] = outcome(lambda: [defended.predict(x).shape, defended.loss_gradient(x, y).shape])
+    joined["generator"] = outcome(lambda: smoothed().fit_generator(NumpyDataGenerator(x, y, batch_size=2), nb_epochs=1))
+    print(json.dumps({"attacks": results, "joined": joined}))
+
+
+if __name__ == "__main__":
+    main()
