@@ -40,3 +40,10 @@ def test_certify_mnist_explains_its_flags(tmp_path):
     done = run("certify_mnist.py", "--help", cwd=tmp_path)
     flags = ("--sigma", "--n0", "--n", "--alpha", "--batch-size", "--count", "--seed", "--output")
     assert all(flag in done.stdout for flag in flags)
+
+
+def test_torch_mnist(tmp_path):
+    done = run("torch_mnist.py", "--count", "2", "--n", "500", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0 of 2 images were changed within their radius" in done.stdout
+    assert (tmp_path / "certified_torch_mnist.png").stat().st_size > 5_000

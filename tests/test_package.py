@@ -58,10 +58,13 @@ def test_the_core_imports_no_bridge():
 def test_the_python_in_the_readme_runs(capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
-    for block in blocks:
-        exec(block, {})
+    names = [{} for _ in blocks]
+    for block, namespace in zip(blocks, names, strict=True):
+        exec(block, namespace)
     labels, radii = capsys.readouterr().out.splitlines()
     assert len(labels.strip("[]").split()) == len(radii.strip("[]").split()) == 5
+    assert names[1]["one_hot"].shape == (4, 10)
+    assert names[1]["gradient"].shape == (4, 1, 28, 28)
 
 
 STRICT = """

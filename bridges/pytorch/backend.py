@@ -90,10 +90,18 @@ class TorchBackend:
             with self._running(training, gradient=True, fitting=True):
                 self.optimizer.zero_grad()
                 with torch.autocast(self.device.type, enabled=self.use_amp):
-                    outputs = self._forward(self._tensor(x))
+                    outputs = self._training_outputs(x)
                     loss = self.loss_function(outputs, self._labels(y, outputs))
                 loss.backward()
                 self.optimizer.step()
+
+    def _training_outputs(self, x: np.ndarray) -> torch.Tensor:
+        try:
+            return self._forward(self._tensor(x))
+        except ValueError as error:
+            if len(x) > 1:
+                raise
+            raise ValueError(f"{error}. This batch has one input: drop_last=True leaves it out") from error
 
     def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer returns for the inputs: an array, or a tensor with its graph."""

@@ -299,6 +299,14 @@ def test_copies_are_complete_and_share_nothing(again):
     np.testing.assert_array_equal(classifier.compute_loss(x, labels()), before)
 
 
+def test_a_last_batch_of_one_under_batch_norm_is_explained():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    classifier = smoothed(model, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(ValueError, match="drop_last=True leaves it out"):
+        classifier.fit(inputs(5), labels(5), batch_size=4, nb_epochs=1)
+    classifier.fit(inputs(5), labels(5), batch_size=4, nb_epochs=1, drop_last=True)
+
+
 def test_no_inputs():
     classifier, x = smoothed(), np.zeros((0, *SHAPE))
     assert [a.shape for a in classifier.certify(x, 10)] == [(0,), (0,)]

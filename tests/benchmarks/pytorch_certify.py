@@ -1,0 +1,141 @@
+"""Time to certify with the PyTorch class: `python -m tests.benchmarks.pytorch_certify`.
+
+For each network, interleaved in one process, medians over rounds, n = 1,000 on 4 inputs:
+
+- bare: the network on as many ready-made noisy inputs, at its best batch size.
+- ours: `certify` of the class.
+- art: `certify` of ART's class, if ART is installed, at its best of three batch sizes.
+
+And `predict` of both classes at sample_size 32 on 128 images. `--keep-memory` runs all of them after
+`bridges.memory.keep_freed_memory`.
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import io
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bridges.memory import keep_freed_memory
+from bridges.pytorch import PyTorchRandomizedSmoothing
+
+VOTES, INPUTS = 1000, 4
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, width, 3, stride, 1)
+        self.second = nn.Conv2d(width, width, 3, 1, 1)
+        self.shortcut = nn.Conv2d(before, width, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block."""
+        return functional.relu(self.shortcut(x) + self.second(functional.relu(self.first(x))))
+
+
+def resnet20() -> nn.Module:
+    """He et al. 2016 for CIFAR-10, batch normalisation folded away as at inference."""
+    widths = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
+    stem = (nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU())
+    return nn.Sequential(*stem, *(Block(*w) for w in widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def cnn() -> nn.Module:
+    """Two strided convolutions and two dense layers."""
+    convolutions = (nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def mlp() -> nn.Module:
+    """Two hidden layers of 256."""
+    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
+    "mlp 64": (mlp, (64,), (512, 1024, 2048)),
+    "cnn 1x28x28": (cnn, (1, 28, 28), (128, 256, 512)),
+    "resnet-20 3x32x32": (resnet20, (3, 32, 32), (32, 64, 128)),
+}
+
+
+def bare(network: nn.Module, shape: tuple[int, ...], batch_size: int) -> Callable[[], Any]:
+    """Return the network's run over as many noisy inputs as certify needs."""
+    noisy = torch.randn(batch_size, *shape)
+    batches = (VOTES + 32) * INPUTS // batch_size
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(batches):
+                network(noisy)
+
+    return run
+
+
+def runs(name: str) -> dict[str, list[Callable[[], Any]]]:
+    """Return, by contender, its runs; the fastest counts."""
+    build, shape, batch_sizes = NETWORKS[name]
+    network = build().eval()
+    x = np.random.default_rng(0).uniform(size=(INPUTS, *shape)).astype(np.float32)
+    many = np.random.default_rng(1).uniform(size=(128, *shape)).astype(np.float32)
+    arguments: dict[str, Any] = {"loss": nn.CrossEntropyLoss(), "input_shape": shape, "nb_classes": 10, "scale": 0.25}
+    ours = PyTorchRandomizedSmoothing(network, seed=0, **arguments)
+    table = {
+        "bare": [bare(network, shape, b) for b in batch_sizes],
+        "ours": [lambda: ours.certify(x, VOTES)],
+        "ours predict": [lambda: ours.predict(many)],
+    }
+    if importlib.util.find_spec("art") is not None:
+        module = importlib.import_module("art.estimators.certification.randomized_smoothing")
+        art = module.PyTorchRandomizedSmoothing(network, **arguments)
+        table["art"] = [lambda b=b: art.certify(x, VOTES, batch_size=b) for b in (32, *batch_sizes[:2])]
+        table["art predict"] = [lambda: art.predict(many)]
+    return table
+
+
+def measure(name: str, rounds: int) -> None:
+    """Print the medians of one network and their ratios."""
+    timed = [(kind, run, []) for kind, choices in runs(name).items() for run in choices]
+    for _ in range(rounds + 1):
+        for _, run, times in timed:
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                run()
+            times.append(time.perf_counter() - start)
+    best: dict[str, float] = {}
+    for kind, _, times in timed:
+        best[kind] = min(best.get(kind, np.inf), float(np.median(times[1:])))
+    cells = "  ".join(f"{kind} {1000 * seconds:.0f} ms" for kind, seconds in best.items())
+    print(f"{name:18} {cells}  ours/bare {best['ours'] / best['bare']:.2f}", end="")
+    if "art" in best:
+        ratios = best["art"] / best["ours"], best["art predict"] / best["ours predict"]
+        print("  art/ours {:.2f}  art/ours predict {:.2f}".format(*ratios), end="")
+    print(flush=True)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
+    parser.add_argument("--keep-memory", action="store_true", help="call keep_freed_memory first")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if arguments.keep_memory:
+        keep_freed_memory()
+    for name in NETWORKS:
+        measure(name, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
