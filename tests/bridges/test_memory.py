@@ -13,7 +13,7 @@ import resource, torch
 from bridges.memory import keep_freed_memory
 keep_freed_memory()
 torch.set_num_threads(1)
-for _ in range(2):
+for _ in range(30):
     torch.ones(2**24)
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -388,3 +390,22 @@ def test_modules_of_other_dtypes_and_inputs_of_every_kind():
             assert isinstance(tensor, torch.Tensor)
             np.testing.assert_array_equal(tensor, gradient(x, labels(), sampling=sampling))
     assert smoothed(network().bfloat16()).loss_gradient(x, labels()).dtype == np.float32
+
+
+PEAK = """
+import resource, sys, numpy as np
+from torch import nn
+from bridges.pytorch import PyTorchRandomizedSmoothing
+model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Linear(256, 3))
+classifier = PyTorchRandomizedSmoothing(model, nn.CrossEntropyLoss(), (3, 32, 32), 3, seed=0)
+classifier.certify(np.zeros((1, 3, 32, 32)), int(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_n():
+    few, many = (
+        float(subprocess.run([sys.executable, "-c", PEAK, n], capture_output=True, check=True).stdout)
+        for n in ("1000", "100000")
+    )
+    assert many - few < 100
