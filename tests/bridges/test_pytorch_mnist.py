@@ -34,18 +34,14 @@ def mnist():
     return table[chosen, :-1].reshape(-1, 1, 28, 28) / 255, table[chosen, -1].astype(int)
 
 
-def test_it_is_certified(pretrained, mnist):
+@pytest.fixture(scope="module")
+def classifier(pretrained):
+    settings = {"preprocessing": (0.1307, 0.3081), "scale": 0.25, "sample_size": 100, "seed": 0}
+    return PyTorchRandomizedSmoothing(pretrained, torch.nn.CrossEntropyLoss(), (1, 28, 28), 10, **settings)
+
+
+def test_it_is_certified(classifier, mnist):
     x, y = mnist
-    classifier = PyTorchRandomizedSmoothing(
-        pretrained,
-        torch.nn.CrossEntropyLoss(),
-        (1, 28, 28),
-        10,
-        preprocessing=(0.1307, 0.3081),
-        scale=0.25,
-        sample_size=100,
-        seed=0,
-    )
     label, radius = classifier.certify(x, n=1000)
     accuracy = jaxsmooth.certified_accuracy(label, radius, y, [0.1, 0.25])
     assert accuracy[0] >= 0.90
@@ -54,19 +50,9 @@ def test_it_is_certified(pretrained, mnist):
     assert (predicted.argmax(1)[predicted.sum(1) == 1] == y[predicted.sum(1) == 1]).mean() > 0.9
 
 
-def test_attacks_within_the_radius_fail(pretrained, mnist):
+def test_attacks_within_the_radius_fail(classifier, mnist):
     """Steps of gradient descent on the smoothed loss, held within 0.9 of the radius, change no certified class."""
     x, y = mnist[0][::5], mnist[1][::5]
-    classifier = PyTorchRandomizedSmoothing(
-        pretrained,
-        torch.nn.CrossEntropyLoss(),
-        (1, 28, 28),
-        10,
-        preprocessing=(0.1307, 0.3081),
-        scale=0.25,
-        sample_size=100,
-        seed=0,
-    )
     label, radius = classifier.certify(x, n=1000)
     attacked = x.copy()
     for _ in range(5):
