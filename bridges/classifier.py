@@ -26,8 +26,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
 
     Args:
         *network: as for `Network`.
+        sample_size: votes behind a prediction.
         sampling: what the gradients differentiate when a call does not say: the network, or the smoothed classifier.
-        **smoothing: `sample_size`, `scale`, `alpha`, `seed`, `n0` and `output` of `RandomizedSmoothingMixin`.
+        **smoothing: `scale`, `alpha`, `seed`, `n0` and `output` of `RandomizedSmoothingMixin`.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -39,9 +40,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Copy and pickle as our own class, whether or not ART is loaded."""
         return restore, (own_class(type(self)),), self.__getstate__()
 
-    def __init__(self, *network: Any, sampling: bool = False, **smoothing: Any) -> None:
-        self._set_smoothing(**smoothing)
-        Network.__init__(self, *network)
+    def __init__(self, *network: Any, sample_size: int, sampling: bool = False, **smoothing: Any) -> None:
+        super().__init__(sample_size, *network, **smoothing)
         self.sampling = sampling
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, *, sampling: bool | None = None) -> np.ndarray:

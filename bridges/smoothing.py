@@ -67,21 +67,15 @@ class RandomizedSmoothingMixin:
         output: str = "one_hot",
         **kwargs: Any,
     ) -> None:
-        self._set_smoothing(sample_size, scale, alpha, seed, n0, output)
-        super().__init__(*args, **kwargs)
-
-    def _set_smoothing(
-        self, sample_size: int, scale: float, alpha: float, seed: Any, n0: int | None, output: str = "one_hot"
-    ) -> None:
-        """Check all settings, then take them."""
         check_scale("scale", scale)
         sample_size, alpha = check_integer("sample_size", sample_size, 1), check_alpha(alpha)
         n0 = None if n0 is None else check_integer("n0", n0, 1)
         if output not in _OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
-        self.key = _as_key(seed)
+        key = _as_key(seed)
+        super().__init__(*args, **kwargs)
         self.sample_size, self.scale, self.alpha, self.n0, self.output = sample_size, scale, alpha, n0, output
-        self._draws = 0
+        self.key, self._draws = key, 0
 
     def predict(self, x: Any, batch_size: int = 128, verbose: bool = False, **kwargs: Any) -> np.ndarray:
         """Predict with `sample_size` noisy votes for each input.
