@@ -24,6 +24,11 @@ class Backend(Protocol):
         """What the network returns: "logits", "log-probabilities" or "probabilities"."""
         ...
 
+    @property
+    def fixed_batch(self) -> bool:
+        """Whether `scores` should get batches of one size alone, since another one would be compiled anew."""
+        ...
+
     def as_jax(self) -> Classifier:
         """Return the network as a JAX function."""
         ...
@@ -58,6 +63,10 @@ class Backend(Protocol):
 
     def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer, by name or index, returns: an array, or a tensor of the framework with its graph."""
+        ...
+
+    def widest_layer(self, x: np.ndarray) -> int:
+        """Return how many values the largest output of a layer has, for these inputs."""
         ...
 
     def save(self, path: Path) -> None:

@@ -43,6 +43,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     def __init__(self, *network: Any, sample_size: int, sampling: bool = False, **smoothing: Any) -> None:
         super().__init__(sample_size, *network, **smoothing)
         self.sampling = sampling
+        self._widest: int | None = None
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, *, sampling: bool | None = None) -> np.ndarray:
         """Return the gradient in x of a loss, `f32[N, *input_shape]`.
@@ -148,8 +149,15 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Train on the batches of a generator."""
         self._fit(generated_batches(generator), nb_epochs, training_mode, **options)
 
+    def _row_size(self, x: np.ndarray) -> int:
+        """Return the size of the widest layer's output for one input, found out on the first input that comes."""
+        if self._widest is None:
+            prepared, _ = self._preprocessing.before(x[:1])
+            self._widest = self._backend.widest_layer(prepared) if len(x) else None
+        return max(super()._row_size(x), self._widest or 0)
+
     def _gradient_samples(self, x: np.ndarray) -> Samples:
         """Return the noisy copies that gradients average over, the same in every pass."""
         key, noise = jax.random.fold_in(self.key, _GRADIENTS), Gaussian(self.scale)
-        batch_size = self._chunk(x, 32)
+        batch_size = self._rows_at_once(x, 32)
         return stream_samples(noise, key, x, n=self.sample_size, batch_size=batch_size, ids=input_ids(x))

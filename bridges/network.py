@@ -150,7 +150,11 @@ class Network:
         scores = [np.zeros((0, self._nb_classes), np.float32)]
         for start in range(0, len(x), batch_size):
             prepared, _ = self._preprocessing.before(x[start : start + batch_size])
-            scores.append(self._preprocessing.after(self._backend.scores(prepared, training=training_mode)))
+            rows = len(prepared)
+            if self._backend.fixed_batch and rows < batch_size:
+                prepared = np.concatenate([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
+            outputs = self._backend.scores(prepared, training=training_mode)[:rows]
+            scores.append(self._preprocessing.after(outputs))
         return np.concatenate(scores)
 
     def _checked_labels(self, y: Any, number: int) -> np.ndarray:

@@ -14,15 +14,16 @@ from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
-_CHUNK_FEATURES = 2**18
-_CHUNK_ROWS = 2048
+_NOISE_VALUES = 2**22  # drawn at once
+_LAYER_VALUES, _MOST_ROWS = 2**19, 1024  # in the widest layer at once: what a processor's cache holds
 
 
 class RandomizedSmoothingMixin:
     """Give a classifier the smoothed `predict`, `certify` and `fit` (Cohen et al. 2019, arXiv:1902.02918).
 
     Mix it in before a class that has the hooks `_predict_classifier(x, batch_size, training_mode, **kwargs)`, which
-    returns scores `[B, C]`, and `_fit_classifier(x, y, batch_size, nb_epochs, **kwargs)`.
+    returns scores `[B, C]`, and `_fit_classifier(x, y, batch_size, nb_epochs, **kwargs)`. x may hold more rows than
+    `batch_size`, which is what goes through the network at once.
 
     Noise N(0, scale^2) is added to the caller's x, before anything else, in predict, certify and fit alike. It is
     never clipped. In predict and certify the noise of an input depends on the seed and on the input alone, not on the
@@ -92,8 +93,8 @@ class RandomizedSmoothingMixin:
             `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
         abstains = bool(kwargs.pop("is_abstain", True))
-        key = jax.random.fold_in(self.key, _PREDICTION)
-        counts = self._count_votes(key, as_inputs(x, self._shape()), self.sample_size, batch_size, verbose, **kwargs)
+        key, inputs = jax.random.fold_in(self.key, _PREDICTION), as_inputs(x, self._shape())
+        counts = self._count_votes(key, inputs, input_ids(inputs), self.sample_size, batch_size, verbose, **kwargs)
         if self.output == "frequencies":
             return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.output == "log_frequencies":
@@ -121,10 +122,10 @@ class RandomizedSmoothingMixin:
             `i64[N]` classes, -1 on abstention, and `f64[N]` radii in the units of x, 0 on abstention.
         """
         n, x = check_integer("n", n, 1), as_inputs(x, self._shape())
-        n0 = self.sample_size if self.n0 is None else self.n0
+        n0, ids = self.sample_size if self.n0 is None else self.n0, input_ids(x)
         selection_key, estimation_key = jaxsmooth.decision_keys(self.key)
-        selection = self._count_votes(selection_key, x, n0, batch_size, verbose, **kwargs)
-        counts = self._count_votes(estimation_key, x, n, batch_size, verbose, **kwargs)
+        selection = self._count_votes(selection_key, x, ids, n0, batch_size, verbose, **kwargs)
+        counts = self._count_votes(estimation_key, x, ids, n, batch_size, verbose, **kwargs)
         result = jaxsmooth.certificate(selection, counts, jaxsmooth.Gaussian(self.scale), n=n, alpha=self.alpha)
         return np.asarray(result.label, np.int64), np.asarray(result.radius, np.float64)
 
@@ -163,26 +164,40 @@ class RandomizedSmoothingMixin:
         return getattr(self, "input_shape", None)
 
     def _count_votes(
-        self, key: jax.Array, x: np.ndarray, n: int, batch_size: int, verbose: bool, **kwargs: Any
+        self,
+        key: jax.Array,
+        x: np.ndarray,
+        ids: np.ndarray,
+        n: int,
+        batch_size: int,
+        verbose: bool,
+        **kwargs: Any,
     ) -> np.ndarray:
         training_mode = kwargs.pop("training_mode", False)
 
-        def scores(noisy: jax.Array) -> jax.Array:
-            rows = self._predict_classifier(np.asarray(noisy), len(noisy), training_mode, **kwargs)
-            rows = np.asarray(rows, np.float32)
-            # A row of zeros is one that was blanked: no vote rather than one for class 0.
-            return jnp.asarray(np.where((rows == 0).all(axis=-1, keepdims=True), np.nan, rows))
+        batch_size = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
 
-        rows = self._chunk(x, check_integer("batch_size", batch_size, 1))
-        noise, ids = jaxsmooth.Gaussian(self.scale), input_ids(x)
+        def scores(noisy: jax.Array) -> Any:
+            rows = self._predict_classifier(np.asarray(noisy), batch_size, training_mode, **kwargs)
+            rows = np.asarray(rows, np.float32)
+            blank = ~rows.any(axis=-1, keepdims=True)
+            # A row of zeros is one that was blanked: no vote rather than one for class 0.
+            return np.where(blank, np.nan, rows) if blank.any() else rows
+
+        # Noise for several batches is drawn at once where inputs are small: alternating with the network costs time.
+        rows = batch_size * max(1, _NOISE_VALUES // math.prod(x.shape[1:]) // batch_size)
+        noise = jaxsmooth.Gaussian(self.scale)
         return np.asarray(
             jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, progress=verbose)
         )
 
-    @staticmethod
-    def _chunk(x: np.ndarray, batch_size: int) -> int:
-        """Return how many noisy inputs go into one call: the batch size, or more where inputs are small."""
-        return max(batch_size, min(_CHUNK_ROWS, _CHUNK_FEATURES // math.prod(x.shape[1:])))
+    def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:
+        """Return how many noisy inputs go through the classifier at once: more than asked for where they are small."""
+        return max(batch_size, min(_MOST_ROWS, _LAYER_VALUES // self._row_size(x)))
+
+    def _row_size(self, x: np.ndarray) -> int:
+        """Return how many values the classifier holds for one input, as far as is known."""
+        return math.prod(x.shape[1:])
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""

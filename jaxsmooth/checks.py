@@ -11,6 +11,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxsmooth.types import Noise
 
@@ -58,7 +59,7 @@ def check_alpha(alpha: Any) -> float:
     return number
 
 
-def check_scale(name: str, scale: Any) -> jax.Array:
+def check_scale(name: str, scale: Any) -> ArrayLike:
     """Return the scale of a noise as an f32 scalar, positive and finite where it is concrete."""
     array = scale if is_traced(scale) else np.asarray(scale)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
@@ -70,7 +71,8 @@ def check_scale(name: str, scale: Any) -> jax.Array:
             value = array.astype(np.float32)
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite in float32, got {scale}")
-    return jnp.asarray(scale, jnp.float32)
+        return np.float32(value)
+    return array.astype(jnp.float32)
 
 
 def check_noise(noise: Any) -> Noise:
@@ -78,8 +80,14 @@ def check_noise(noise: Any) -> Noise:
     if isinstance(noise, type) or not isinstance(noise, Noise):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
     check_scale(f"the scale of {type(noise).__name__}", noise.scale)
-    # A weak type would be another program.
-    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, jnp.result_type(leaf)), noise)
+    return jax.tree.map(_without_weak_type, noise)
+
+
+def _without_weak_type(leaf: Any) -> ArrayLike:
+    """Return a leaf as a strongly typed array: a weak type would be another program."""
+    if is_traced(leaf):
+        return lax.convert_element_type(leaf, leaf.dtype)
+    return np.asarray(leaf, jnp.result_type(leaf))
 
 
 def check_key(key: Any) -> jax.Array:
@@ -126,10 +134,10 @@ def check_inputs(x: Any) -> jax.Array:
     return inputs
 
 
-def check_ids(ids: Any, number: int) -> jax.Array:
+def check_ids(ids: Any, number: int) -> ArrayLike:
     """Return the ids of the inputs as `u32[N]`; `None` stands for 0, 1, 2, ..."""
     if ids is None:
-        return jnp.arange(number, dtype=jnp.uint32)
+        return np.arange(number, dtype=np.uint32)
     if not is_traced(ids):
         ids = np.asarray(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
@@ -138,14 +146,13 @@ def check_ids(ids: Any, number: int) -> jax.Array:
         raise ValueError(f"ids must have one entry for each of the {number} inputs, got shape {ids.shape}")
     if isinstance(ids, np.ndarray) and ids.size and not (ids.min() >= 0 and ids.max() < 2**32):
         raise ValueError(f"ids must lie in [0, 2**32), got values from {ids.min()} to {ids.max()}")
-    return jnp.asarray(ids.astype(np.uint32))
+    return ids.astype(np.uint32)
 
 
-def check_first(first: Any, n: int) -> jax.Array:
+def check_first(first: Any, n: int) -> ArrayLike:
     """Return the index of the first sample as a u32 scalar such that n samples fit into 32 bits."""
     if not is_traced(first) and not isinstance(first, jax.Array):
-        first = check_integer("first", first, 0, 2**32 - n)
-        return jnp.asarray(first, jnp.uint32)
+        return np.uint32(check_integer("first", first, 0, 2**32 - n))
     if first.shape != () or not jnp.issubdtype(first.dtype, jnp.integer):
         raise TypeError(f"first must be an integer scalar, got shape {first.shape} and dtype {first.dtype}")
     if not is_traced(first):
@@ -166,7 +173,7 @@ def check_scores(scores: Any, batch_size: int) -> int:
     return shape[1]
 
 
-def check_counts(name: str, counts: Any, n: int | None = None) -> jax.Array:
+def check_counts(name: str, counts: Any, n: int | None = None) -> jax.Array | np.ndarray:
     """Return vote counts as `i32[N, K]`; where concrete, non-negative and of at most `n` votes a row."""
     expected = "integer vote counts of shape [N, K] with K >= 2 classes"
     try:
@@ -184,4 +191,4 @@ def check_counts(name: str, counts: Any, n: int | None = None) -> jax.Array:
         most = int(counts.sum(axis=1, dtype=np.float64).max())
         if most > (_INT32 if n is None else n):
             raise ValueError(f"{name} must add up to at most n = {n} votes for each input, got {most}")
-    return jnp.asarray(counts, jnp.int32)
+    return counts.astype(np.int32)

@@ -124,7 +124,7 @@ def _sample(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
     words = draws.random_words(check_key(key), math.prod(shape))
-    return (check_scale(name, scale) * distribution(words)).reshape(shape).astype(dtype)
+    return (distribution(words) * check_scale(name, scale)).reshape(shape).astype(dtype)
 
 
 def _miss(probability: ArrayLike) -> np.ndarray:

@@ -174,7 +174,11 @@ def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     Example:
         >>> selection_key, estimation_key = decision_keys(jax.random.key(0))
     """
-    key = check_key(key)
+    return _decision_keys(check_key(key))
+
+
+@jax.jit
+def _decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
@@ -184,8 +188,8 @@ class _Task(NamedTuple):
     noise: Noise
     key: jax.Array
     x: jax.Array
-    ids: jax.Array
-    first: jax.Array
+    ids: ArrayLike
+    first: ArrayLike
 
 
 class _Position(NamedTuple):
@@ -231,9 +235,9 @@ def _draw(task: _Task, position: _Position, n: int, batch_size: int) -> tuple[ja
     """Return the noisy inputs of one chunk and the row of `x` that each belongs to, N or more for padding."""
     offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
     rows = position.row + offset // n
-    samples = task.first + (offset % n).astype(jnp.uint32)
+    samples = jnp.asarray(task.first) + (offset % n).astype(jnp.uint32)
     keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(task.key, i), s))(
-        task.ids.at[rows].get(mode="clip"), samples
+        jnp.asarray(task.ids).at[rows].get(mode="clip"), samples
     )
     event, wide = task.x.shape[1:], task.x.dtype if task.x.dtype.itemsize > 4 else np.dtype(np.float32)
     noise = jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys)

@@ -1,6 +1,7 @@
 """What the shared classes need of PyTorch: outputs, losses, gradients, training steps, activations."""
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
-from bridges.pytorch.modes import evaluating, training
+from bridges.pytorch.modes import evaluating, placement, training
 
 
 class TorchBackend:
@@ -23,9 +25,19 @@ class TorchBackend:
         optimizer: of the network's parameters, or None.
         classes: number of classes.
         device: where it runs.
+        acceleration: faster ways to compute scores in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, optimizer: Any, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Any,
+        classes: int,
+        device: torch.device,
+        acceleration: Collection[str] = (),
+    ) -> None:
+        self.accelerated = Accelerated(model, acceleration)
         self.model = model.to(device)
         self.loss_function = loss
         self.optimizer = optimizer
@@ -54,8 +66,14 @@ class TorchBackend:
 
     def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
+        run = self.model if training else self.accelerated
         with self._running(training):
-            return _to_numpy(self._two_columns(self._forward(self._tensor(x))))
+            return _to_numpy(self._two_columns(self._forward(self._tensor(x), run)))
+
+    @property
+    def fixed_batch(self) -> bool:
+        """Whether `scores` should get batches of one size alone."""
+        return self.accelerated.fixed_batch
 
     def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
@@ -109,6 +127,12 @@ class TorchBackend:
             self._forward(self._tensor(x))
         return outputs[-1] if framework else _to_numpy(outputs[-1])
 
+    def widest_layer(self, x: np.ndarray) -> int:
+        """Return how many values the largest output of a layer has, for these inputs."""
+        with recorded(*self.model.modules()) as outputs, self._running(False):
+            self._forward(self._tensor(x))
+        return max(output.numel() for output in outputs if isinstance(output, torch.Tensor))
+
     def activation_gradient(
         self, loss: Callable[[Any, Any], Any], x: np.ndarray, y: np.ndarray, layer: Any, *, training: bool = False
     ) -> np.ndarray:
@@ -131,9 +155,14 @@ class TorchBackend:
         states = [torch.load(f"{path}.model", map_location=self.device, weights_only=True)]
         if self.optimizer is not None:
             states.append(torch.load(f"{path}.optimizer", map_location=self.device, weights_only=True))
-        self.model.load_state_dict(states[0])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(states[1])
+        before = copy.deepcopy(self.model.state_dict())
+        try:
+            self.model.load_state_dict(states[0])
+            if self.optimizer is not None:
+                self.optimizer.load_state_dict(states[1])
+        except Exception:
+            self.model.load_state_dict(before)
+            raise
 
     def reset(self) -> None:
         """Draw all parameters anew and forget the optimizer's state."""
@@ -151,10 +180,10 @@ class TorchBackend:
             return training(self.model, self.device, self.frozen, gradient=gradient, keep_buffers=not fitting)
         return evaluating(self.model, self.device, gradient=gradient)
 
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), x.dtype)
+    def _forward(self, x: torch.Tensor, run: Callable[[torch.Tensor], Any] | None = None) -> torch.Tensor:
+        x = x.to(placement(self.model)[1] or x.dtype)
         # A leaf that requires a gradient may not be written to, and a module may write to its input.
-        outputs = self.model(x.to(dtype).clone() if x.requires_grad else x.to(dtype))
+        outputs = (run or self.model)(x.clone() if x.requires_grad else x)
         width = outputs.shape[1] if outputs.ndim == 2 else None
         if width != self.classes and (width, self.classes) != (1, 2):
             raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {tuple(outputs.shape)}")

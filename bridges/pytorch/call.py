@@ -13,7 +13,7 @@ import torch
 from jax.experimental.buffer_callback import buffer_callback
 from torch import nn
 
-from bridges.pytorch.modes import evaluating
+from bridges.pytorch.modes import evaluating, placement
 from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dtype
 from jaxsmooth.checks import is_traced
 
@@ -87,7 +87,7 @@ class TorchFunction:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the module on a tensor that the module may not write to or keep."""
-        home, dtype = self._home()
+        home, dtype = placement(self.module)
         with evaluating(self.module, home):
             private = self.signature(x.shape[1:], x.dtype).takes_its_input or self._is_watched()
             result = self.module(_move(x, home, dtype, private))
@@ -96,7 +96,7 @@ class TorchFunction:
 
     def gradient(self, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
         """Return the gradient of <cotangent, module(x)> in x."""
-        home, dtype = self._home()
+        home, dtype = placement(self.module)
         with evaluating(self.module, home, gradient=True):
             leaf = _move(x, home, dtype, self._is_watched()).detach().requires_grad_()
             private = self.signature(x.shape[1:], x.dtype).takes_its_input
@@ -112,7 +112,7 @@ class TorchFunction:
 
     def signature(self, event: tuple[int, ...], dtype: torch.dtype) -> "_Signature":
         """Find out, on two rows of zeros, what the module returns and how it treats its input."""
-        home, own = self._home()
+        home, own = placement(self.module)
         entry = (tuple(event), dtype, home, own)
         if entry not in self._signatures:
             with torch.random.fork_rng(devices=[]), evaluating(self.module, home):
@@ -120,7 +120,7 @@ class TorchFunction:
         return self._signatures[entry]
 
     def _probe(self, event: tuple[int, ...], dtype: torch.dtype) -> "_Signature":
-        home, own = self._home()
+        home, own = placement(self.module)
         # The memory is NumPy's, so that it can be seen whether anything still refers to it afterwards.
         memory = np.zeros(2 * math.prod(event) * dtype.itemsize, np.uint8)
         x = torch.from_numpy(memory).view(dtype).reshape(2, *event)
@@ -128,20 +128,12 @@ class TorchFunction:
         result = self.module(_move(x, home, own, private=False))
         self._check_rows(result, 2)
         shape, result_dtype, writes = tuple(result.shape[1:]), result.dtype, x._version != version
-        held = {tensor.untyped_storage().data_ptr() for tensor in (x, *self._tensors())}
+        own_tensors = (*self.module.parameters(), *self.module.buffers())
+        held = {tensor.untyped_storage().data_ptr() for tensor in (x, *own_tensors)}
         borrowed = result.untyped_storage().data_ptr() in held
         observer = weakref.ref(memory)
         del x, result, memory
         return _Signature(shape, to_jax_dtype(result_dtype), writes or observer() is not None, borrowed)
-
-    def _tensors(self) -> list[torch.Tensor]:
-        return [*self.module.parameters(), *self.module.buffers()]
-
-    def _home(self) -> tuple[torch.device, torch.dtype | None]:
-        """Return the device and the floating dtype of the module's tensors."""
-        tensors = self._tensors()
-        dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
-        return (tensors[0].device if tensors else torch.device("cpu")), dtype
 
     def _is_watched(self) -> bool:
         """Tell whether hooks see the module's tensors: what they keep must not be a view of XLA's memory."""

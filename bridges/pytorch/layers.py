@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
-import torch
 from torch import nn
 
 
@@ -34,18 +33,19 @@ def find_layer(model: nn.Module, layer: Any) -> nn.Module:
 
 
 @contextlib.contextmanager
-def recorded(layer: nn.Module) -> Generator[list[torch.Tensor]]:
-    """Collect what a layer returns while the body runs. No hook is left behind."""
-    outputs: list[torch.Tensor] = []
+def recorded(*layers: nn.Module) -> Generator[list[Any]]:
+    """Collect what layers return while the body runs. No hook is left behind."""
+    outputs: list[Any] = []
 
-    def record(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+    def record(_: nn.Module, __: Any, output: Any) -> None:
         outputs.append(output)
 
-    hook = layer.register_forward_hook(record)
+    hooks = [layer.register_forward_hook(record) for layer in layers]
     try:
         yield outputs
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def reinitialise(model: nn.Module) -> None:

@@ -12,6 +12,13 @@ _LOCK = threading.Lock()
 _RUNNING: "weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]]" = weakref.WeakKeyDictionary()
 
 
+def placement(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Return the device and the floating dtype of a module's tensors."""
+    tensors = [*module.parameters(), *module.buffers()]
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    return (tensors[0].device if tensors else torch.device("cpu")), dtype
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module, device: torch.device, *, gradient: bool = False) -> Generator[None]:
     """Run the body with the module in evaluation mode and with the thread's own modes shut out.

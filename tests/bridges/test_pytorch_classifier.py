@@ -6,10 +6,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import flax.linen as linen
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.tree_util import Partial
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -58,6 +60,26 @@ def test_certify_is_that_of_the_core_on_the_module():
     assert isinstance(classifier, RandomizedSmoothingMixin)
     assert -1 in label
     assert (label >= 0).any()
+
+
+def test_an_equivalent_flax_module_gets_the_same_noise_and_votes():
+    torch.manual_seed(0)
+    linears = nn.Linear(16, 8), nn.Linear(8, 3)
+    classifier, x = smoothed(nn.Sequential(nn.Flatten(), linears[0], nn.ReLU(), linears[1])), inputs(20)
+    module = linen.Sequential([lambda v: v.reshape(len(v), -1), linen.Dense(8), linen.relu, linen.Dense(3)])
+    layers = {
+        f"layers_{i}": {"kernel": jnp.asarray(layer.weight.detach().T), "bias": jnp.asarray(layer.bias.detach())}
+        for i, layer in zip((1, 3), linears, strict=True)
+    }
+    f = Partial(module.apply, {"params": layers})
+    key, sizes = jaxsmooth.decision_keys(classifier.key)[1], {"n": 500, "ids": input_ids(x)}
+    by_flax, by_torch = (
+        jaxsmooth.count_votes(g, jaxsmooth.Gaussian(0.5), key, x, **sizes) for g in (f, as_jax(classifier.model))
+    )
+    by_class = classifier._count_votes(key, x, input_ids(x), 500, 32, False)
+    np.testing.assert_array_equal(by_class, by_torch)
+    # Of 10,000 votes, one may flip whose two best scores are as close as the two frameworks' rounding.
+    assert np.abs(np.asarray(by_flax) - by_torch).sum() <= 4
 
 
 def test_noise_comes_before_preprocessing_and_the_radius_is_in_units_of_x():

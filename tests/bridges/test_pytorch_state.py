@@ -75,6 +75,17 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert len(other.optimizer.state) == len(classifier.optimizer.state) > 0
 
 
+def test_loading_changes_all_or_nothing(tmp_path):
+    classifier, x = trainable(), inputs()
+    other = smoothed(model := network(), optimizer=torch.optim.SGD(list(model.parameters())[:1], 0.1))
+    other.save("other", tmp_path)
+    classifier.fit(x, labels(), nb_epochs=1)
+    before = classifier.compute_loss(x, labels())
+    with pytest.raises(ValueError, match="parameter group"):
+        classifier.load("other", tmp_path)
+    np.testing.assert_array_equal(classifier.compute_loss(x, labels()), before)
+
+
 def test_save_goes_to_the_working_directory_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     smoothed().save("net")

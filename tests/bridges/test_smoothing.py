@@ -76,7 +76,7 @@ def test_results_depend_on_the_input_and_the_seed_alone():
 def test_the_hooks_get_batches_of_one_shape_and_the_keywords():
     classifier = smoothed()
     classifier.predict(inputs(), batch_size=4096, training_mode=True, temperature=2.0)
-    assert set(classifier.calls) == {((2400, 5), 2400, True, 2.0)}
+    assert set(classifier.calls) == {((2400, 5), 4096, True, 2.0)}
     with pytest.raises(TypeError, match="is_abstian"):
         classifier.predict(inputs(), is_abstian=True)
 

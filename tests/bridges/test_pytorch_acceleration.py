@@ -1,0 +1,84 @@
+"""Faster ways to count votes: the same classifier, or one that says it is another; refusals; the chosen batch size."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.bridges.test_pytorch_classifier import SHAPE, inputs, network, smoothed
+
+
+def convolutional():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+def votes(classifier):
+    classifier.output = "frequencies"
+    return 50 * classifier.predict(inputs(20))
+
+
+# torch.compile's own modules warn when they are loaded.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("ways", [("channels_last",), ("compile",), {"channels_last", "compile"}], ids=str)
+def test_ways_that_keep_the_classifier(ways):
+    classifier = smoothed(convolutional(), acceleration=ways)
+    assert (classifier.acceleration, classifier.certified_dtype) == (frozenset(ways), "float32")
+    # 1,000 votes; rounding may move one whose two best scores are within 1e-6.
+    assert np.abs(votes(classifier) - votes(smoothed(convolutional()))).sum() <= 2
+    for again in (copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))):
+        np.testing.assert_array_equal(votes(again), votes(classifier))
+        assert again.acceleration == frozenset(ways)
+    before = classifier.acceleration
+    classifier.set_params(alpha=0.02)
+    assert classifier.acceleration == before
+
+
+def test_bfloat16_is_another_classifier_and_says_so():
+    model = convolutional()
+    classifier, x = smoothed(model, acceleration=["bfloat16"]), inputs()
+    assert classifier.certified_dtype == "bfloat16 autocast"
+    label, radius = classifier.certify(x, 100)
+    expected = smoothed(model).certify(x, 100)
+    np.testing.assert_array_equal(label, expected[0])
+    np.testing.assert_allclose(radius, expected[1], atol=0.2)
+    np.testing.assert_array_equal(classifier.loss_gradient(x, label), smoothed(model).loss_gradient(x, label))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert smoothed(network().double()).certified_dtype == "float64"
+
+
+def test_a_compiled_module_gets_batches_of_one_size():
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    classifier = smoothed(Watched(), acceleration=["compile"])
+    classifier._torch.accelerated._run = lambda x: seen.append(len(x)) or classifier.model(x)
+    classifier.certify(inputs(3), 333)
+    classifier.predict(inputs(5))
+    assert len(set(seen)) == 1
+
+
+def test_batches_hold_what_a_cache_holds_of_the_widest_layer():
+    assert smoothed()._rows_at_once(inputs(), 32) == 1024
+    assert smoothed()._rows_at_once(inputs(), 2000) == 2000
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 2**13), nn.Linear(2**13, 3))
+    assert smoothed(wide)._rows_at_once(inputs(), 32) == 64
+    assert not any(part._forward_hooks for part in wide.modules())
+
+
+@pytest.mark.parametrize(
+    ("ways", "error"), [("compile", TypeError), (3, TypeError), (["fast"], ValueError), (["compile", "x"], ValueError)]
+)
+def test_other_ways_are_refused(ways, error):
+    with pytest.raises(error, match="acceleration must"):
+        smoothed(input_shape=SHAPE, acceleration=ways)
