@@ -8,10 +8,12 @@ import jax
 import numpy as np
 
 from bridges.art import own_class, restore
+from bridges.backend import Backend
 from bridges.fitting import epochs, generated_batches, minibatches
 from bridges.gradients import Samples, smoothed_loss_gradient, weighted_gradient
-from bridges.inputs import as_inputs, as_labels, input_ids
+from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input_ids
 from bridges.network import Network
+from bridges.preprocessing import Preprocessing
 from bridges.smoothing import RandomizedSmoothingMixin
 from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
@@ -25,11 +27,23 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     Gradients are float32 arrays, or tensors where the input is one. "The network" is the one that is not smoothed.
 
     Args:
-        *network: as for `Network`.
+        backend: the network.
+        input_shape: shape of one input.
+        nb_classes: number of classes, at least 2.
+        channels_first: where the channels of an image are.
+        clip_values: `(min, max)` of the inputs, for attacks; nothing here clips.
+        preprocessing_defences, postprocessing_defences, preprocessing: as for `Preprocessing`.
         sample_size: votes behind a prediction.
         sampling: what the gradients differentiate when a call does not say: the network, or the smoothed classifier.
         **smoothing: `scale`, `alpha`, `seed`, `n0` and `output` of `RandomizedSmoothingMixin`.
+
+    Attributes:
+        parameters: names of the settings that `get_params` returns, arguments of the constructor.
+        kept: names of attributes that are arguments of the constructor too, and that `set_params` leaves alone.
     """
+
+    parameters: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ("n0", "sampling", "output")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an instance that ART's attacks accept, if ART is loaded."""
@@ -40,10 +54,59 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Copy and pickle as our own class, whether or not ART is loaded."""
         return restore, (own_class(type(self)),), self.__getstate__()
 
-    def __init__(self, *network: Any, sample_size: int, sampling: bool = False, **smoothing: Any) -> None:
-        super().__init__(sample_size, *network, **smoothing)
+    def __init__(
+        self,
+        backend: Backend,
+        input_shape: Any,
+        nb_classes: int,
+        channels_first: bool,
+        clip_values: Any,
+        preprocessing_defences: Any,
+        postprocessing_defences: Any,
+        preprocessing: Any,
+        *,
+        sample_size: int,
+        sampling: bool = False,
+        **smoothing: Any,
+    ) -> None:
+        shape, clip_values = as_shape(input_shape), as_clip_values(clip_values)
+        steps = Preprocessing(preprocessing_defences, preprocessing, postprocessing_defences, shape, channels_first)
+        super().__init__(sample_size, backend, shape, nb_classes, channels_first, clip_values, steps, **smoothing)
+        self.preprocessing_defences = preprocessing_defences
+        self.postprocessing_defences = postprocessing_defences
+        self.preprocessing = preprocessing
         self.sampling = sampling
         self._widest: int | None = None
+
+    @property
+    def estimator_params(self) -> list[str]:
+        """Names of the settings that `get_params` returns and `set_params` takes."""
+        return list(self.parameters)
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the settings by name. `set_params(**get_params())` changes nothing."""
+        return {name: getattr(self, name) for name in self.parameters}
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Change settings, all or none: they are checked as by the constructor before any is taken over.
+
+        Raises:
+            ValueError: an unknown name. ValueError, TypeError: as the constructor.
+        """
+        unknown = sorted(set(kwargs) - set(self.parameters))
+        if unknown:
+            raise ValueError(f"unknown parameters {unknown}: expected some of {sorted(self.parameters)}")
+        changed = restore(type(self))
+        changed._construct({**self.get_params(), **kwargs}, self)
+        changed._draws = self._draws
+        self.__dict__.update(changed.__dict__)
+
+    def _construct(self, settings: dict[str, Any], other: Any) -> None:
+        """Set up an instance from all parameters and, for the rest, from another instance."""
+        # Of our own class, whatever constructor a user's subclass has.
+        own: Any = next(base for base in type(self).__mro__ if "parameters" in vars(base))
+        kept: dict[str, Any] = {name: getattr(other, name) for name in self.kept}
+        own.__init__(self, **settings, **kept, seed=other.key)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, *, sampling: bool | None = None) -> np.ndarray:
         """Return the gradient in x of a loss, `f32[N, *input_shape]`.

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxsmooth.checks import check_integer
+
 _REDUCTIONS: dict[str, Callable[[np.ndarray], Any]] = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
 
 
@@ -61,6 +63,23 @@ def as_labels(y: Any, number: int, classes: int) -> np.ndarray:
     if (indices != array.reshape(number)).any() or (indices < 0).any() or (indices >= classes).any():
         raise ValueError(f"y must hold class indices from 0 to {classes - 1}, got {array.min()} to {array.max()}")
     return indices
+
+
+def as_shape(input_shape: Any) -> tuple[int, ...]:
+    """Return the shape of one input: at least one axis, each of at least one entry."""
+    shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
+    if not shape:
+        raise ValueError("input_shape must have at least one axis, got ()")
+    return shape
+
+
+def as_clip_values(clip_values: Any) -> np.ndarray | None:
+    """Return `(min, max)` as an array."""
+    if clip_values is None:
+        return None
+    if len(clip_values) != 2 or not (np.asarray(clip_values[0]) < np.asarray(clip_values[1])).all():
+        raise ValueError(f"clip_values must be (min, max) with min < max, got {clip_values}")
+    return np.array(clip_values, np.float32)
 
 
 def to_numpy(name: str, value: Any) -> np.ndarray:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -41,12 +40,3 @@ def as_device(device_type: Any) -> torch.device:
         return torch.device(device_type)
     except (RuntimeError, TypeError):
         raise ValueError(f"device_type must be 'gpu', 'cpu' or a PyTorch device, got {device_type!r}") from None
-
-
-def as_clip_values(clip_values: Any) -> np.ndarray | None:
-    """Return `(min, max)` as an array."""
-    if clip_values is None:
-        return None
-    if len(clip_values) != 2 or not (np.asarray(clip_values[0]) < np.asarray(clip_values[1])).all():
-        raise ValueError(f"clip_values must be (min, max) with min < max, got {clip_values}")
-    return np.array(clip_values, np.float32)

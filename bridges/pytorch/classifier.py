@@ -7,20 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from bridges.art import restore
 from bridges.classifier import SmoothedClassifier
 from bridges.inputs import as_inputs, as_labels, refuse_keywords
-from bridges.preprocessing import Preprocessing
-from bridges.pytorch.arguments import activation_loss, as_clip_values, as_device, check_types
+from bridges.pytorch.arguments import activation_loss, as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
 from jaxsmooth.checks import check_integer
 
-_PARAMETERS = (
-    *("model", "clip_values", "preprocessing_defences", "postprocessing_defences", "preprocessing", "channels_first"),
-    *("device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level", "loss_scale"),
-    *("sample_size", "scale", "alpha"),
-)
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
 
@@ -61,6 +54,13 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         ((5,), dtype('float64'))
     """
 
+    parameters = (
+        *("model", "clip_values", "preprocessing_defences", "postprocessing_defences", "preprocessing"),
+        *("channels_first", "device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level"),
+        *("loss_scale", "sample_size", "scale", "alpha"),
+    )
+    kept = (*SmoothedClassifier.kept, "acceleration")
+
     def __init__(
         self,
         model: nn.Module,
@@ -85,17 +85,18 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         acceleration: Collection[str] = (),
     ) -> None:
         check_types(model, optimizer)
-        shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
         nb_classes = check_integer("nb_classes", nb_classes, 2)
         device = as_device(device_type)
         backend = TorchBackend(model, Loss(loss, nb_classes), optimizer, nb_classes, device, acceleration)
         super().__init__(
             backend,
-            shape,
+            input_shape,
             nb_classes,
             channels_first,
-            as_clip_values(clip_values),
-            Preprocessing(preprocessing_defences, preprocessing, postprocessing_defences, shape, channels_first),
+            clip_values,
+            preprocessing_defences,
+            postprocessing_defences,
+            preprocessing,
             sample_size=sample_size,
             scale=scale,
             alpha=alpha,
@@ -107,9 +108,6 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         self._torch = backend
         self._device_type = device_type
         self._mixed_precision: dict[str, Any] = {"opt_level": "O1", "loss_scale": "dynamic"}
-        self.preprocessing_defences = preprocessing_defences
-        self.postprocessing_defences = postprocessing_defences
-        self.preprocessing = preprocessing
 
     @property
     def loss(self) -> Any:
@@ -150,11 +148,6 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     def loss_scale(self) -> Any:
         """Kept for ART's callers; autocast has no such scale."""
         return self._mixed_precision["loss_scale"]
-
-    @property
-    def estimator_params(self) -> list[str]:
-        """Names of the settings that `get_params` returns and `set_params` takes."""
-        return list(_PARAMETERS)
 
     @property
     def device_type(self) -> str:
@@ -233,29 +226,11 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         gradient = self._torch.activation_gradient(loss, prepared, compared, layer_name, training=training_mode)
         return self._preprocessing.gradient(inputs, gradient)
 
-    def get_params(self) -> dict[str, Any]:
-        """Return the settings by name. `set_params(**get_params())` changes nothing."""
-        return {name: getattr(self, name) for name in _PARAMETERS}
-
-    def set_params(self, **kwargs: Any) -> None:
-        """Change settings, all or none: they are checked as by the constructor before any is taken over.
-
-        Raises:
-            ValueError: an unknown name. ValueError, TypeError: as the constructor.
-        """
-        unknown = sorted(set(kwargs) - set(_PARAMETERS))
-        if unknown:
-            raise ValueError(f"unknown parameters {unknown}: expected some of {sorted(_PARAMETERS)}")
-        settings = {**self.get_params(), **kwargs}
-        use_amp = settings.pop("use_amp")
+    def _construct(self, settings: dict[str, Any], other: Any) -> None:
         mixed = {name: settings.pop(name) for name in ("opt_level", "loss_scale")}
-        changed = restore(type(self))
-        own: dict[str, Any] = {name: getattr(self, name) for name in ("n0", "sampling", "output", "acceleration")}
-        own["seed"] = self.key
-        PyTorchRandomizedSmoothing.__init__(changed, **settings, **own)
-        changed._torch.use_amp, changed._torch.frozen = bool(use_amp), self._torch.frozen
-        changed._draws = self._draws
-        self.__dict__.update(changed.__dict__, _mixed_precision=mixed)
+        use_amp = bool(settings.pop("use_amp"))
+        super()._construct(settings, other)
+        self._mixed_precision, self._torch.use_amp, self._torch.frozen = mixed, use_amp, other._torch.frozen
 
     def reduce_labels(self, y: Any) -> Any:
         """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""

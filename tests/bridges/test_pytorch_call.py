@@ -315,7 +315,7 @@ def test_what_is_no_classifier_is_refused(wrap):
         wrap(as_jax(Fixed(lambda x: (x, x))))(jnp.ones((4, 5)))
     with pytest.raises(ValueError, match="must return one row for each of 2 inputs"):
         wrap(as_jax(Fixed(lambda x: x.sum())))(jnp.ones((4, 5)))
-    with pytest.raises(TypeError, match="a module takes a floating-point batch"):
+    with pytest.raises(TypeError, match="a model takes a floating-point batch"):
         wrap(as_jax(small_cnn()))(jnp.ones((4, 5), int))
     with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="does not depend on its input differentiably"):
         jax.block_until_ready(wrap(jax.grad(partial(loss, as_jax(Fixed(lambda x: x.detach())))))(jnp.ones((4, 5))))

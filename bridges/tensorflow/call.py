@@ -1,0 +1,151 @@
+"""A TensorFlow 2 or Keras model as a JAX function with a gradient."""
+
+import math
+import weakref
+from typing import Any
+
+import jax
+import numpy as np
+import tensorflow as tf
+
+from bridges.callbacks import BridgedFunction, Signature
+from bridges.tensorflow.functions import Graph, caller, float_dtype
+from bridges.tensorflow.transfer import to_jax, to_jax_dtype, to_numpy, to_tensorflow
+
+
+def as_jax(model: Any) -> "TensorFlowFunction":
+    """Return a JAX function that runs a TensorFlow 2 or Keras 3 model, forward and reverse-mode gradient.
+
+    The function runs inside and outside of `jax.jit`, and under `jax.grad`, `jax.vmap`, `jax.lax.scan`, `jax.lax.map`
+    and `jax.shard_map`. Outside of jit arrays cross by DLPack; inside, XLA hands the model its own buffers. The model
+    is called as `model(x, training=False)`, or `model(x)` if it takes no such argument, as one `tf.function` for each
+    shape and dtype of an input, whatever the batch size. Variables that change take effect at the next call; what
+    Python code in the model decides is fixed by the first, as with every `tf.function`. The model is not changed, but
+    for a Keras model that was never called: it makes its variables.
+
+    Args:
+        model: Keras model (Sequential, functional, subclassed), `tf.Module`, `tf.function` or function, which takes one
+            tensor `[B, *event]` and returns one `[B, *result]`, for every B, a row of the result depending on that row
+            of the input alone.
+
+    Returns:
+        A function of one floating-point array `[B, *event]`. Two functions of the same model are equal. Results have
+        the model's dtype, float64 becoming float32 unless `jax_enable_x64` is set.
+
+    Raises:
+        TypeError: `model` cannot be called, returns no tensor, or the input is not floating-point.
+        ValueError: the result of a batch has another number of rows.
+        NotImplementedError: inside jit on anything but a CPU, and second derivatives.
+        An exception in the model arrives as it is outside of jit, and inside of it as JAX's runtime error with the
+        model's message.
+
+    Notes:
+        On a GPU, TensorFlow reserves nearly all memory at its first operation, and JAX three quarters of it. Set
+        `TF_FORCE_GPU_ALLOW_GROWTH=true` and `XLA_PYTHON_CLIENT_PREALLOCATE=false` before importing either.
+        TensorFlow and XLA each have a thread for every core. They share the cores well where they take turns, as here.
+        Under `shard_map`, an exception on one device keeps the others waiting at the next collective.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> weight = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> f = as_jax(lambda x: x @ weight)
+        >>> x = jnp.ones((4, 3))
+        >>> jax.jit(f)(x).shape, jax.grad(lambda x: f(x).sum())(x)[0]
+        ((4, 2), Array([1., 1., 2.], dtype=float32))
+    """
+    if not callable(model) or isinstance(model, type):
+        raise TypeError(f"model must be a Keras model, a tf.Module or a function, got {model!r}")
+    return TensorFlowFunction(model)
+
+
+class TensorFlowFunction(BridgedFunction):
+    """A TensorFlow model as a JAX function."""
+
+    framework = "TensorFlow"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._call = caller(model)
+        self._signatures: dict[Any, Signature] = {}
+        self._forward = Graph(self._run)
+        self._gradient = Graph(self._run_gradient)
+
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
+        """Run the model on a tensor that it may not keep."""
+        result = self._forward(self._own(x))
+        self.check_rows(tuple(result.shape), len(x))
+        return result
+
+    def gradient(self, x: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
+        """Return the gradient of <cotangent, model(x)> in x."""
+        return self._gradient(self._own(x), cotangent)
+
+    def signature(self, event: tuple[int, ...], dtype: np.dtype[Any]) -> Signature:
+        """Find out, on two rows of zeros, what the model returns and how it treats its input."""
+        entry = (tuple(event), np.dtype(dtype))
+        if entry not in self._signatures:
+            self._signatures[entry] = self._probe(*entry)
+        return self._signatures[entry]
+
+    def view(self, array: Any) -> tf.Tensor:
+        """View a JAX array or a buffer as a tensor."""
+        return to_tensorflow(array)
+
+    def as_rows(self, tensor: tf.Tensor, event_ndim: int) -> tf.Tensor:
+        """Make one batch dimension of all dimensions before the last `event_ndim`."""
+        return tensor if tensor.ndim == event_ndim + 1 else tf.reshape(tensor, [-1, *tensor.shape[-event_ndim:]])
+
+    def to_jax(self, tensor: tf.Tensor, *, private: bool) -> jax.Array:
+        """View a tensor as a JAX array. TensorFlow never writes to memory that is in use elsewhere."""
+        del private
+        return to_jax(tensor)
+
+    def write(self, tensor: tf.Tensor, out: Any) -> None:
+        """Write a tensor into a buffer of as many values."""
+        target = np.asarray(out)
+        values = to_numpy(tensor)
+        if values.size != target.size:
+            raise ValueError(f"expected a result of shape {target.shape}, got {values.shape}")
+        target[...] = values.reshape(target.shape)
+
+    def check_platform(self, platform: str) -> None:
+        """Refuse all but the CPU: TensorFlow cannot write to the memory of another."""
+        super().check_platform("a GPU" if platform == "gpu" else platform)
+
+    def _run(self, x: tf.Tensor) -> tf.Tensor:
+        result = self._call(_cast(x, float_dtype(self.model)), False)
+        if not tf.is_tensor(result):
+            raise TypeError(f"{type(self.model).__name__} must return a tensor, got {type(result).__name__}")
+        return result
+
+    def _run_gradient(self, x: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            result = self._run(x)
+        weights = tf.reshape(tf.cast(cotangent, result.dtype), tf.shape(result))
+        gradient = tape.gradient(result, x, output_gradients=weights)
+        if gradient is None:
+            raise ValueError(f"the output of {type(self.model).__name__} does not depend on its input differentiably")
+        return gradient
+
+    def _own(self, x: tf.Tensor) -> tf.Tensor:
+        """Return a tensor that the model may keep, if it is one that does."""
+        kept = self.signature(tuple(x.shape[1:]), x.dtype.as_numpy_dtype).takes_its_input
+        return x + 0 if kept else x
+
+    def _probe(self, event: tuple[int, ...], dtype: np.dtype[Any]) -> Signature:
+        # The memory is NumPy's, so that it can be seen whether anything still refers to it afterwards.
+        memory = np.zeros(2 * math.prod(event) * dtype.itemsize + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        x = memory[start : start + memory.size - 64].view(dtype).reshape(2, *event)
+        self._run(tf.constant(x))  # makes the variables of a Keras model that has none yet
+        result = self._forward(to_tensorflow(x))
+        self.check_rows(tuple(result.shape), 2)
+        shape, result_dtype = tuple(result.shape[1:]), to_jax_dtype(result.dtype)
+        observer = weakref.ref(memory)
+        del x, result, memory
+        return Signature(shape, result_dtype, observer() is not None, lends_its_result=False)
+
+
+def _cast(x: tf.Tensor, dtype: tf.DType | None) -> tf.Tensor:
+    return x if dtype is None else tf.cast(x, dtype)

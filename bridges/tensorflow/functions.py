@@ -1,0 +1,58 @@
+"""TensorFlow models and functions run as compiled graphs: one for each input signature, for every batch size."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class Graph:
+    """A function of tensors, compiled once for each signature with a free batch dimension.
+
+    Args:
+        run: function of tensors, each with a batch dimension, traceable by `tf.function`.
+    """
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self.run = run
+        self._compiled: dict[Any, Any] = {}
+
+    def __call__(self, *tensors: tf.Tensor) -> Any:
+        """Run the function eagerly called, but as a graph."""
+        return self.compiled(*tensors)(*tensors)
+
+    def compiled(self, *tensors: tf.Tensor) -> Any:
+        """Return the `tf.function` for tensors like these."""
+        specs = tuple(tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors)
+        if specs not in self._compiled:
+            self._compiled.setdefault(specs, tf.function(self.run, input_signature=specs))
+        return self._compiled[specs]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave compiled code out of copies and pickles."""
+        return {"run": self.run, "_compiled": {}}
+
+
+def caller(model: Any) -> Callable[[tf.Tensor, bool], Any]:
+    """Return `model(x, training=...)` as a function of x and training; `model(x)` where it takes no such argument."""
+    if isinstance(model, keras.Layer) or _takes_training(model):
+        return lambda x, training: model(x, training=training)
+    return lambda x, training: model(x)  # noqa: ARG005
+
+
+def float_dtype(model: Any) -> tf.DType | None:
+    """Return the floating dtype that a model wants its input in, None for any."""
+    if isinstance(model, keras.Layer):
+        return tf.as_dtype(model.compute_dtype)
+    variables: Any = getattr(model, "variables", ())
+    return next((v.dtype for v in variables if v.dtype.is_floating), None) if isinstance(model, tf.Module) else None
+
+
+def _takes_training(model: Any) -> bool:
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "training" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)

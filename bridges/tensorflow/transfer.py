@@ -1,0 +1,40 @@
+"""Arrays between JAX, NumPy and TensorFlow, without a copy where the memory allows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow as tf
+
+_ALIGNMENT = 64
+
+
+def to_tensorflow(array: Any) -> tf.Tensor:
+    """View a JAX array, or a buffer inside a callback, as a tensor.
+
+    TensorFlow ends the process when it meets memory that is not aligned to 64 bytes: such an array is copied.
+    """
+    if array.__dlpack_device__()[0] == 1 and not (0 not in array.shape and _is_aligned(np.asarray(array))):
+        return tf.constant(np.asarray(array))
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def to_jax(tensor: tf.Tensor) -> jax.Array:
+    """View a tensor as a JAX array: without a copy if its memory is aligned to 64 bytes."""
+    return jnp.from_dlpack(tf.cast(tensor, to_jax_dtype(tensor.dtype)))
+
+
+def to_numpy(tensor: tf.Tensor) -> np.ndarray:
+    """Return a tensor as an array: a view of it on the CPU where NumPy knows the dtype."""
+    known = tensor.dtype in (tf.float32, tf.float64, tf.int32, tf.int64)
+    return np.asarray(memoryview(tensor)) if known and "CPU" in tensor.device else tensor.numpy()
+
+
+def to_jax_dtype(dtype: tf.DType) -> np.dtype[Any]:
+    """Return the dtype that JAX has for this one: float64 is float32 unless `jax_enable_x64` is set."""
+    return jax.dtypes.canonicalize_dtype(dtype.as_numpy_dtype)
+
+
+def _is_aligned(array: np.ndarray) -> bool:
+    return array.ctypes.data % _ALIGNMENT == 0
