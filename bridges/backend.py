@@ -15,8 +15,8 @@ class Backend(Protocol):
     model: Any
 
     @property
-    def layer_names(self) -> list[str]:
-        """Names of the direct children of the network."""
+    def layer_names(self) -> list[str] | None:
+        """Names of the direct children of the network, None where it has no such thing."""
         ...
 
     @property

@@ -65,6 +65,25 @@ def as_labels(y: Any, number: int, classes: int) -> np.ndarray:
     return indices
 
 
+def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool) -> np.ndarray:
+    """Return labels as a loss of outputs `[number, width]` takes them: class indices, or else float32 rows.
+
+    Rows are kept as they are, indices become one-hot rows, or one column of 0 and 1 for a binary model of one output.
+
+    Example:
+        >>> as_targets([0, 1], 2, 3, 3, indices=False)
+        array([[1., 0., 0.],
+               [0., 1., 0.]], dtype=float32)
+    """
+    if indices:
+        return as_labels(y, number, classes)
+    array = to_numpy("y", y)
+    if array.shape == (number, classes) and width == classes:
+        return array.astype(np.float32)
+    labels = as_labels(array, number, classes)
+    return labels[:, None].astype(np.float32) if width == 1 else np.eye(classes, dtype=np.float32)[labels]
+
+
 def as_shape(input_shape: Any) -> tuple[int, ...]:
     """Return the shape of one input: at least one axis, each of at least one entry."""
     shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
@@ -86,10 +105,10 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
     """Return an array, list, JAX array or tensor as a NumPy array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-    if str(getattr(value, "dtype", "")).endswith("bfloat16"):
-        value = value.float() if hasattr(value, "float") else value.astype(np.float32)
+        value = value.float() if str(value.dtype).endswith("bfloat16") else value
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from None
 

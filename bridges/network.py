@@ -68,8 +68,8 @@ class Network:
         return self._clip_values
 
     @property
-    def layer_names(self) -> list[str]:
-        """Names of the direct children of the network."""
+    def layer_names(self) -> list[str] | None:
+        """Names of the direct children of the network, None where it has no such thing."""
         return self._backend.layer_names
 
     @property
@@ -83,7 +83,7 @@ class Network:
         return all(isinstance(step, Standardisation) or hasattr(step, "forward") for step in self._preprocessing.steps)
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", training_mode: bool = False) -> np.ndarray:
-        """Return the loss of the network: `f32[N]`, or its mean or sum.
+        """Return the loss of the network: `f32[N]`, or its mean or sum, 0 for no inputs.
 
         Args:
             x: inputs.
@@ -93,6 +93,8 @@ class Network:
         """
         reduce, inputs = as_reduction(reduction), as_inputs(x, self._input_shape)
         y = self._checked_labels(y, len(inputs))
+        if len(inputs) == 0:
+            return np.zeros((0,) if reduction == "none" else (), np.float32)
         prepared, _ = self._preprocessing.before(inputs)
         return reduce(self._backend.loss(prepared, y, training=training_mode))
 

@@ -122,11 +122,17 @@ class Preprocessing:
         return np.asarray(gradient, np.float32)
 
     def after(self, scores: np.ndarray) -> np.ndarray:
-        """Return the scores after the postprocessing defences."""
-        for step in self.postprocessors:
-            if step.apply_predict:
-                scores = step(scores)
-        return scores
+        """Return the scores after the postprocessing defences, NaN in the rows that a defence blanked with zeros.
+
+        A row of NaN is no vote; one of zeros would be a vote for class 0.
+        """
+        applied = [step for step in self.postprocessors if step.apply_predict]
+        for step in applied:
+            scores = step(scores)
+        if not applied:
+            return scores
+        scores = np.asarray(scores, np.float32)
+        return np.where(scores.any(axis=-1, keepdims=True), scores, np.nan)
 
     def _applied(self, fit: bool) -> list[Preprocessor]:
         return [step for step in self.steps if (step.apply_fit if fit else step.apply_predict)]

@@ -179,10 +179,7 @@ class RandomizedSmoothingMixin:
 
         def scores(noisy: jax.Array) -> Any:
             rows = self._predict_classifier(np.asarray(noisy), batch_size, training_mode, **kwargs)
-            rows = np.asarray(rows, np.float32)
-            blank = ~rows.any(axis=-1, keepdims=True)
-            # A row of zeros is one that was blanked: no vote rather than one for class 0.
-            return np.where(blank, np.nan, rows) if blank.any() else rows
+            return np.asarray(rows, np.float32)
 
         # Noise for several batches is drawn at once where inputs are small: alternating with the network costs time.
         rows = batch_size * max(1, _NOISE_VALUES // math.prod(x.shape[1:]) // batch_size)

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from bridges.layers import layer_index
+
 
 def layer_names(model: nn.Module) -> list[str]:
     """Return the names of the direct children."""
@@ -13,23 +15,8 @@ def layer_names(model: nn.Module) -> list[str]:
 
 
 def find_layer(model: nn.Module, layer: Any) -> nn.Module:
-    """Return a direct child by its name or its index, a negative one counting from the end.
-
-    Raises:
-        ValueError: None, or no child has this name. IndexError: there are fewer children. TypeError: neither of both.
-    """
-    children, names = list(model.children()), layer_names(model)
-    if layer is None:
-        raise ValueError(f"layer must name one of {names} or be an index into them, got None")
-    if isinstance(layer, str):
-        if layer not in names:
-            raise ValueError(f"layer must be one of {names}, got {layer!r}")
-        return children[names.index(layer)]
-    if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-        raise TypeError(f"layer must be a name or an index, got {layer!r}")
-    if not -len(children) <= int(layer) < len(children):
-        raise IndexError(f"layer must be an index into the {len(children)} layers {names}, got {layer}")
-    return children[int(layer)]
+    """Return a direct child by its name or its index, with the errors of `layer_index`."""
+    return list(model.children())[layer_index(layer, layer_names(model))]
 
 
 @contextlib.contextmanager

@@ -4,12 +4,11 @@ import copy
 import inspect
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from bridges.inputs import as_labels, to_numpy
+from bridges.inputs import as_targets
 
 _INDEX = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, F.cross_entropy, F.nll_loss, F.multi_margin_loss)
 _LOG_PROBABILITIES = (nn.NLLLoss, F.nll_loss)
@@ -55,15 +54,8 @@ class Loss:
 
     def labels(self, y: Any, number: int, width: int, device: torch.device) -> torch.Tensor:
         """Return labels in the form that the loss takes, for scores `[number, width]`."""
-        if self.takes_indices:
-            return torch.as_tensor(as_labels(y, number, self.classes), device=device)
-        array = to_numpy("y", y)
-        if array.shape == (number, self.classes) and width == self.classes:
-            return torch.as_tensor(array.astype(np.float32), device=device)
-        indices = as_labels(array, number, self.classes)
-        if width == 1:
-            return torch.as_tensor(indices[:, None].astype(np.float32), device=device)
-        return torch.as_tensor(np.eye(self.classes, dtype=np.float32)[indices], device=device)
+        targets = as_targets(y, number, self.classes, width, indices=self.takes_indices)
+        return torch.as_tensor(targets, device=device)
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the loss under its own reduction, as one number."""

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from bridges.callbacks import BridgedFunction, Signature
-from bridges.tensorflow.functions import Graph, caller, float_dtype
+from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.transfer import to_jax, to_jax_dtype, to_numpy, to_tensorflow
 
 
@@ -119,18 +119,14 @@ class TensorFlowFunction(BridgedFunction):
         return result
 
     def _run_gradient(self, x: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            result = self._run(x)
-        weights = tf.reshape(tf.cast(cotangent, result.dtype), tf.shape(result))
-        gradient = tape.gradient(result, x, output_gradients=weights)
-        if gradient is None:
-            raise ValueError(f"the output of {type(self.model).__name__} does not depend on its input differentiably")
-        return gradient
+        def weighted(result: Any) -> tf.Tensor:
+            return tf.reshape(tf.cast(cotangent, result.dtype), tf.shape(result))
 
-    def _own(self, x: tf.Tensor) -> tf.Tensor:
+        return gradient(self._run, x, weighted)
+
+    def _own(self, x: Any) -> tf.Tensor:
         """Return a tensor that the model may keep, if it is one that does."""
-        kept = self.signature(tuple(x.shape[1:]), x.dtype.as_numpy_dtype).takes_its_input
+        kept = self.signature(tuple(x.shape[1:]), np.dtype(x.dtype.as_numpy_dtype)).takes_its_input
         return x + 0 if kept else x
 
     def _probe(self, event: tuple[int, ...], dtype: np.dtype[Any]) -> Signature:

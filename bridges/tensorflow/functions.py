@@ -50,6 +50,22 @@ def float_dtype(model: Any) -> tf.DType | None:
     return next((v.dtype for v in variables if v.dtype.is_floating), None) if isinstance(model, tf.Module) else None
 
 
+def gradient(run: Callable[[Any], Any], x: Any, weights: Callable[[Any], Any] | None = None) -> Any:
+    """Return the gradient in x of run(x), weighted by `weights(run(x))`, which is held constant.
+
+    Raises:
+        ValueError: run(x) does not depend on x differentiably.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        result = run(x)
+    outputs: Any = None if weights is None else weights(result)
+    value = tape.gradient(result, x, output_gradients=outputs)
+    if value is None:
+        raise ValueError("the output of the model does not depend on its input differentiably")
+    return value
+
+
 def _takes_training(model: Any) -> bool:
     try:
         parameters = inspect.signature(model).parameters.values()

@@ -25,7 +25,7 @@ def to_jax(tensor: tf.Tensor) -> jax.Array:
     return jnp.from_dlpack(tf.cast(tensor, to_jax_dtype(tensor.dtype)))
 
 
-def to_numpy(tensor: tf.Tensor) -> np.ndarray:
+def to_numpy(tensor: Any) -> np.ndarray:
     """Return a tensor as an array: a view of it on the CPU where NumPy knows the dtype."""
     known = tensor.dtype in (tf.float32, tf.float64, tf.int32, tf.int64)
     return np.asarray(memoryview(tensor)) if known and "CPU" in tensor.device else tensor.numpy()

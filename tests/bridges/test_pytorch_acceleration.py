@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.bridges.test_pytorch_classifier import SHAPE, inputs, network, smoothed
+from tests.bridges.frameworks import SHAPE, PyTorch, inputs
+
+network, smoothed = PyTorch.network, PyTorch.smoothed
 
 
 def convolutional():

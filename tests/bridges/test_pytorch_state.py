@@ -7,39 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.bridges.test_pytorch_classifier import SHAPE, inputs, labels, network, smoothed, torch_gradient, trainable
+from tests.bridges.frameworks import SHAPE, PyTorch, inputs, labels
+
+network, smoothed = PyTorch.network, PyTorch.smoothed
 
 
-def test_activations_of_every_layer_by_name_and_index():
-    classifier, x = smoothed(preprocessing=(0.5, 2.0)), inputs()
-    value = torch.tensor((x - 0.5) / 2)
-    assert classifier.layer_names == ["0", "1", "2", "3"]
-    for index, part in enumerate(classifier.model):
-        value = part(value)
-        expected = value.detach().numpy()
-        for layer in (index, index - 4, str(index), np.int64(index)):
-            np.testing.assert_allclose(
-                classifier.get_activations(x, layer, batch_size=4), expected, rtol=1e-5, atol=1e-7
-            )
-    tensor = classifier.get_activations(x, 1, framework=True)
-    assert isinstance(tensor, torch.Tensor)
-    assert tensor.requires_grad
-    assert not any(part._forward_hooks for part in classifier.model.modules())
-
-
-@pytest.mark.parametrize(
-    ("layer", "error", "message"),
-    [
-        (None, ValueError, r"layer must name one of \['0', '1', '2', '3'\]"),
-        ("conv", ValueError, r"layer must be one of \['0', '1', '2', '3'\], got 'conv'"),
-        (4, IndexError, "layer must be an index into the 4 layers"),
-        (-5, IndexError, "layer must be an index into the 4 layers"),
-        (1.5, TypeError, "layer must be a name or an index"),
-    ],
-)
-def test_layers_that_are_not_there(layer, error, message):
-    with pytest.raises(error, match=message):
-        smoothed().get_activations(inputs(), layer)
+def torch_gradient(function, x):
+    leaf = torch.tensor(x, requires_grad=True)
+    (gradient,) = torch.autograd.grad(function(leaf), leaf)
+    return gradient.numpy()
 
 
 def test_custom_loss_gradients():
@@ -61,35 +37,6 @@ def test_custom_loss_gradients():
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="x and y must be as many inputs, got 6 and 5"):
         classifier.custom_loss_gradient(torch.norm, x, y[1:], "1")
-
-
-def test_what_is_saved_is_loaded(tmp_path):
-    classifier, x = trainable(), inputs()
-    classifier.fit(x, labels(), nb_epochs=1)
-    classifier.save("net", tmp_path / "new" / "folder")
-    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["net.model", "net.optimizer"]
-    other = trainable()
-    assert (other.compute_loss(x, labels()) != classifier.compute_loss(x, labels())).any()
-    other.load("net", tmp_path / "new" / "folder")
-    np.testing.assert_array_equal(other.compute_loss(x, labels()), classifier.compute_loss(x, labels()))
-    assert len(other.optimizer.state) == len(classifier.optimizer.state) > 0
-
-
-def test_loading_changes_all_or_nothing(tmp_path):
-    classifier, x = trainable(), inputs()
-    other = smoothed(model := network(), optimizer=torch.optim.SGD(list(model.parameters())[:1], 0.1))
-    other.save("other", tmp_path)
-    classifier.fit(x, labels(), nb_epochs=1)
-    before = classifier.compute_loss(x, labels())
-    with pytest.raises(ValueError, match="parameter group"):
-        classifier.load("other", tmp_path)
-    np.testing.assert_array_equal(classifier.compute_loss(x, labels()), before)
-
-
-def test_save_goes_to_the_working_directory_by_default(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    smoothed().save("net")
-    assert [path.name for path in tmp_path.iterdir()] == ["net.model"]
 
 
 def test_loading_executes_nothing(tmp_path):
@@ -146,25 +93,14 @@ def test_clone_for_refitting_shares_settings_and_nothing_else():
     assert {id(p) for group in clone.optimizer.param_groups for p in group["params"]} == own
 
 
-def test_parameters_round_trip_and_change_all_or_none():
-    classifier, x = trainable(preprocessing=(0.5, 2.0)), inputs()
-    before, label = classifier.get_params(), classifier.certify(x, 100)
-    classifier.set_params(**before)
-    assert all(classifier.get_params()[name] is before[name] or name in _ARRAYS for name in before)
-    np.testing.assert_array_equal(classifier.certify(x, 100), label)
-    with pytest.raises(ValueError, match="alpha must be a number"):
-        classifier.set_params(scale=3.0, sample_size=9, alpha=2.0)
-    with pytest.raises(ValueError, match=r"unknown parameters \['sigma'\]"):
-        classifier.set_params(scale=3.0, sigma=1.0)
-    assert (classifier.scale, classifier.sample_size, classifier.alpha) == (0.5, 50, 0.01)
-    classifier.set_params(scale=3.0, use_amp=True, opt_level="O2", preprocessing=(0.0, 1.0))
-    assert (classifier.scale, classifier.use_amp, classifier.opt_level) == (3.0, True, "O2")
-    assert classifier.preprocessing_operations == []
+def test_mixed_precision_settings_are_parameters():
+    classifier, x = smoothed(trainable=True), inputs()
+    classifier.set_params(use_amp=True, opt_level="O2")
+    assert (classifier.use_amp, classifier.opt_level, classifier.loss_scale) == (True, "O2", "dynamic")
+    classifier.set_params(scale=3.0)
+    assert (classifier.use_amp, classifier.opt_level, classifier.scale) == (True, "O2", 3.0)
     classifier.fit(x, labels(), nb_epochs=1)
     assert classifier.model[1].weight.dtype == torch.float32
-
-
-_ARRAYS = {"clip_values", "input_shape", "sample_size", "scale", "alpha", "preprocessing"}
 
 
 def test_attributes_have_art_s_names_and_defaults():

@@ -1,0 +1,225 @@
+"""What the shared classes need of TensorFlow: outputs, losses, gradients, training steps, activations."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bridges.tensorflow.call import TensorFlowFunction
+from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
+from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
+from bridges.tensorflow.layers import all_layers, find_layer, layer_names, recorded, reinitialise
+from bridges.tensorflow.losses import Loss
+from bridges.tensorflow.transfer import to_numpy
+
+
+class TensorFlowBackend:
+    """A model with its loss and optimizer.
+
+    Args:
+        model: Keras model, `tf.Module` or function.
+        loss: of (labels, outputs).
+        optimizer: of the model's variables, or None.
+        train_step: function of (model, images, labels) that makes one training step, instead of loss and optimizer.
+        classes: number of classes.
+    """
+
+    fixed_batch = False  # every graph has a free batch dimension
+
+    def __init__(self, model: Any, loss: Loss, optimizer: Any, train_step: Any, classes: int) -> None:
+        self.model = model
+        self.loss_function = loss
+        self.optimizer = optimizer
+        self.train_step = train_step
+        self.classes = classes
+        self._function = TensorFlowFunction(model)
+        self._graphs: dict[Any, Graph] = {}
+
+    @property
+    def layer_names(self) -> list[str] | None:
+        """Names of the layers of a Keras model, None for another."""
+        return layer_names(self.model)
+
+    @property
+    def output(self) -> str:
+        """What the model returns, as its loss takes it."""
+        return self.loss_function.output
+
+    def as_jax(self) -> TensorFlowFunction:
+        """Return the model as a JAX function."""
+        return self._function
+
+    def like(self, x: Any, array: np.ndarray) -> Any:
+        """Return an array as a tensor if x is one, else as it is."""
+        return tf.constant(array) if tf.is_tensor(x) else array
+
+    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+        """Return the scores `[B, C]`; two classes from one output of a binary model."""
+        self._width(x)
+        with self._kept_state(training):
+            return to_numpy(self._graph(self._scores, training)(_tensor(x)))
+
+    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
+        self._width(x)
+        with self._kept_state(training):
+            return to_numpy(
+                gradient(
+                    self._graph(self._scores, training),
+                    _tensor(x),
+                    lambda scores: _tensor(weights(to_numpy(scores))),
+                )
+            )
+
+    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row."""
+        labels = self._labels(x, y)
+        with self._kept_state(training):
+            return to_numpy(self._graph(self._losses, training)(_tensor(x), labels))
+
+    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
+        """Return the loss of each row of outputs."""
+        labels = self.loss_function.labels(y, len(scores), scores.shape[1])
+        return to_numpy(self.loss_function.by_row(_tensor(scores), tf.constant(labels)))
+
+    def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the loss under its own reduction."""
+        labels = self._labels(x, y)
+        with self._kept_state(training):
+            return to_numpy(self._graph(self._loss_gradient, training)(_tensor(x), labels))
+
+    def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
+        """Make one training step for each batch, in the mode asked for."""
+        for x, y in batches:
+            images, labels = _tensor(x), self._labels(x, y)
+            if self.train_step is not None:
+                self.train_step(self.model, images, labels)
+                continue
+            if isinstance(self.optimizer, keras.optimizers.Optimizer) and not self.optimizer.built:
+                self.optimizer.build(self.model.trainable_variables)  # variables cannot be made within a graph
+            self._graph(self._step, training)(images, labels)
+
+    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
+        """Return what a layer returns for the inputs: an array, or a tensor, recorded by the caller's tape."""
+        found = find_layer(self.model, layer)
+        if isinstance(found, keras.layers.InputLayer):
+            output: Any = _tensor(x)
+        else:
+            with recorded(found) as outputs:
+                self._call(_tensor(x), False)
+            output = outputs[-1]
+        return output if framework else to_numpy(output)
+
+    def widest_layer(self, x: np.ndarray) -> int:
+        """Return how many values the largest output of a layer has, for these inputs; 0 where there are no layers."""
+        self._width(x)
+        with recorded(*all_layers(self.model)) as outputs:
+            self._call(_tensor(x), False)
+        return max((int(tf.size(output)) for output in outputs if tf.is_tensor(output)), default=0)
+
+    def save(self, path: Path) -> None:
+        """Write the weights to `<path>.weights.h5` (Keras) or `.weights.npz`, and `<path>.optimizer.npz`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, keras.Model):
+            self.model.save_weights(f"{path}.weights.h5")
+        else:
+            np.savez(f"{path}.weights.npz", *self._variables())
+        if isinstance(self.optimizer, keras.optimizers.Optimizer) and self.optimizer.built:
+            np.savez(f"{path}.optimizer.npz", *[v.numpy() for v in self.optimizer.variables])
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote. The files hold arrays alone: nothing in them is executed."""
+        before = self._variables()
+        try:
+            if isinstance(self.model, keras.Model):
+                self.model.load_weights(f"{path}.weights.h5")
+            else:
+                assign(self.model.variables, _arrays(f"{path}.weights.npz"))
+            if isinstance(self.optimizer, keras.optimizers.Optimizer) and Path(f"{path}.optimizer.npz").exists():
+                self.optimizer.build(self.model.trainable_variables)
+                assign(self.optimizer.variables, _arrays(f"{path}.optimizer.npz"))
+        except Exception:
+            assign(self.model.variables, before)
+            raise
+
+    def reset(self) -> None:
+        """Draw all variables anew and forget the optimizer's state."""
+        reinitialise(self.model)
+        forget(self.optimizer, getattr(self.model, "trainable_variables", []))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of: no compiled code, and models in a form that can be copied."""
+        packed = {"model": pack_model(self.model), "optimizer": pack_optimizer(self.optimizer)}
+        return {**self.__dict__, "_function": None, "_graphs": {}, **packed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpack."""
+        self.__dict__.update(state, model=unpack_model(state["model"]))
+        self.optimizer = unpack_optimizer(self.optimizer, getattr(self.model, "trainable_variables", []))
+        self._function = TensorFlowFunction(self.model)
+
+    def _call(self, x: tf.Tensor, training: bool) -> Any:
+        dtype = float_dtype(self.model)
+        outputs = caller(self.model)(x if dtype is None else tf.cast(x, dtype), training)
+        return tf.cast(outputs, tf.float32)
+
+    def _scores(self, training: bool, x: tf.Tensor) -> Any:
+        outputs = self._call(x, training)
+        return self.loss_function.two_columns(outputs) if outputs.shape[1] < self.classes else outputs
+
+    def _losses(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
+        return self.loss_function.by_row(self._call(x, training), labels)
+
+    def _loss_gradient(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
+        return gradient(lambda x: self.loss_function(self._call(x, training), labels), x)
+
+    def _step(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> None:
+        variables: Any = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self.loss_function(self._call(x, training), labels)
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    def _graph(self, run: Callable[..., Any], training: bool) -> Graph:
+        """Return one of the functions above as a graph, the same at each call."""
+        entry = run.__name__, training
+        if entry not in self._graphs:
+            self._graphs[entry] = Graph(functools.partial(run, training))
+        return self._graphs[entry]
+
+    def _width(self, x: np.ndarray) -> int:
+        """Return how many outputs the model has for one input."""
+        shape = self._function.signature(x.shape[1:], np.dtype(np.float32)).shape
+        if shape != (self.classes,) and (shape, self.classes) != ((1,), 2):
+            raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {['N', *shape]}")
+        return shape[0]
+
+    def _labels(self, x: np.ndarray, y: Any) -> tf.Tensor:
+        return tf.constant(self.loss_function.labels(y, len(x), self._width(x)))
+
+    def _variables(self) -> list[np.ndarray]:
+        return [v.numpy() for v in self.model.variables]
+
+    @contextlib.contextmanager
+    def _kept_state(self, training: bool) -> Generator[None]:
+        """Put the statistics that training mode updates back afterwards."""
+        variables: Any = getattr(self.model, "non_trainable_weights", ()) if training else ()
+        before = [v.numpy() for v in variables]
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+
+
+def _tensor(x: np.ndarray) -> tf.Tensor:
+    return tf.constant(np.asarray(x, np.float32))
+
+
+def _arrays(path: str) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return [archive[name] for name in archive.files]

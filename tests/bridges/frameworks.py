@@ -1,0 +1,196 @@
+"""One small network, with one set of weights, in each framework and in plain JAX: what the shared tests run on."""
+
+import os
+from types import SimpleNamespace
+from typing import ClassVar
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import tensorflow as tf
+import torch
+from torch import nn
+
+from bridges.pytorch import PyTorchRandomizedSmoothing
+from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
+
+SHAPE = (1, 4, 4)
+SETTINGS = {"input_shape": SHAPE, "nb_classes": 3, "sample_size": 50, "scale": 0.5, "alpha": 0.01, "seed": 1}
+
+
+def weights(outputs=3):
+    rng = np.random.default_rng(5)
+    return [rng.normal(size=s).astype(np.float32) / 4 for s in ((16, 8), (8, outputs))]
+
+
+def reference(x, outputs=3, last=None):
+    """Run the network in JAX on inputs `[N, 1, 4, 4]`."""
+    first, second = weights(outputs)
+    scores = jax.nn.relu(x.reshape(len(x), -1) @ first) @ second
+    return {None: lambda s: s, "softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax}[last](scores)
+
+
+def cross_entropy(x, y, reduce=jnp.mean, last=None):
+    scores = reference(x, last=last)
+    scores = jnp.log(scores) if last == "softmax" else scores
+    return reduce(-jax.nn.log_softmax(scores)[jnp.arange(len(y)), y])
+
+
+def inputs(number=6, seed=0):
+    return np.random.default_rng(seed).normal(size=(number, *SHAPE)).astype(np.float32)
+
+
+def labels(number=6):
+    return np.arange(number) % 3
+
+
+class PyTorch:
+    name = "pytorch"
+    cls = PyTorchRandomizedSmoothing
+    losses: ClassVar = {
+        "logits": nn.CrossEntropyLoss(),
+        "sum": nn.CrossEntropyLoss(reduction="sum"),
+        "function": nn.functional.cross_entropy,
+        "rows": nn.MSELoss(),
+        "probabilities": nn.BCELoss(),
+        "binary logits": nn.BCEWithLogitsLoss(),
+        "binary probabilities": nn.BCELoss(),
+    }
+    saved = model_file, optimizer_file = "net.model", "net.optimizer"
+    optimizer_kind = torch.optim.Adam
+
+    @staticmethod
+    def network(outputs=3, last=None):
+        layers = [nn.Linear(16, 8, bias=False), nn.Linear(8, outputs, bias=False)]
+        for layer, weight in zip(layers, weights(outputs), strict=True):
+            layer.weight.data = torch.tensor(weight.T.copy())
+        ends = {None: [], "softmax": [nn.Softmax(1)], "sigmoid": [nn.Sigmoid()]}[last]
+        return nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], *ends)
+
+    @classmethod
+    def smoothed(cls, model=None, loss="logits", trainable=False, **changes):
+        model = model or cls.network()
+        if trainable:
+            changes["optimizer"] = torch.optim.Adam(model.parameters(), 0.02)
+        return PyTorchRandomizedSmoothing(model, cls.losses.get(loss, loss), **{**SETTINGS, **changes})
+
+    @staticmethod
+    def squared(outputs, rows):
+        return ((outputs - rows) ** 2).sum()
+
+    @staticmethod
+    def with_dropout():
+        layers = (nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8, 3))
+        return nn.Sequential(*layers).train()
+
+    @staticmethod
+    def variables(model):
+        return [value.clone().numpy() for value in model.state_dict().values()]
+
+    @staticmethod
+    def tensor(x):
+        return torch.tensor(x)
+
+    @staticmethod
+    def dataset(x, y):
+        data = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
+        return torch.utils.data.DataLoader(data, batch_size=64, shuffle=True)
+
+    @staticmethod
+    def watch(model):
+        seen = []
+        model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone().numpy()))
+        return model, seen
+
+    @staticmethod
+    def scheduler(steps):
+        return SimpleNamespace(step=lambda: steps.append(1))
+
+    @staticmethod
+    def model_of(dtype):
+        return PyTorch.network().to(getattr(torch, dtype))
+
+
+class TensorFlow:
+    name = "tensorflow"
+    cls = TensorFlowV2RandomizedSmoothing
+    losses: ClassVar = {
+        "logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "sum": keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum"),
+        "function": lambda y, scores: keras.losses.categorical_crossentropy(y, scores, from_logits=True),
+        "rows": keras.losses.MeanSquaredError(),
+        "probabilities": keras.losses.CategoricalCrossentropy(),
+        "binary logits": keras.losses.BinaryCrossentropy(from_logits=True),
+        "binary probabilities": keras.losses.BinaryCrossentropy(),
+    }
+    saved = optimizer_file, model_file = "net.optimizer.npz", "net.weights.h5"
+    optimizer_kind = keras.optimizers.Adam
+
+    @staticmethod
+    def network(outputs=3, last=None, dtype="float32"):
+        layers = [
+            keras.layers.Flatten(name="0", dtype=dtype),
+            keras.layers.Dense(8, use_bias=False, name="1", dtype=dtype),
+            keras.layers.ReLU(name="2", dtype=dtype),
+            keras.layers.Dense(outputs, use_bias=False, name="3", activation=last, dtype=dtype),
+        ]
+        model = keras.Sequential([keras.Input(SHAPE, dtype=dtype), *layers])
+        model.set_weights(weights(outputs))
+        return model
+
+    @classmethod
+    def smoothed(cls, model=None, loss="logits", trainable=False, **changes):
+        model = model or cls.network()
+        if trainable:
+            changes["optimizer"] = keras.optimizers.Adam(0.02)
+        loss = cls.losses[loss] if isinstance(loss, str) else loss
+        return TensorFlowV2RandomizedSmoothing(model, **{"loss_object": loss, **SETTINGS, **changes})
+
+    @staticmethod
+    def squared(rows, outputs):
+        return tf.reduce_sum((outputs - rows) ** 2)
+
+    @staticmethod
+    def with_dropout():
+        image = {"data_format": "channels_last"}
+        layers = [keras.layers.Conv2D(2, 3, padding="same", **image), keras.layers.BatchNormalization()]
+        ends = [keras.layers.Dropout(0.5), keras.layers.Flatten(), keras.layers.Dense(3)]
+        return keras.Sequential([keras.Input(SHAPE), *layers, *ends])
+
+    @staticmethod
+    def variables(model):
+        return [value.numpy().copy() for value in model.weights]
+
+    @staticmethod
+    def tensor(x):
+        return tf.constant(x)
+
+    @staticmethod
+    def dataset(x, y):
+        return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(600, seed=0).batch(64)
+
+    @staticmethod
+    def watch(model):
+        seen = []
+
+        def call(x, training=False):
+            tf.py_function(lambda x: seen.append(x.numpy()), [x], [])
+            return model(x, training=training)
+
+        call.trainable_variables = model.trainable_variables
+        call.variables = model.variables
+        return call, seen
+
+    @staticmethod
+    def scheduler(steps):
+        return steps.append
+
+    @staticmethod
+    def model_of(dtype):
+        return TensorFlow.network(dtype=dtype)
+
+
+FRAMEWORKS = [PyTorch, TensorFlow]

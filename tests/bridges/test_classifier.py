@@ -1,0 +1,336 @@
+"""Every framework's class: the core's certificates, exact gradients and losses, training that learns, refusals."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsmooth
+from bridges.inputs import input_ids
+from bridges.smoothing import RandomizedSmoothingMixin
+from tests.bridges.frameworks import SHAPE, PyTorch, TensorFlow, cross_entropy, inputs, labels, reference
+
+
+def test_certify_is_that_of_the_core_on_the_model(framework):
+    classifier, x = framework.smoothed(n0=40, scale=3.0), inputs(20)
+    label, radius = classifier.certify(x, n=500)
+    f, sizes = classifier._backend.as_jax(), {"n0": 40, "n": 500, "alpha": 0.01}
+    expected = jaxsmooth.certify(f, jaxsmooth.Gaussian(3.0), classifier.key, x, ids=input_ids(x), **sizes)
+    np.testing.assert_array_equal(label, expected.label)
+    np.testing.assert_array_equal(radius, expected.radius)
+    assert isinstance(classifier, RandomizedSmoothingMixin)
+    assert -1 in label
+    assert (label >= 0).any()
+
+
+def test_two_frameworks_see_the_same_noise():
+    x, key = inputs(20), jax.random.key(3)
+    by_torch, by_tensorflow = (
+        framework.smoothed()._count_votes(key, x, input_ids(x), 500, 32, False) for framework in (PyTorch, TensorFlow)
+    )
+    # Of 10,000 votes, one may flip whose two best scores are as close as the two frameworks' rounding.
+    assert np.abs(by_torch - by_tensorflow).sum() <= 4
+    by_jax = jaxsmooth.count_votes(reference, jaxsmooth.Gaussian(0.5), key, x, n=500, ids=input_ids(x))
+    assert np.abs(by_torch - np.asarray(by_jax)).sum() <= 4
+
+
+def test_noise_comes_before_preprocessing_and_the_radius_is_in_units_of_x(framework):
+    """Scaling the inputs, the noise and the standardisation together scales the radii and nothing else."""
+    x = inputs(20)
+    label, radius = framework.smoothed().certify(x, 500)
+    scaled = framework.smoothed(scale=128.0, preprocessing=(0.0, 256.0)).certify(256 * x, 500)
+    assert (label >= 0).any()
+    # Another input meets other noise: the radii agree as two estimates from 500 votes do, not to the bit.
+    np.testing.assert_allclose(scaled[1] / 256, radius, atol=0.35)
+    assert np.corrcoef(scaled[1], radius)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("form", ["indices", "column", "rows", "tensor", "list"])
+def test_losses_and_gradients_are_exact(framework, form):
+    forms = {"indices": labels(), "column": labels()[:, None], "rows": np.eye(3)[labels()]}
+    y = forms | {"tensor": framework.tensor(labels()), "list": labels().tolist()}
+    y, classifier, x = y[form], framework.smoothed(preprocessing=(0.5, 2.0)), inputs()
+
+    def loss(x, reduce=jnp.mean):
+        return cross_entropy((x - 0.5) / 2, labels(), reduce)
+
+    expected = np.asarray(loss(x, lambda rows: rows))
+    np.testing.assert_allclose(classifier.compute_loss(x, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(classifier.compute_loss(x, y, reduction="mean"), expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(classifier.compute_losses(x, y, reduction="sum")["total"], expected.sum(), rtol=1e-5)
+    scores = reference((x - 0.5) / 2)
+    np.testing.assert_allclose(classifier.compute_loss_from_predictions(scores, y), expected, rtol=1e-5)
+    gradient = classifier.loss_gradient(x, y)
+    assert (gradient.dtype, gradient.shape) == (np.float32, x.shape)
+    np.testing.assert_allclose(gradient, jax.grad(loss)(x), rtol=1e-4, atol=1e-7)
+
+
+def test_class_gradients_are_exact(framework):
+    classifier, x = framework.smoothed(), inputs()
+    expected = np.stack([jax.grad(lambda x, c=c: reference(x)[:, c].sum())(x) for c in range(3)], 1)
+    np.testing.assert_allclose(classifier.class_gradient(x), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(classifier.class_gradient(x, 2), expected[:, 2:], rtol=1e-5, atol=1e-7)
+    own = expected[np.arange(6), labels()][:, None]
+    np.testing.assert_allclose(classifier.class_gradient(x, labels()), own, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("loss", "last"), [("logits", None), ("probabilities", "softmax")])
+def test_sampled_gradients_differentiate_the_averaged_probability(framework, loss, last):
+    model = framework.network(last=last)
+    classifier, x = framework.smoothed(model, loss, preprocessing=(0.5, 2.0), sample_size=20), inputs()
+    samples = list(classifier._gradient_samples(x))
+    noise = np.concatenate([np.asarray(noisy)[np.asarray(rows) < 6] for noisy, rows in samples]).reshape(6, 20, *SHAPE)
+    noise -= x[:, None]
+
+    def average(x):
+        noisy = (x[:, None] + noise).reshape(-1, *SHAPE)
+        return reference((noisy - 0.5) / 2, last="softmax").reshape(6, 20, 3).mean(1)
+
+    expected = jax.grad(lambda x: -jnp.log(average(x)[jnp.arange(6), labels()]).mean())(x)
+    np.testing.assert_allclose(classifier.loss_gradient(x, labels(), sampling=True), expected, rtol=2e-3, atol=1e-6)
+    by_class = np.stack([jax.grad(lambda x, c=c: average(x)[:, c].sum())(x) for c in range(3)], 1)
+    np.testing.assert_allclose(classifier.class_gradient(x, sampling=True), by_class, rtol=2e-3, atol=1e-6)
+    classifier.sampling = True
+    np.testing.assert_array_equal(
+        classifier.loss_gradient(x, labels()), classifier.loss_gradient(x, labels(), sampling=True)
+    )
+
+
+@pytest.mark.parametrize(("loss", "last"), [("binary logits", None), ("binary probabilities", "sigmoid")])
+def test_one_output_is_two_classes(framework, loss, last):
+    x = inputs(20)
+    logits = np.asarray(reference(x, outputs=1))[:, 0]
+    y = (logits > 0).astype(int)
+    certain = framework.smoothed(framework.network(1, last), loss, nb_classes=2, scale=1e-4)
+    np.testing.assert_array_equal(certain.predict(x).argmax(1), y)
+    expected = np.log1p(np.exp(-np.where(y, logits, -logits)))
+    np.testing.assert_allclose(certain.compute_loss(x, y), expected, rtol=1e-4)
+    assert certain.class_gradient(x, y).shape == (20, 1, *SHAPE)
+    with pytest.raises(ValueError, match="a model with one output needs"):
+        framework.smoothed(framework.network(1), "rows", nb_classes=2).predict(x)
+
+
+def test_a_function_or_a_loss_of_another_reduction_works_and_stays_as_it_was(framework):
+    x, y = inputs(), labels()
+    expected = framework.smoothed().compute_loss(x, y)
+    for kind in ("function", "sum"):
+        np.testing.assert_allclose(framework.smoothed(loss=kind).compute_loss(x, y), expected, rtol=1e-5)
+    assert framework.losses["sum"].reduction == "sum"
+    by_hand = ((np.asarray(reference(x)) - np.eye(3)[y]) ** 2).sum(1)
+    squared = framework.smoothed(loss=framework.squared)
+    np.testing.assert_allclose(squared.compute_loss(x, y), by_hand, rtol=1e-5)
+    gradient = squared.loss_gradient(x, y)
+    np.testing.assert_allclose(gradient, jax.grad(lambda x: ((reference(x) - jnp.eye(3)[y]) ** 2).sum())(x), rtol=1e-4)
+    summed = framework.smoothed(loss="sum").loss_gradient(x, y)
+    np.testing.assert_allclose(summed, 6 * framework.smoothed().loss_gradient(x, y), rtol=1e-4, atol=1e-7)
+
+
+def blobs(number=600):
+    """Three classes around three corners."""
+    rng, y = np.random.default_rng(0), np.arange(number) % 3
+    x = rng.normal(size=(number, *SHAPE)).astype(np.float32) * 0.3
+    x[np.arange(number), 0, y, y] += 3
+    return x, y
+
+
+@pytest.mark.parametrize("way", ["arrays", "dataset", "art", "pairs"])
+def test_training_learns_from_every_source(framework, way):
+    classifier, (x, y) = framework.smoothed(trainable=True), blobs()
+    steps = []
+    scheduler = framework.scheduler(steps)
+    if way == "arrays":
+        classifier.fit(x, y, batch_size=64, nb_epochs=5, drop_last=True, scheduler=scheduler)
+    elif way == "dataset":
+        classifier.fit_generator(framework.dataset(x, y), nb_epochs=5, scheduler=scheduler)
+    elif way == "pairs":
+        pairs = [(x[i : i + 64], y[i : i + 64]) for i in range(0, 600, 64)]
+        classifier.fit_generator(pairs, nb_epochs=5, scheduler=scheduler)
+    else:
+        rng = np.random.default_rng(0)
+
+        class Generator:
+            size, batch_size = 600, 64
+
+            def get_batch(self):
+                rows = rng.integers(0, 600, 64)
+                return x[rows], np.eye(3)[y[rows]]
+
+        classifier.fit_generator(Generator(), nb_epochs=5, scheduler=scheduler)
+    assert len(steps) == 5
+    label, radius = classifier.certify(x[:60], 200)
+    assert (label == y[:60]).mean() > 0.9
+    assert radius.mean() > 0.5
+
+
+def test_training_sees_the_noise_that_certification_uses(framework):
+    model, seen = framework.watch(framework.network())
+    classifier = framework.smoothed(model, trainable=True, preprocessing=(1.0, 4.0), scale=2.0)
+    x = np.zeros((500, *SHAPE), np.float32)
+    classifier.fit(x, np.zeros(500, int), batch_size=500, nb_epochs=2)
+    classifier.certify(x, 500)
+    fitted = [rows for rows in seen if len(rows) == 500 and rows.any()]
+    for rows in (fitted[0], fitted[1], seen[-1]):
+        # At least 1,000 normals: an alarm at 6 standard errors is false with probability below 1e-8.
+        assert abs(4 * rows.mean() + 1) < 6 * 2 / np.sqrt(rows.size)
+        assert abs(4 * rows.std() - 2) < 6 * 2 / np.sqrt(2 * rows.size)
+    assert (fitted[0] != fitted[1]).all()
+
+
+class Doubles:
+    """A defence that works in float64 and says how often it was called."""
+
+    def __init__(self, apply_fit=True, apply_predict=True):
+        self.apply_fit, self.apply_predict, self.calls = apply_fit, apply_predict, 0
+
+    def __call__(self, x, y=None):
+        self.calls += 1
+        return np.float64(x) * 2, y
+
+    def estimate_gradient(self, _, grad):
+        return grad * 2
+
+
+def test_defences_apply_in_order_where_they_say(framework):
+    x, y, smoothed = inputs(), labels(), framework.smoothed
+    plain, doubled = smoothed(), smoothed(preprocessing_defences=[Doubles(), Doubles()], preprocessing=(1.0, 2.0))
+    np.testing.assert_allclose(doubled.compute_loss(x, y), plain.compute_loss((4 * x - 1) / 2, y), rtol=1e-5)
+    np.testing.assert_allclose(
+        doubled.loss_gradient(x, y), 2 * plain.loss_gradient((4 * x - 1) / 2, y), rtol=1e-4, atol=1e-7
+    )
+    only_fit = Doubles(apply_predict=False)
+    np.testing.assert_array_equal(smoothed(preprocessing_defences=only_fit).certify(x, 50), plain.certify(x, 50))
+    assert only_fit.calls == 0
+    smoothed(trainable=True, preprocessing_defences=only_fit).fit(x, y, nb_epochs=1)
+    assert only_fit.calls == 1
+
+
+@pytest.mark.parametrize("blank", [0.0, np.nan])
+def test_a_postprocessor_that_blanks_rows_makes_the_class_abstain(framework, blank):
+    class Blank:
+        apply_fit, apply_predict = False, True
+
+        def __call__(self, preds):
+            return np.full_like(preds, blank)
+
+    classifier = framework.smoothed(postprocessing_defences=Blank())
+    assert (classifier.certify(inputs(), 50)[0] == -1).all()
+    assert (classifier.predict(inputs(), is_abstain=False) == 0).all()
+
+
+def test_the_model_comes_out_as_it_went_in(framework):
+    model, x, y = framework.with_dropout(), inputs(), labels()
+    before = framework.variables(model)
+    classifier = framework.smoothed(model)
+    classifier.predict(x)
+    evaluated = classifier.loss_gradient(x, y)
+    assert (classifier.loss_gradient(x, y, training_mode=True) != evaluated).any()
+    assert (classifier.compute_loss(x, y, reduction="none") > 0).all()
+    classifier.class_gradient(x, sampling=True)
+    classifier.class_gradient(x, training_mode=True)
+    classifier.predict(x, training_mode=True)
+    np.testing.assert_array_equal(classifier.loss_gradient(x, y), evaluated)
+    for value, expected in zip(framework.variables(model), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_no_inputs(framework):
+    classifier, x = framework.smoothed(), np.zeros((0, *SHAPE))
+    assert [a.shape for a in classifier.certify(x, 10)] == [(0,), (0,)]
+    assert classifier.predict(x).shape == (0, 3)
+    assert classifier.loss_gradient(x, []).shape == (0, *SHAPE)
+    assert classifier.class_gradient(x).shape == (0, 3, *SHAPE)
+    assert classifier.compute_loss(x, []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "net"}, TypeError, "model must be a"),
+        ({"optimizer": 0.1}, TypeError, "optimizer must be a"),
+        ({"nb_classes": 1}, ValueError, "nb_classes must be an integer"),
+        ({"input_shape": (1, 0)}, ValueError, "input_shape must be an integer"),
+        ({"input_shape": ()}, ValueError, "input_shape must have at least one axis"),
+        ({"clip_values": (1.0, 0.0)}, ValueError, "clip_values must be"),
+        ({"preprocessing": (0.0, 0.0)}, ValueError, "standard deviation in preprocessing must be positive"),
+        ({"preprocessing": ([1.0, 2.0], 1.0)}, ValueError, "has 2 entries, which no axis"),
+        ({"preprocessing_defences": [np.abs]}, TypeError, "a preprocessing defence must have"),
+        ({"postprocessing_defences": 3}, TypeError, "a postprocessing defence must have apply_predict"),
+        ({"alpha": 0.0}, ValueError, "alpha must be a number"),
+        ({"scale": -1.0}, ValueError, "scale must be positive"),
+        ({"sample_size": 0}, ValueError, "sample_size must be an integer"),
+        ({"loss": 3}, TypeError, "loss"),
+        ({"loss": np.ndarray}, TypeError, "loss"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(framework, changes, error, message):
+    with pytest.raises(error, match=message):
+        framework.smoothed(**changes)
+
+
+def test_bad_calls_are_refused_by_name(framework):
+    classifier, x, y = framework.smoothed(), inputs(), labels()
+    for call in (classifier.predict, lambda x: classifier.certify(x, 10), lambda x: classifier.loss_gradient(x, y)):
+        with pytest.raises(ValueError, match=r"x must have shape \[N, 1, 4, 4\]"):
+            call(x[0])
+    with pytest.raises(ValueError, match="class indices from 0 to 2"):
+        classifier.loss_gradient(x, y + 1)
+    with pytest.raises(ValueError, match="label must be an integer in"):
+        classifier.class_gradient(x, 3)
+    with pytest.raises(ValueError, match="reduction must be one of none, mean, sum"):
+        classifier.compute_loss(x, y, reduction="max")
+    with pytest.raises(ValueError, match=r"pred must have shape \[N, 3\]"):
+        classifier.compute_loss_from_predictions(x[:, 0, 0], y)
+    with pytest.raises(ValueError, match=r"an optimizer .*is needed to train"):
+        classifier.fit(x, y)
+    trainable = framework.smoothed(trainable=True)
+    with pytest.raises(TypeError, match="unexpected keyword arguments: nb_epoch"):
+        trainable.fit(x, y, nb_epoch=1)
+    with pytest.raises(TypeError, match="unexpected keyword arguments: is_abstian"):
+        classifier.predict(x, is_abstian=True)
+    for call in (lambda c: c.predict(x), lambda c: c.compute_loss(x, y), lambda c: c.certify(x, 10)):
+        with pytest.raises(ValueError, match=r"the model must return \[N, 4\] for nb_classes"):
+            call(framework.smoothed(nb_classes=4))
+    with pytest.raises(ValueError, match="generator gave no batch"):
+        trainable.fit_generator(iter([]), nb_epochs=1)
+    with pytest.raises(TypeError, match="generator must be iterable"):
+        trainable.fit_generator(3)
+
+
+def test_models_of_other_dtypes_and_inputs_of_every_kind(framework):
+    x = inputs()
+    expected = framework.smoothed().predict(x)
+    for kind in (x.astype(np.float64), framework.tensor(x), jnp.asarray(x), x.tolist()):
+        np.testing.assert_array_equal(framework.smoothed().predict(kind), expected)
+    np.testing.assert_array_equal(framework.smoothed(framework.model_of("float64")).predict(x), expected)
+    kind = type(framework.tensor(x))
+    for sampling in (True, False):
+        for gradient in (framework.smoothed().loss_gradient, framework.smoothed().class_gradient):
+            tensor = gradient(framework.tensor(x), labels(), sampling=sampling)
+            assert isinstance(tensor, kind)
+            np.testing.assert_array_equal(tensor, gradient(x, labels(), sampling=sampling))
+    for dtype in ("bfloat16", "float16"):
+        low = framework.smoothed(framework.model_of(dtype))
+        assert low.loss_gradient(x, labels()).dtype == np.float32
+        assert low.certify(x, 100)[0].shape == (6,)
+
+
+PEAK = """
+import resource, sys, numpy as np
+from tests.bridges.frameworks import {0}
+classifier = {0}.smoothed({0}.with_dropout())
+classifier.certify(np.zeros((1, 1, 4, 4)), 1000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+classifier.certify(np.zeros((1, 1, 4, 4)), 2_000_000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_n(framework):
+    """All two million noisy copies would take 128 MB, and their scores 24."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK.format(framework.__name__)], capture_output=True, check=True, text=True
+    )
+    assert float(done.stdout) < 100

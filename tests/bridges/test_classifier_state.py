@@ -1,0 +1,160 @@
+"""Every framework's class beyond one call: layers, saved states, copies, settings, fresh weights."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from tests.bridges.frameworks import inputs, labels, weights
+
+
+def test_activations_of_every_layer_by_name_and_index(framework):
+    classifier, x = framework.smoothed(preprocessing=(0.5, 2.0)), inputs()
+    value, (first, second) = ((x - 0.5) / 2).reshape(6, 16), weights()
+    steps = [value, value @ first, np.maximum(value @ first, 0), np.maximum(value @ first, 0) @ second]
+    assert classifier.layer_names == ["0", "1", "2", "3"]
+    for index, expected in enumerate(steps):
+        for layer in (index, index - 4, str(index), np.int64(index)):
+            activations = classifier.get_activations(x, layer, batch_size=4)
+            np.testing.assert_allclose(activations, expected, rtol=1e-4, atol=1e-6)
+    tensor = classifier.get_activations(x, 1, framework=True)
+    assert isinstance(tensor, type(framework.tensor(x)))
+    np.testing.assert_allclose(tensor.numpy() if framework.name == "tensorflow" else tensor.detach(), steps[1], 1e-4)
+    assert classifier.get_activations(x[:0], 1).shape == (0, 8)
+    np.testing.assert_array_equal(classifier.predict(x), framework.smoothed(preprocessing=(0.5, 2.0)).predict(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (None, ValueError, r"layer must name one of \['0', '1', '2', '3'\]"),
+        ("conv", ValueError, r"layer must be one of \['0', '1', '2', '3'\], got 'conv'"),
+        (4, IndexError, "layer must be an index into the 4 layers"),
+        (-5, IndexError, "layer must be an index into the 4 layers"),
+        (1.5, TypeError, "layer must be a name or an index"),
+    ],
+)
+def test_layers_that_are_not_there(framework, layer, error, message):
+    with pytest.raises(error, match=message):
+        framework.smoothed().get_activations(inputs(), layer)
+
+
+def test_what_is_saved_is_loaded(framework, tmp_path):
+    classifier, x, y = framework.smoothed(trainable=True), inputs(), labels()
+    classifier.fit(x, y, nb_epochs=1)
+    classifier.save("net", tmp_path / "new" / "folder")
+    assert tuple(sorted(p.name for p in (tmp_path / "new" / "folder").iterdir())) == framework.saved
+    other = framework.smoothed(trainable=True)
+    assert (other.compute_loss(x, y) != classifier.compute_loss(x, y)).any()
+    other.load("net", tmp_path / "new" / "folder")
+    np.testing.assert_array_equal(other.compute_loss(x, y), classifier.compute_loss(x, y))
+    # The optimizer's state came too: the next step is the same.
+    for one in (classifier, other):
+        one.key, one._draws = classifier.key, 0
+        one.fit(x, y, nb_epochs=1)
+    np.testing.assert_allclose(other.compute_loss(x, y), classifier.compute_loss(x, y), rtol=1e-5)
+
+
+def test_loading_changes_all_or_nothing(framework, tmp_path):
+    classifier, x, y = framework.smoothed(trainable=True), inputs(), labels()
+    classifier.fit(x, y, nb_epochs=1)
+    classifier.save("net", tmp_path)
+    wide = framework.smoothed(framework.network(2), nb_classes=2, trainable=True)
+    wide.fit(x, y % 2, nb_epochs=1)
+    wide.save("wide", tmp_path)
+    before = classifier.compute_loss(x, y)
+    for name in framework.saved:
+        mixed = tmp_path / "mixed"
+        mixed.mkdir(exist_ok=True)
+        for other in framework.saved:
+            source = tmp_path / (other if other != name else other.replace("net", "wide"))
+            (mixed / other).write_bytes(source.read_bytes())
+        if name == framework.optimizer_file and framework.name == "pytorch":
+            continue  # PyTorch takes any state with as many parameters
+        with pytest.raises((ValueError, RuntimeError)):
+            classifier.load("net", mixed)
+        np.testing.assert_array_equal(classifier.compute_loss(x, y), before)
+    with pytest.raises(FileNotFoundError):
+        classifier.load("nothing", tmp_path)
+
+
+def test_save_goes_to_the_working_directory_by_default(framework, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    framework.smoothed().save("net")
+    assert [path.name for path in tmp_path.iterdir()] == [framework.model_file]
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("used", [False, True])
+def test_copies_are_complete_and_share_nothing(framework, again, used):
+    classifier, x, y = framework.smoothed(trainable=True), inputs(), labels()
+    if used:
+        classifier.fit(x, y, nb_epochs=1)
+    other = again(classifier)
+    np.testing.assert_array_equal(other.certify(x, 100), classifier.certify(x, 100))
+    before = classifier.compute_loss(x, y)
+    other.fit(x, y, nb_epochs=1)
+    assert (other.compute_loss(x, y) != before).any()
+    np.testing.assert_array_equal(classifier.compute_loss(x, y), before)
+    classifier.fit(x, y, nb_epochs=1)
+    np.testing.assert_allclose(other.compute_loss(x, y), classifier.compute_loss(x, y), rtol=1e-5)
+
+
+def test_reset_draws_every_weight_anew(framework):
+    classifier = framework.smoothed(trainable=True)
+    classifier.fit(inputs(), labels(), nb_epochs=1)
+    states = [framework.variables(classifier.model)]
+    for _ in range(2):
+        classifier.reset()
+        states.append(framework.variables(classifier.model))
+    for one, two, three in zip(*states, strict=True):
+        assert (one != two).any()
+        assert (two != three).any()
+    classifier.fit(inputs(), labels(), nb_epochs=1)
+
+
+def test_clone_for_refitting_shares_settings_and_nothing_else(framework):
+    classifier = framework.smoothed(trainable=True, n0=7, scale=0.3)
+    clone = classifier.clone_for_refitting()
+    assert type(clone) is type(classifier)
+    assert isinstance(clone.optimizer, framework.optimizer_kind)
+    assert clone.optimizer is not classifier.optimizer
+    assert (clone.n0, clone.scale, clone.sample_size, clone.alpha) == (7, 0.3, 50, 0.01)
+    own, other = framework.variables(classifier.model), framework.variables(clone.model)
+    assert all((a != b).any() for a, b in zip(own, other, strict=True))
+    clone.fit(inputs(), labels(), nb_epochs=1)
+    for value, expected in zip(framework.variables(classifier.model), own, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_parameters_round_trip_and_change_all_or_none(framework):
+    classifier, x = framework.smoothed(trainable=True, preprocessing=(0.5, 2.0)), inputs()
+    before, label = classifier.get_params(), classifier.certify(x, 100)
+    classifier.set_params(**before)
+    plain = {"clip_values", "input_shape", "sample_size", "scale", "alpha", "preprocessing"}
+    assert all(classifier.get_params()[name] is before[name] or name in plain for name in before)
+    np.testing.assert_array_equal(classifier.certify(x, 100), label)
+    with pytest.raises(ValueError, match="alpha must be a number"):
+        classifier.set_params(scale=3.0, sample_size=9, alpha=2.0)
+    with pytest.raises(ValueError, match=r"unknown parameters \['sigma'\]"):
+        classifier.set_params(scale=3.0, sigma=1.0)
+    assert (classifier.scale, classifier.sample_size, classifier.alpha) == (0.5, 50, 0.01)
+    classifier.set_params(scale=3.0, preprocessing=(0.0, 1.0))
+    assert classifier.scale == 3.0
+    assert classifier.preprocessing_operations == []
+    classifier.fit(x, labels(), nb_epochs=1)
+
+
+def test_a_subclass_keeps_its_own_constructor(framework):
+    class Named(framework.cls):
+        def __init__(self, name, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.name = name
+
+    plain = framework.smoothed()
+    settings = {name: value for name, value in plain.get_params().items() if name in ("model", "nb_classes", "loss")}
+    settings |= {} if framework.name == "pytorch" else {"loss_object": plain.loss_object}
+    named = Named("mine", **settings, input_shape=plain.input_shape, seed=1)
+    named.set_params(scale=0.7)
+    assert (named.name, named.scale, type(named)) == ("mine", 0.7, Named)
