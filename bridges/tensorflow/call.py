@@ -133,13 +133,14 @@ class TensorFlowFunction(BridgedFunction):
         # The memory is NumPy's, so that it can be seen whether anything still refers to it afterwards.
         memory = np.zeros(2 * math.prod(event) * dtype.itemsize + 64, np.uint8)
         start = -memory.ctypes.data % 64
-        x = memory[start : start + memory.size - 64].view(dtype).reshape(2, *event)
-        self._run(tf.constant(x))  # makes the variables of a Keras model that has none yet
-        result = self._forward(to_tensorflow(x))
+        words = memory[start : start + memory.size - 64].view(f"u{dtype.itemsize}").reshape(2, *event)
+        x = tf.bitcast(to_tensorflow(words), tf.as_dtype(dtype))
+        self._run(tf.zeros_like(x))  # makes the variables of a Keras model that has none yet
+        result = self._forward(x)
         self.check_rows(tuple(result.shape), 2)
         shape, result_dtype = tuple(result.shape[1:]), to_jax_dtype(result.dtype)
         observer = weakref.ref(memory)
-        del x, result, memory
+        del x, words, result, memory
         return Signature(shape, result_dtype, observer() is not None, lends_its_result=False)
 
 
