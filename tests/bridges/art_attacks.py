@@ -1,45 +1,82 @@
-"""Run ART's attacks on our PyTorch class and print what became of each as JSON: `python -m tests.bridges.art_attacks`.
+"""Run ART's attacks on a class of ours and print what became of each: `python -m tests.bridges.art_attacks pytorch`.
 
 A process of its own, since importing ART changes what our classes are made from.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import pickle
+import sys
 import warnings
 
 import numpy as np
-import torch
-from torch import nn
 
 from bridges.art import as_art
-from bridges.pytorch import PyTorchRandomizedSmoothing
+
+SETTINGS = {"clip_values": (0, 1), "sample_size": 8, "alpha": 0.05, "seed": 0}
 
 
-def smoothed(**changes):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    settings = {"optimizer": optimizer, "clip_values": (0, 1), "sample_size": 8, "alpha": 0.05, "seed": 0, **changes}
-    return PyTorchRandomizedSmoothing(model, nn.CrossEntropyLoss(), (1, 8, 8), 3, **settings)
+class PyTorch:
+    shape = (1, 8, 8)
+    suffix = "PyTorch"
+
+    def __call__(self, **changes):
+        import torch
+        from torch import nn
+
+        from bridges.pytorch import PyTorchRandomizedSmoothing
+
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        settings = {"optimizer": optimizer, **SETTINGS, **changes}
+        return PyTorchRandomizedSmoothing(model, nn.CrossEntropyLoss(), self.shape, 3, **settings)
 
 
-def attacks(evasion):
+class TensorFlow:
+    shape = (8, 8, 1)
+    suffix = "TensorFlowV2"
+
+    def __call__(self, **changes):
+        import keras
+
+        from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
+
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(3)]
+        model = keras.Sequential([keras.Input(self.shape), *layers])
+        # AutoPGD's own logits loss exists for one-hot labels alone.
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        settings = {"optimizer": keras.optimizers.SGD(0.1), "loss_object": loss, **SETTINGS, **changes}
+        return TensorFlowV2RandomizedSmoothing(model, 3, self.shape, **settings)
+
+
+FRAMEWORKS = {"pytorch": PyTorch(), "tensorflow": TensorFlow()}
+
+
+def attacks(evasion, suffix):
     """Name -> (attack of a classifier, settings that the classifier needs for it)."""
     quiet, short = {"verbose": False}, {"max_iter": 2, "verbose": False}
     small, once = {"eps": 0.1, **short}, {**short, "binary_search_steps": 1}
     auto = {"eps": 0.1, "eps_step": 0.05, "nb_random_init": 1, **short}
     shifts = {"max_translation": 10, "num_translations": 2, "max_rotation": 10, "num_rotations": 2, **quiet}
     zoo = {"max_iter": 1, "use_resize": False, "use_importance": False, "nb_parallel": 4, "variable_h": 0.1, **quiet}
-    sinkhorn = {"max_iter": 1, "conjugate_sinkhorn_max_iter": 2, "projected_sinkhorn_max_iter": 2, **quiet}
+    sinkhorn = {
+        "regularization": 100,
+        "max_iter": 1,
+        "conjugate_sinkhorn_max_iter": 2,
+        "projected_sinkhorn_max_iter": 2,
+        **quiet,
+    }
     table = {
         "FastGradientMethod": {"eps": 0.1},
         "BasicIterativeMethod": small,
         "MomentumIterativeMethod": small,
         "ProjectedGradientDescent": small,
         "ProjectedGradientDescentNumpy": small,
-        "ProjectedGradientDescentPyTorch": small,
+        f"ProjectedGradientDescent{suffix}": small,
         "AutoProjectedGradientDescent": auto,
         "AutoProjectedGradientDescent cross_entropy": {**auto, "loss_type": "cross_entropy"},
         "AutoProjectedGradientDescent difference_logits_ratio": {**auto, "loss_type": "difference_logits_ratio"},
@@ -63,6 +100,10 @@ def attacks(evasion):
         "Wasserstein": sinkhorn,
     }
     outputs = {"AutoAttack": "log_frequencies", "SimBA": "frequencies"}
+    if suffix == "TensorFlowV2":
+        del table["MomentumIterativeMethod"]  # ART refuses every TensorFlow classifier there (its issue 2439)
+        logits = ("AutoProjectedGradientDescent", "AutoProjectedGradientDescent difference_logits_ratio")
+        outputs |= dict.fromkeys(logits, "log_frequencies")
     for name, settings in table.items():
         attack = getattr(evasion, name.split()[0])
         yield name, attack, settings, {"output": outputs.get(name, "one_hot")}
@@ -75,47 +116,50 @@ def outcome(run):
         return f"{type(error).__name__}: {error}"
 
 
-def main():
+def main(name):
     warnings.simplefilter("ignore")
+    smoothed = FRAMEWORKS[name]
+    shape, suffix = smoothed.shape, smoothed.suffix
     early = smoothed()
-    assert type(early) is PyTorchRandomizedSmoothing
+    ours = type(early)
     from art.attacks import evasion
     from art.data_generators import NumpyDataGenerator
     from art.defences.postprocessor import ReverseSigmoid
     from art.defences.preprocessor import FeatureSqueezing
-    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing as Namesake
-    from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
+    from art.estimators.certification import randomized_smoothing
 
-    x = np.random.default_rng(0).uniform(size=(4, 1, 8, 8)).astype(np.float32)
+    module = importlib.import_module(f"art.preprocessing.standardisation_mean_std.{name}")
+    standardisation = getattr(module, f"StandardisationMeanStd{suffix.removesuffix('V2')}")
+    namesake = getattr(randomized_smoothing, ours.__name__)
+    x = np.random.default_rng(0).uniform(size=(4, *shape)).astype(np.float32)
     y = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
     results = {}
-    for name, attack, settings, needed in attacks(evasion):
-        images = x[:1] if name == "ShadowAttack" else x
-        labels = {"y": y} if name.endswith("Numpy") else {}
+    for attack_name, attack, settings, needed in attacks(evasion, suffix):
+        images = x[:1] if attack_name == "ShadowAttack" else x
+        labels = {"y": y} if attack_name.endswith("Numpy") else {}
         for sampling in (False, True):
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                results[f"{name} sampling={sampling}"] = outcome(
+                shaped = outcome(
                     lambda: attack(smoothed(sampling=sampling, **needed), **settings).generate(images, **labels).shape  # noqa: B023
                 )
+            results[f"{attack_name} sampling={sampling}"] = "ran" if shaped == images.shape else shaped
 
     classifier = smoothed()
-    ours, made_from = PyTorchRandomizedSmoothing, type(classifier)
+    made_from = type(classifier)
     own = {name for name in dir(ours) if not name.startswith("_")}
     joined = {
-        "is one of ART's": isinstance(classifier, Namesake),
-        "is one of ours": isinstance(classifier, PyTorchRandomizedSmoothing),
-        "public names are ours": all(
-            getattr(type(classifier), n) is getattr(PyTorchRandomizedSmoothing, n) for n in own
-        ),
+        "is one of ART's": isinstance(classifier, namesake),
+        "is one of ours": isinstance(classifier, ours),
+        "public names are ours": all(getattr(made_from, name) is getattr(ours, name) for name in own),
         "public names of ART alone": sorted(n for n in dir(made_from) if not n.startswith("_") and n not in own),
         "pickle names our class": b"art." not in pickle.dumps(classifier),
-        "an earlier instance is upgraded": isinstance(as_art(early), Namesake) and not isinstance(early, Namesake),
+        "an earlier instance is upgraded": isinstance(as_art(early), namesake) and not isinstance(early, namesake),
         "results are the same": bool((as_art(early).predict(x) == early.predict(x)).all()),
     }
     defended = smoothed(
         preprocessing_defences=[
             FeatureSqueezing(bit_depth=6, clip_values=(0, 1)),
-            StandardisationMeanStdPyTorch(0.5, 2.0),
+            standardisation(0.5, 2.0),
         ],
         postprocessing_defences=ReverseSigmoid(),
     )
@@ -125,4 +169,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
