@@ -13,6 +13,8 @@ class Backend(Protocol):
     """A network with a loss and an optimizer. Arrays are NumPy's; inputs are as the network gets them."""
 
     model: Any
+    layer_values: int
+    """How many values in the output of the widest layer the framework is fastest with."""
 
     @property
     def layer_names(self) -> list[str] | None:

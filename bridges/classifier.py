@@ -1,6 +1,7 @@
 """The shared surface of ART's smoothing classes: a network, smoothed, with its gradients and its training."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from bridges.gradients import Samples, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input_ids
 from bridges.network import Network
 from bridges.preprocessing import Preprocessing
-from bridges.smoothing import RandomizedSmoothingMixin
+from bridges.smoothing import RandomizedSmoothingMixin, fold_in
 from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
 
@@ -203,7 +204,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         y = self._checked_labels(y, len(x))
 
         def epoch() -> Any:
-            seed = jax.random.key_data(jax.random.fold_in(jax.random.fold_in(self.key, _ORDER), self._draws))
+            seed = jax.random.key_data(fold_in(self.key, _ORDER, self._draws))
             return minibatches(x, y, batch_size, np.random.default_rng(np.asarray(seed)), drop_last)
 
         self._fit(epoch, nb_epochs, training_mode, **options)
@@ -212,15 +213,15 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Train on the batches of a generator."""
         self._fit(generated_batches(generator), nb_epochs, training_mode, **options)
 
-    def _row_size(self, x: np.ndarray) -> int:
-        """Return the size of the widest layer's output for one input, found out on the first input that comes."""
+    def _fastest_rows(self, x: np.ndarray) -> int:
+        """Return how many rows fill the widest layer, whose size is found out on the first input that comes."""
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
-        return max(super()._row_size(x), self._widest or 0)
+        return self._backend.layer_values // max(math.prod(x.shape[1:]), self._widest or 0)
 
     def _gradient_samples(self, x: np.ndarray) -> Samples:
         """Return the noisy copies that gradients average over, the same in every pass."""
-        key, noise = jax.random.fold_in(self.key, _GRADIENTS), Gaussian(self.scale)
+        key, noise = fold_in(self.key, _GRADIENTS), Gaussian(self.scale)
         batch_size = self._rows_at_once(x, 32)
         return stream_samples(noise, key, x, n=self.sample_size, batch_size=batch_size, ids=input_ids(x))

@@ -14,8 +14,8 @@ from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
-_NOISE_VALUES = 2**22  # drawn at once
-_LAYER_VALUES, _MOST_ROWS = 2**19, 1024  # in the widest layer at once: what a processor's cache holds
+_NOISE_VALUES = 2**20  # drawn at once
+_INPUT_VALUES, _MOST_ROWS = 2**19, 1024  # in one call of the classifier: what a processor's cache holds
 
 
 class RandomizedSmoothingMixin:
@@ -93,7 +93,7 @@ class RandomizedSmoothingMixin:
             `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
         abstains = bool(kwargs.pop("is_abstain", True))
-        key, inputs = jax.random.fold_in(self.key, _PREDICTION), as_inputs(x, self._shape())
+        key, inputs = fold_in(self.key, _PREDICTION), as_inputs(x, self._shape())
         counts = self._count_votes(key, inputs, input_ids(inputs), self.sample_size, batch_size, verbose, **kwargs)
         if self.output == "frequencies":
             return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -181,8 +181,7 @@ class RandomizedSmoothingMixin:
             rows = self._predict_classifier(np.asarray(noisy), batch_size, training_mode, **kwargs)
             return np.asarray(rows, np.float32)
 
-        # Noise for several batches is drawn at once where inputs are small: alternating with the network costs time.
-        rows = batch_size * max(1, _NOISE_VALUES // math.prod(x.shape[1:]) // batch_size)
+        rows = _rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))
         noise = jaxsmooth.Gaussian(self.scale)
         return np.asarray(
             jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, progress=verbose)
@@ -190,17 +189,39 @@ class RandomizedSmoothingMixin:
 
     def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:
         """Return how many noisy inputs go through the classifier at once: more than asked for where they are small."""
-        return max(batch_size, min(_MOST_ROWS, _LAYER_VALUES // self._row_size(x)))
+        return max(batch_size, min(_MOST_ROWS, self._fastest_rows(x)))
 
-    def _row_size(self, x: np.ndarray) -> int:
-        """Return how many values the classifier holds for one input, as far as is known."""
-        return math.prod(x.shape[1:])
+    def _fastest_rows(self, x: np.ndarray) -> int:
+        """Return how many inputs at once the classifier is fastest with, as far as is known."""
+        return _INPUT_VALUES // math.prod(x.shape[1:])
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, _TRAINING), self._draws)
+        key = fold_in(self.key, _TRAINING, self._draws)
         self._draws += 1
         return x + np.asarray(jaxsmooth.Gaussian(self.scale).sample(key, x.shape, jnp.float32))
+
+
+@jax.jit
+def fold_in(key: jax.Array, *data: int) -> jax.Array:
+    """Return the key of a purpose, and of a turn of it: compiled, since it is made at every call."""
+    for number in data:
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def _rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
+    """Return how many noisy inputs are drawn at once: several batches, since alternating with the network costs time.
+
+    The draws are made equal, so that less than one batch is drawn in vain.
+
+    Example:
+        >>> _rows_drawn_at_once(4000, batch_size=128, features=3072)
+        256
+    """
+    batches = -(-total // batch_size)
+    draws = -(-batches // max(1, _NOISE_VALUES // features // batch_size))
+    return batch_size * max(1, -(-batches // max(1, draws)))
 
 
 def _as_key(seed: Any) -> jax.Array:

@@ -47,3 +47,10 @@ def test_torch_mnist(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "0 of 2 images were changed within their radius" in done.stdout
     assert (tmp_path / "certified_torch_mnist.png").stat().st_size > 5_000
+
+
+def test_keras_cifar(tmp_path):
+    done = run("keras_cifar.py", "--count", "4", "--attacked", "2", "--steps", "4", "--n", "200", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0 of 2 attacked images were changed within their radius" in done.stdout
+    assert (tmp_path / "certified_keras_cifar.png").stat().st_size > 5_000

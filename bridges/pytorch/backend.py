@@ -28,6 +28,8 @@ class TorchBackend:
         acceleration: faster ways to compute scores in evaluation mode.
     """
 
+    layer_values = 2**19  # beyond a processor's cache it slows down, unless freed memory is kept (bridges.memory)
+
     def __init__(
         self,
         model: nn.Module,

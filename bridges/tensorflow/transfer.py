@@ -11,12 +11,14 @@ _ALIGNMENT = 64
 
 
 def to_tensorflow(array: Any) -> tf.Tensor:
-    """View a JAX array, or a buffer inside a callback, as a tensor.
+    """View a JAX or NumPy array, or a buffer inside a callback, as a tensor. Nothing may write to it while it is used.
 
     TensorFlow ends the process when it meets memory that is not aligned to 64 bytes: such an array is copied.
     """
     if array.__dlpack_device__()[0] == 1 and not (0 not in array.shape and _is_aligned(np.asarray(array))):
         return tf.constant(np.asarray(array))
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = np.asarray(_Writable(array))  # NumPy exports no other; TensorFlow does not write to its tensors
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
@@ -34,6 +36,15 @@ def to_numpy(tensor: Any) -> np.ndarray:
 def to_jax_dtype(dtype: tf.DType) -> np.dtype[Any]:
     """Return the dtype that JAX has for this one: float64 is float32 unless `jax_enable_x64` is set."""
     return jax.dtypes.canonicalize_dtype(dtype.as_numpy_dtype)
+
+
+class _Writable:
+    """An array that says that it may be written to."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def _is_aligned(array: np.ndarray) -> bool:

@@ -11,11 +11,8 @@ And `predict` of both classes at sample_size 32 on 128 images. `--keep-memory` r
 """
 
 import argparse
-import contextlib
 import importlib
 import importlib.util
-import io
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +24,7 @@ from torch.nn import functional
 
 from bridges.memory import keep_freed_memory
 from bridges.pytorch import PyTorchRandomizedSmoothing
+from tests.benchmarks.timing import Runs, medians, milliseconds
 
 VOTES, INPUTS = 1000, 4
 
@@ -83,7 +81,7 @@ def bare(network: nn.Module, shape: tuple[int, ...], batch_size: int) -> Callabl
     return run
 
 
-def runs(name: str) -> dict[str, list[Callable[[], Any]]]:
+def runs(name: str) -> Runs:
     """Return, by contender, its runs; the fastest counts."""
     build, shape, batch_sizes = NETWORKS[name]
     network = build().eval()
@@ -106,18 +104,8 @@ def runs(name: str) -> dict[str, list[Callable[[], Any]]]:
 
 def measure(name: str, rounds: int) -> None:
     """Print the medians of one network and their ratios."""
-    timed = [(kind, run, []) for kind, choices in runs(name).items() for run in choices]
-    for _ in range(rounds + 1):
-        for _, run, times in timed:
-            start = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                run()
-            times.append(time.perf_counter() - start)
-    best: dict[str, float] = {}
-    for kind, _, times in timed:
-        best[kind] = min(best.get(kind, np.inf), float(np.median(times[1:])))
-    cells = "  ".join(f"{kind} {1000 * seconds:.0f} ms" for kind, seconds in best.items())
-    print(f"{name:18} {cells}  ours/bare {best['ours'] / best['bare']:.2f}", end="")
+    best = medians(runs(name), rounds)
+    print(f"{name:18} {milliseconds(best)}  ours/bare {best['ours'] / best['bare']:.2f}", end="")
     if "art" in best:
         ratios = best["art"] / best["ours"], best["art predict"] / best["ours predict"]
         print("  art/ours {:.2f}  art/ours predict {:.2f}".format(*ratios), end="")

@@ -22,7 +22,7 @@ class Own(keras.layers.Layer):
         self.dense = keras.layers.Dense(8)
 
     def build(self, shape):
-        self.dense.build((None, 16))
+        self.dense.build((shape[0], 16))
         self.bare = self.add_weight(shape=(8, 3), initializer="glorot_uniform", name="bare")
 
     def call(self, x):
