@@ -1,12 +1,15 @@
 """Certified robustness by randomized smoothing, as pure functions in JAX."""
 
+from jaxsmooth import losses
 from jaxsmooth.certify import certificate, certify
 from jaxsmooth.curves import abstention_rate, average_certified_radius, certified_accuracy
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.predict import predict, prediction
+from jaxsmooth.samples import stream_samples
+from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction
-from jaxsmooth.votes import count_votes, decision_keys, stream_samples, stream_votes
+from jaxsmooth.votes import count_votes, decision_keys, stream_votes
 
 __all__ = [
     "ABSTAIN",
@@ -23,11 +26,15 @@ __all__ = [
     "certificate",
     "certified_accuracy",
     "certify",
+    "class_gradients",
     "count_votes",
+    "cross_entropy",
     "decision_keys",
+    "losses",
     "predict",
     "prediction",
     "read_log",
+    "smooth",
     "stream_samples",
     "stream_votes",
     "write_log",

@@ -1,32 +1,19 @@
 """Votes: run a classifier on noisy copies of the inputs and count the classes it returns.
 
-This is the only place that runs a model for a decision. All pairs (input, sample) form one stream, which is cut into
-chunks of `batch_size`, so that many inputs with few samples share a batch and one input with many needs no more
-memory. Sample `s` of the input with id `i` depends on `(key, i, s)` alone, whatever the chunks.
+This is the only place that runs a model for a decision. What it is run on is drawn in `jaxsmooth.samples`.
 """
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import (
-    check_classifier,
-    check_first,
-    check_ids,
-    check_inputs,
-    check_integer,
-    check_key,
-    check_noise,
-    check_scores,
-    is_traced,
-)
+from jaxsmooth.checks import check_classifier, check_key, check_scores, is_traced
+from jaxsmooth.samples import Position, Task, check_task, draw, draw_in_turn, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -76,7 +63,7 @@ def count_votes(
                [ 492,  508]], dtype=int32)
     """
     check_classifier(f)
-    task, n, batch_size = _check(noise, key, x, n, batch_size, ids, first)
+    task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
     if task.x.shape[0] == 0:
         scores = jax.eval_shape(f, jax.ShapeDtypeStruct((batch_size, *task.x.shape[1:]), task.x.dtype))
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
@@ -112,6 +99,7 @@ def stream_votes(
         ValueError, TypeError: as `count_votes`. ImportError: `progress` without tqdm.
 
     Example:
+        >>> import numpy as np
         >>> from jaxsmooth import Gaussian
         >>> f = lambda x: np.stack([x.sum(-1), -x.sum(-1)], -1)
         >>> stream_votes(f, Gaussian(1.0), jax.random.key(0), jnp.array([[9.0, 0.0], [0.0, 0.0]]), n=1000)
@@ -119,14 +107,14 @@ def stream_votes(
                [ 492,  508]], dtype=int32)
     """
     check_classifier(f)
-    task, n, batch_size = _check(noise, key, x, n, batch_size, ids, first)
+    task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
     if any(map(is_traced, jax.tree.leaves((f, task)))):
         raise TypeError("stream_votes runs on the host and takes no traced values: use count_votes under jax.jit")
     number, counts = task.x.shape[0], None
     if number == 0:
         scores = jnp.asarray(f(jnp.zeros((batch_size, *task.x.shape[1:]), task.x.dtype)))
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
-    samples = _stream(task, n, batch_size)
+    samples = draw_in_turn(task, n, batch_size)
     if progress:
         samples = _progress_bar(samples, -(-number * n // batch_size), batch_size)
     for noisy, rows in samples:
@@ -135,37 +123,6 @@ def stream_votes(
         # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
         counts = jax.block_until_ready(_add_votes_jit(counts, scores, rows, number))
     return cast(jax.Array, counts)
-
-
-def stream_samples(
-    noise: Noise,
-    key: jax.Array,
-    x: ArrayLike,
-    *,
-    n: int,
-    batch_size: int = 256,
-    ids: ArrayLike | None = None,
-    first: int | jax.Array = 0,
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Return the batches that `stream_votes` calls its classifier with, one after the other.
-
-    Args:
-        noise, key, x, n, batch_size, ids, first: as for `count_votes`.
-
-    Returns:
-        An iterator over pairs of noisy inputs `[B, *event]` and `i32[B]`, the row of x that each was made from. The
-        rows that fill up the last batch are marked with N or more.
-
-    Raises:
-        ValueError, TypeError: as `count_votes`.
-
-    Example:
-        >>> from jaxsmooth import Gaussian
-        >>> samples = stream_samples(Gaussian(1.0), jax.random.key(0), jnp.zeros((2, 5)), n=3, batch_size=4)
-        >>> [rows.tolist() for noisy, rows in samples]
-        [[0, 0, 0, 1], [1, 1, 2, 2]]
-    """
-    return _stream(*_check(noise, key, x, n, batch_size, ids, first))
 
 
 def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -182,68 +139,19 @@ def _decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
-class _Task(NamedTuple):
-    """What the samples are drawn from."""
-
-    noise: Noise
-    key: jax.Array
-    x: jax.Array
-    ids: ArrayLike
-    first: ArrayLike
-
-
-class _Position(NamedTuple):
-    """Where a chunk starts in the stream of pairs. Two 32-bit numbers, so that N * n may exceed 32 bits."""
-
-    row: Any
-    sample: Any
-
-
-def _check(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> tuple[_Task, int, int]:
-    n = check_integer("n", n, 1, 2**30)
-    batch_size = check_integer("batch_size", batch_size, 1, 2**30)
-    noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
-    number = x.shape[0]
-    task = _Task(noise, key, x, check_ids(ids, number), check_first(first, n))
-    return task, n, min(batch_size, max(number, 1) * n)
-
-
 @partial(jax.jit, static_argnames=("static", "n", "batch_size"))
-def _scan(arrays: list[Any], task: _Task, *, static: StaticCallable, n: int, batch_size: int) -> jax.Array:
+def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, n: int, batch_size: int) -> jax.Array:
     f, number = merge_callable(arrays, static), task.x.shape[0]
 
-    def count_chunk(counts: jax.Array | None, position: _Position) -> jax.Array:
-        noisy, rows = _draw(task, position, n, batch_size)
+    def add_chunk(counts: jax.Array | None, position: Position) -> jax.Array:
+        noisy, rows = draw(task, position, n, batch_size)
         scores = f(noisy)
         check_scores(scores, batch_size)
         return _add_votes(counts, scores, rows, number)
 
-    def step(state: tuple[jax.Array, _Position], _: None) -> tuple[tuple[jax.Array, _Position], None]:
-        counts, position = state
-        sample = position.sample + batch_size
-        return (count_chunk(counts, position), _Position(position.row + sample // n, sample % n)), None
-
-    start = _Position(jnp.int32(0), jnp.int32(0))
-    # Zeros like the result of one chunk, not plain ones: under shard_map they vary over the mesh as the result does.
-    counts = jnp.zeros_like(jax.eval_shape(partial(count_chunk, None), start))
-    (counts, _), _ = lax.scan(step, (counts, start), length=-(-number * n // batch_size))
+    counts = scan_chunks(add_chunk, number, n, batch_size)
     finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))
     return jnp.where(finite[:, None], counts, 0)
-
-
-def _draw(task: _Task, position: _Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Return the noisy inputs of one chunk and the row of `x` that each belongs to, N or more for padding."""
-    offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
-    rows = position.row + offset // n
-    samples = jnp.asarray(task.first) + (offset % n).astype(jnp.uint32)
-    keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(task.key, i), s))(
-        jnp.asarray(task.ids).at[rows].get(mode="clip"), samples
-    )
-    event, wide = task.x.shape[1:], task.x.dtype if task.x.dtype.itemsize > 4 else np.dtype(np.float32)
-    noise = jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys)
-    noisy = (task.x.at[rows].get(mode="clip").astype(wide) + noise).astype(task.x.dtype)
-    # The barrier makes f see the same rounded sum in every program, however XLA would fuse it.
-    return lax.optimization_barrier(noisy), rows
 
 
 def _add_votes(counts: jax.Array | None, scores: jax.Array, rows: jax.Array, number: int) -> jax.Array:
@@ -254,21 +162,7 @@ def _add_votes(counts: jax.Array | None, scores: jax.Array, rows: jax.Array, num
     return counts.at[rows, jnp.argmax(scores, axis=1)].add(1, mode="drop")
 
 
-_draw_jit = partial(jax.jit, static_argnums=(2, 3))(_draw)
 _add_votes_jit = partial(jax.jit, static_argnums=3)(_add_votes)
-
-
-def _stream(task: _Task, n: int, batch_size: int) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Draw the chunks in turn, each while the caller works on the one before."""
-    chunks = -(-task.x.shape[0] * n // batch_size)
-    upcoming = None
-    for chunk in range(chunks):
-        drawn = _draw_jit(task, _Position(*map(np.int32, divmod(chunk * batch_size, n))), n, batch_size)
-        if upcoming is not None:
-            yield upcoming
-        upcoming = drawn
-    if upcoming is not None:
-        yield upcoming
 
 
 def _progress_bar(samples: Iterator[Any], chunks: int, batch_size: int) -> Iterator[Any]:

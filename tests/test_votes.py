@@ -14,7 +14,17 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 
-from jaxsmooth import Gaussian, Laplace, Uniform, count_votes, decision_keys, stream_samples, stream_votes, votes
+from jaxsmooth import (
+    Gaussian,
+    Laplace,
+    Uniform,
+    count_votes,
+    decision_keys,
+    samples,
+    stream_samples,
+    stream_votes,
+    votes,
+)
 from tests.classifiers import assert_same, first_features, inputs, scaled_features
 
 NOISES = [Gaussian(1.0), Laplace(0.7), Uniform(1.5)]
@@ -73,10 +83,10 @@ def test_ranges_of_samples_add_up(key, driver):
 def test_the_noise_of_a_range_is_that_of_the_longer_run(key):
     """The last samples before 2^32 are reached, and positions beyond 2^32 pairs do not overflow."""
     x = inputs(3000, (3,))
-    task, n, _ = votes._check(NOISES[0], key, x, 2**21, 8, None, 0)
-    far, rows = votes._draw(task, votes._Position(jnp.int32(2998), jnp.int32(2**21 - 4)), n, 8)
+    task, n, _ = samples.check_task(NOISES[0], key, x, 2**21, 8, None, 0)
+    far, rows = samples.draw(task, samples.Position(jnp.int32(2998), jnp.int32(2**21 - 4)), n, 8)
     assert_same(rows, [2998] * 4 + [2999] * 4)
-    head, _ = votes._draw(task._replace(x=x[2998:], ids=task.ids[2998:]), votes._Position(0, 2**21 - 4), n, 8)
+    head, _ = samples.draw(task._replace(x=x[2998:], ids=task.ids[2998:]), samples.Position(0, 2**21 - 4), n, 8)
     assert_same(far, head)
     last = count_votes(first_features, NOISES[0], key, inputs(2), n=3, first=2**32 - 3)
     assert_same(last, reference(first_features, NOISES[0], key, inputs(2), 3, first=2**32 - 3))
@@ -174,9 +184,9 @@ def test_one_compilation_serves_scales_keys_parameters_and_inputs(key):
 def test_stream_votes_compiles_its_own_parts_once(key):
     x = inputs(2)
     stream_votes(first_features, Gaussian(1.0), key, x, n=50, batch_size=16)
-    sizes = votes._draw_jit._cache_size(), votes._add_votes_jit._cache_size()
+    sizes = samples._draw_jit._cache_size(), votes._add_votes_jit._cache_size()
     stream_votes(first_features, Gaussian(2.0), jax.random.key(9), x + 1, n=50, batch_size=16, first=7)
-    assert (votes._draw_jit._cache_size(), votes._add_votes_jit._cache_size()) == sizes
+    assert (samples._draw_jit._cache_size(), votes._add_votes_jit._cache_size()) == sizes
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

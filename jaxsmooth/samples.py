@@ -1,0 +1,128 @@
+"""The stream of noisy samples that votes, probabilities and gradients are made from.
+
+All pairs (input, sample) form one stream, which is cut into chunks of `batch_size`, so that many inputs with few
+samples share a batch and one input with many needs no more memory. Sample `s` of the input with id `i` depends on
+`(key, i, s)` alone, whatever the chunks.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxsmooth.checks import check_first, check_ids, check_inputs, check_integer, check_key, check_noise
+from jaxsmooth.types import Noise
+
+
+def stream_samples(
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    *,
+    n: int,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+    first: int | jax.Array = 0,
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Return the batches that `stream_votes` calls its classifier with, one after the other.
+
+    Args:
+        noise, key, x, n, batch_size, ids, first: as for `count_votes`.
+
+    Returns:
+        An iterator over pairs of noisy inputs `[B, *event]` and `i32[B]`, the row of x that each was made from. The
+        rows that fill up the last batch are marked with N or more.
+
+    Raises:
+        ValueError, TypeError: as `count_votes`.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> samples = stream_samples(Gaussian(1.0), jax.random.key(0), jnp.zeros((2, 5)), n=3, batch_size=4)
+        >>> [rows.tolist() for noisy, rows in samples]
+        [[0, 0, 0, 1], [1, 1, 2, 2]]
+    """
+    return draw_in_turn(*check_task(noise, key, x, n, batch_size, ids, first))
+
+
+class Task(NamedTuple):
+    """What the samples are drawn from."""
+
+    noise: Noise
+    key: jax.Array
+    x: jax.Array
+    ids: ArrayLike
+    first: ArrayLike
+
+
+class Position(NamedTuple):
+    """Where a chunk starts in the stream of pairs. Two 32-bit numbers, so that N * n may exceed 32 bits."""
+
+    row: Any
+    sample: Any
+
+
+def check_task(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> tuple[Task, int, int]:
+    """Return what samples are drawn from, their number for each input, and how many make a chunk."""
+    n = check_integer("n", n, 1, 2**30)
+    batch_size = check_integer("batch_size", batch_size, 1, 2**30)
+    noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
+    number = x.shape[0]
+    task = Task(noise, key, x, check_ids(ids, number), check_first(first, n))
+    return task, n, min(batch_size, max(number, 1) * n)
+
+
+def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_size: int) -> Any:
+    """Return the sum over all chunks in a compiled loop: `add(total, position)` adds one chunk, to None the first."""
+
+    def step(state: tuple[Any, Position], _: None) -> tuple[tuple[Any, Position], None]:
+        total, position = state
+        sample = position.sample + batch_size
+        return (add(total, position), Position(position.row + sample // n, sample % n)), None
+
+    start = Position(jnp.int32(0), jnp.int32(0))
+    # Zeros like the result of one chunk, not plain ones: under shard_map they vary over the mesh as the result does.
+    total = jax.tree.map(jnp.zeros_like, jax.eval_shape(partial(add, None), start))
+    (total, _), _ = lax.scan(step, (total, start), length=-(-number * n // batch_size))
+    return total
+
+
+def draw(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Return the noisy inputs of one chunk and the row of `x` that each belongs to, N or more for padding."""
+    noise, rows = draw_noise(task, position, n, batch_size)
+    noisy = (task.x.at[rows].get(mode="clip").astype(noise.dtype) + noise).astype(task.x.dtype)
+    # The barrier makes f see the same rounded sum in every program, however XLA would fuse it.
+    return lax.optimization_barrier(noisy), rows
+
+
+def draw_noise(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Return the noise of one chunk, float32 or wider, and the row of `x` that each belongs to."""
+    offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
+    rows = position.row + offset // n
+    samples = jnp.asarray(task.first) + (offset % n).astype(jnp.uint32)
+    keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(task.key, i), s))(
+        jnp.asarray(task.ids).at[rows].get(mode="clip"), samples
+    )
+    event, wide = task.x.shape[1:], task.x.dtype if task.x.dtype.itemsize > 4 else np.dtype(np.float32)
+    return jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys), rows
+
+
+_draw_jit = partial(jax.jit, static_argnums=(2, 3))(draw)
+
+
+def draw_in_turn(task: Task, n: int, batch_size: int) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Draw the chunks in turn, each while the caller works on the one before."""
+    chunks = -(-task.x.shape[0] * n // batch_size)
+    upcoming = None
+    for chunk in range(chunks):
+        drawn = _draw_jit(task, Position(*map(np.int32, divmod(chunk * batch_size, n))), n, batch_size)
+        if upcoming is not None:
+            yield upcoming
+        upcoming = drawn
+    if upcoming is not None:
+        yield upcoming
