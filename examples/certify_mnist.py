@@ -21,6 +21,8 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxsmooth
+from jaxsmooth import losses
+from jaxsmooth.training import init_train_state, make_train_step
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 EPOCHS = 12
@@ -55,35 +57,23 @@ def load_mnist(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return table[order, :-1].reshape(-1, 28, 28, 1).astype(np.float32) / 255, labels[order]
 
 
-def train(x: np.ndarray, y: np.ndarray, noise: jaxsmooth.Noise, seed: int) -> Partial:
-    """Return a classifier trained on noisy images by cross-entropy (Cohen et al. 2019)."""
+def train(x: np.ndarray, y: np.ndarray, noise: jaxsmooth.Noise, seed: int, loss: Any = losses.gaussian) -> Partial:
+    """Return a classifier trained under noise by an objective of `jaxsmooth.losses`, by default that of Cohen et al."""
     model, batch_size = CNN(), 100
     steps = len(x) // batch_size
     optimizer = optax.adamw(optax.cosine_decay_schedule(2e-3, EPOCHS * steps))
     init_key, noise_key = jax.random.split(jax.random.key(seed))
     params: Any = model.init(init_key, jnp.asarray(x[:1]))
-    state = optimizer.init(params)
-
-    @jax.jit
-    def step(params: Any, state: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> tuple[Any, Any, jax.Array]:
-        def loss(params: Any) -> jax.Array:
-            logits: Any = model.apply(params, x + noise.sample(key, x.shape))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
-
+    state, step = init_train_state(Partial(model.apply, params), optimizer), make_train_step(loss, optimizer)
     rng = np.random.default_rng(seed)
     with tqdm(total=EPOCHS * steps, desc="training", unit=" steps") as bar:
-        for epoch in range(EPOCHS):
+        for _ in range(EPOCHS):
             for index, batch in enumerate(rng.permutation(steps * batch_size).reshape(steps, batch_size)):
-                key = jax.random.fold_in(noise_key, epoch * steps + index)
-                params, state, value = step(params, state, key, x[batch], y[batch])
+                state, value = step(state, noise, noise_key, jnp.asarray(x[batch]), jnp.asarray(y[batch]))
                 bar.update()
                 if index % 10 == 0:
                     bar.set_postfix(loss=f"{value:.3f}")
-    return Partial(model.apply, params)
+    return state.f
 
 
 def certify(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, arguments: Any) -> list[jaxsmooth.LogRow]:

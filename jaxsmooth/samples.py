@@ -77,18 +77,23 @@ def check_task(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, 
     return task, n, min(batch_size, max(number, 1) * n)
 
 
-def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_size: int) -> Any:
-    """Return the sum over all chunks in a compiled loop: `add(total, position)` adds one chunk, to None the first."""
+def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_size: int, unrolled: int = 1) -> Any:
+    """Return the sum over all chunks: `add(total, position)` adds one chunk, to None the first.
+
+    The loop is compiled as a loop, or, where there are at most `unrolled` chunks, as one chunk after the other.
+    """
 
     def step(state: tuple[Any, Position], _: None) -> tuple[tuple[Any, Position], None]:
         total, position = state
         sample = position.sample + batch_size
         return (add(total, position), Position(position.row + sample // n, sample % n)), None
 
-    start = Position(jnp.int32(0), jnp.int32(0))
+    start, chunks = Position(jnp.int32(0), jnp.int32(0)), -(-number * n // batch_size)
+    if chunks == 1:  # lax.scan makes a loop even of one step
+        return add(None, start)
     # Zeros like the result of one chunk, not plain ones: under shard_map they vary over the mesh as the result does.
     total = jax.tree.map(jnp.zeros_like, jax.eval_shape(partial(add, None), start))
-    (total, _), _ = lax.scan(step, (total, start), length=-(-number * n // batch_size))
+    (total, _), _ = lax.scan(step, (total, start), length=chunks, unroll=chunks <= unrolled)
     return total
 
 

@@ -16,6 +16,9 @@ from jaxsmooth.samples import Position, Task, check_task, draw, draw_noise, scan
 from jaxsmooth.types import Classifier, Noise
 
 LEAST_PROBABILITY = 1e-20
+# So many chunks are compiled one after the other, their memory at the same time, since XLA on a CPU (JAX 0.10) runs the
+# gradient of a convolution 8 to 15 times slower within a loop: it brings only those outside into the form it has code for.
+_UNROLLED = 8
 
 
 def smooth(
@@ -39,7 +42,8 @@ def smooth(
     estimators of the gradient are unbiased for that of the expectation:
 
     - "pathwise" differentiates through f (Salman et al. 2019, arXiv:1906.04584), in x, in the arrays of f and in the
-      scale of the noise. Each chunk is computed again in the backward pass, so that memory does not grow with n.
+      scale of the noise. Each chunk is computed again in the backward pass, so that memory does not grow with n beyond
+      8 chunks. On a CPU, gradients of convolutions take XLA 8 times longer from there on: choose `batch_size` for it.
     - "score" needs no gradient of f, and serves hard votes too: the mean of (h - b) z / sigma, h being a sample's
       probabilities, z its noise in units of sigma and b the mean of h over the other samples of the input. Gaussian
       noise and gradients in x alone; to it, the arrays of f and sigma are constants. Its variance grows with the
@@ -161,7 +165,7 @@ def _average(static: StaticCallable, n: int, batch_size: int, hard: bool, arrays
     """Return the averaged probabilities or votes, computed chunk by chunk, each again in a backward pass."""
     number = task.x.shape[0]
 
-    @jax.checkpoint
+    @partial(jax.checkpoint, prevent_cse=False)  # a scan cannot be merged with its backward pass anyway
     def chunk(arrays: list[Any], task: Task, position: Position) -> tuple[jax.Array, jax.Array]:
         noisy, rows = draw(task, position, n, batch_size)
         return _probabilities(merge_callable(arrays, static), noisy, hard), rows
@@ -171,7 +175,7 @@ def _average(static: StaticCallable, n: int, batch_size: int, hard: bool, arrays
         total = jnp.zeros((number, h.shape[1]), jnp.float32) if total is None else total
         return total.at[rows].add(h / n, mode="drop")
 
-    return scan_chunks(add_chunk, number, n, batch_size)
+    return scan_chunks(add_chunk, number, n, batch_size, _UNROLLED)
 
 
 _pathwise = partial(jax.jit, static_argnums=(0, 1, 2, 3))(_average)

@@ -54,3 +54,11 @@ def test_keras_cifar(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "0 of 2 attacked images were changed within their radius" in done.stdout
     assert (tmp_path / "certified_keras_cifar.png").stat().st_size > 5_000
+
+
+def test_train_mnist(tmp_path):
+    flags = ("--training", "500", "--count", "10", "--n", "200", "--objectives", "gaussian", "smoothmix")
+    done = run("train_mnist.py", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["gaussian", "smoothmix"]
+    assert (tmp_path / "trained_mnist.png").stat().st_size > 5_000
