@@ -17,7 +17,7 @@ from jaxsmooth.types import Classifier, Noise
 
 LEAST_PROBABILITY = 1e-20
 # So many chunks are compiled one after the other, their memory at the same time, since XLA on a CPU (JAX 0.10) runs the
-# gradient of a convolution 8 to 15 times slower within a loop: it brings only those outside into the form it has code for.
+# gradient of a convolution 8 to 15 times slower in a loop, where it does not bring it into the form it has code for.
 _UNROLLED = 8
 
 
@@ -77,14 +77,7 @@ def smooth(
         >>> bool(variance("score") > 30 * variance("pathwise"))
         True
     """
-    check_classifier(f)
-    n = check_integer("n", n, 2 if estimator == "score" else 1, 2**30)
-    if estimator not in ("pathwise", "score"):
-        raise ValueError(f"estimator must be 'pathwise' or 'score', got {estimator!r}")
-    if hard and estimator == "pathwise":
-        raise ValueError("hard votes have no gradient to follow: hard=True needs estimator='score'")
-    if estimator == "score" and not isinstance(noise, Gaussian):
-        raise TypeError(f"estimator='score' is for Gaussian noise, got {type(noise).__name__}")
+    n = _check_estimator(f, noise, n, estimator, hard)
     arrays, static = split_callable(f)
 
     def g(key: jax.Array, x: ArrayLike) -> jax.Array:
@@ -159,6 +152,19 @@ def check_labels(y: Any, number: int, classes: int) -> jax.Array:
     if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"y must lie in [0, {classes}), got values from {labels.min()} to {labels.max()}")
     return jnp.asarray(labels, jnp.int32)
+
+
+def _check_estimator(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> int:
+    """Return n, once the estimator was found to be one for this classifier and noise."""
+    check_classifier(f)
+    n = check_integer("n", n, 2 if estimator == "score" else 1, 2**30)
+    if estimator not in ("pathwise", "score"):
+        raise ValueError(f"estimator must be 'pathwise' or 'score', got {estimator!r}")
+    if hard and estimator == "pathwise":
+        raise ValueError("hard votes have no gradient to follow: hard=True needs estimator='score'")
+    if estimator == "score" and not isinstance(noise, Gaussian):
+        raise TypeError(f"estimator='score' is for Gaussian noise, got {type(noise).__name__}")
+    return n
 
 
 def _average(static: StaticCallable, n: int, batch_size: int, hard: bool, arrays: list[Any], task: Task) -> jax.Array:
