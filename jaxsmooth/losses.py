@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsmooth.smooth import LEAST_PROBABILITY
+from jaxsmooth.smooth import LEAST_PROBABILITY, along_rows, at_labels
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -128,9 +128,9 @@ def smoothadv(
         if attack == "ddn":
             is_adversarial = p.argmax(axis=-1) != y
             norm = jnp.minimum(norm * jnp.where(is_adversarial, 0.95, 1.05), bound)
-            delta = _rows(norm, delta) * _unit(delta)
+            delta = along_rows(norm, delta) * _unit(delta)
         length = _length(delta)
-        delta = delta * _rows(jnp.minimum(1.0, bound / jnp.where(length > 0, length, 1.0)), delta)
+        delta = delta * along_rows(jnp.minimum(1.0, bound / jnp.where(length > 0, length, 1.0)), delta)
     return _cross_entropy(_log_probabilities(f, lax.stop_gradient(x + delta)[None] + e), y).mean()
 
 
@@ -166,10 +166,10 @@ def macer(
         ()
     """
     scores = _scores(f, _noisy(noise, key, x, m))
-    loss = -_own(_log_mean(jax.nn.log_softmax(scores)), y)
+    loss = -at_labels(_log_mean(jax.nn.log_softmax(scores)), y)
     p = jax.nn.softmax(beta * scores).mean(axis=0)
     others = jnp.where(jnp.arange(p.shape[1])[None] == y[:, None], -1.0, p)
-    top, second = _own(p, y), others.max(axis=1)
+    top, second = at_labels(p, y), others.max(axis=1)
     counted = (top > second) & (top < 1) & (second > 0)
     # A first where inside, so that the gradient of what is not counted is zero rather than NaN.
     gap = jax.scipy.special.ndtri(jnp.where(counted, top, 0.5)) - jax.scipy.special.ndtri(
@@ -217,7 +217,7 @@ def smoothmix(
     for _ in range(steps):
         adversarial = adversarial + alpha * _unit(_ascent(f, e, adversarial, y)[0])
     mixing = jax.random.uniform(jax.random.fold_in(key, 1), (len(x),), maxval=0.5)
-    mixture = x + _rows(mixing, x) * (lax.stop_gradient(adversarial) - x)
+    mixture = x + along_rows(mixing, x) * (lax.stop_gradient(adversarial) - x)
     soft = lax.stop_gradient(jnp.exp(_log_mean(log_p)))
     target = (1 - mixing)[:, None] * soft + mixing[:, None] / soft.shape[1]
     mixed = -(target[None] * _log_probabilities(f, mixture[None] + e)).sum(axis=-1).mean(axis=0)
@@ -239,14 +239,9 @@ def _log_probabilities(f: Classifier, noisy: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(_scores(f, noisy))
 
 
-def _own(values: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the entry of each label, `[N, K] -> [N]`."""
-    return jnp.take_along_axis(values, y[:, None], axis=1)[:, 0]
-
-
 def _cross_entropy(log_p: jax.Array, y: jax.Array) -> jax.Array:
     """Return the cross-entropy of each input, `[m, N, K] -> [N]`."""
-    return -jax.vmap(_own, (0, None))(log_p, y).mean(axis=0)
+    return -jax.vmap(at_labels, (0, None))(log_p, y).mean(axis=0)
 
 
 def _log_mean(log_p: jax.Array) -> jax.Array:
@@ -265,15 +260,10 @@ def _ascent(f: Classifier, e: jax.Array, x: jax.Array, y: jax.Array) -> tuple[ja
 
     def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean = _log_mean(_log_probabilities(f, x[None] + e))
-        return -_own(mean, y).sum(), jnp.exp(mean)
+        return -at_labels(mean, y).sum(), jnp.exp(mean)
 
     gradient, p = jax.grad(loss, has_aux=True)(x)
     return lax.stop_gradient(gradient), lax.stop_gradient(p)
-
-
-def _rows(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Return one value for each input in a shape that broadcasts against the inputs."""
-    return values.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _length(x: jax.Array) -> jax.Array:
@@ -284,4 +274,4 @@ def _length(x: jax.Array) -> jax.Array:
 def _unit(x: jax.Array) -> jax.Array:
     """Return each input divided by its L2 norm, zero where that is zero."""
     length = _length(x)
-    return x / _rows(jnp.where(length > 0, length, 1.0), x)
+    return x / along_rows(jnp.where(length > 0, length, 1.0), x)

@@ -15,8 +15,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsmooth.checks import check_first, check_ids, check_inputs, check_integer, check_key, check_noise
-from jaxsmooth.types import Noise
+from jaxsmooth.checks import check_first, check_ids, check_inputs, check_integer, check_key, check_noise, check_scores
+from jaxsmooth.types import Classifier, Noise
 
 
 def stream_samples(
@@ -77,6 +77,12 @@ def check_task(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, 
     return task, n, min(batch_size, max(number, 1) * n)
 
 
+def count_classes(f: Classifier, task: Task, batch_size: int) -> int:
+    """Return the number of classes K of a classifier, without running it."""
+    batch = jax.ShapeDtypeStruct((batch_size, *task.x.shape[1:]), task.x.dtype)
+    return check_scores(jax.eval_shape(f, batch), batch_size)
+
+
 def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_size: int, unrolled: int = 1) -> Any:
     """Return the sum over all chunks: `add(total, position)` adds one chunk, to None the first.
 
@@ -100,9 +106,14 @@ def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_
 def draw(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
     """Return the noisy inputs of one chunk and the row of `x` that each belongs to, N or more for padding."""
     noise, rows = draw_noise(task, position, n, batch_size)
+    return add_noise(task, noise, rows), rows
+
+
+def add_noise(task: Task, noise: jax.Array, rows: jax.Array) -> jax.Array:
+    """Return rows of `x` with noise, in the dtype of `x`."""
     noisy = (task.x.at[rows].get(mode="clip").astype(noise.dtype) + noise).astype(task.x.dtype)
     # The barrier makes f see the same rounded sum in every program, however XLA would fuse it.
-    return lax.optimization_barrier(noisy), rows
+    return lax.optimization_barrier(noisy)
 
 
 def draw_noise(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import check_classifier, check_integer, check_scores, is_traced
 from jaxsmooth.noise import Gaussian
-from jaxsmooth.samples import Position, Task, check_task, draw, draw_noise, scan_chunks
+from jaxsmooth.samples import Position, Task, add_noise, check_task, count_classes, draw, draw_noise, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
 LEAST_PROBABILITY = 1e-20
@@ -32,9 +32,9 @@ def smooth(
     ids: ArrayLike | None = None,
     first: int | jax.Array = 0,
 ) -> Callable[[jax.Array, ArrayLike], jax.Array]:
-    """Return the smoothed classifier g(key, x), the class probabilities averaged over `n` noisy copies of each input.
+    """Return the smoothed classifier g(key, x) -> f32[N, K], class probabilities averaged over `n` noisy copies of x.
 
-    Entry (i, c) of g(key, x) is the mean over s of softmax(f(x_i + e_is))_c, or with `hard` the share of votes for c,
+    With one Threefry key and inputs `[N, *event]`, entry (i, c) is the mean over s of softmax(f(x_i + e_is))_c, or with `hard` the share of votes for c,
     over exactly the samples that `count_votes` votes on with the same arguments. It is an unbiased estimate of
     E[softmax(f(x_i + e))_c]. A sample with a non-finite score adds to no class.
 
@@ -46,25 +46,17 @@ def smooth(
       8 chunks. On a CPU, gradients of convolutions take XLA 8 times longer from there on: choose `batch_size` for it.
     - "score" needs no gradient of f, and serves hard votes too: the mean of (h - b) z / sigma, h being a sample's
       probabilities, z its noise in units of sigma and b the mean of h over the other samples of the input. Gaussian
-      noise and gradients in x alone; to it, the arrays of f and sigma are constants. Its variance grows with the
-      number of features, as the example shows: here it is 30 times that of the other.
+      noise, and gradients in x alone. Its variance grows with the number of features: below, over 30 times the other's.
 
     Args:
         f: base classifier, `[B, *event] -> [B, K]` logits or log-probabilities.
-        noise: `Gaussian` or another noise, its scale in the units of x.
+        noise, batch_size, ids, first: as for `count_votes`.
         n: number of samples for each input, static, at least 1; at least 2 for "score".
-        batch_size: rows in one call of f.
         estimator: of the gradient.
         hard: average votes instead of probabilities; needs "score".
-        ids: `N` integers that name the inputs to the noise; 0..N-1 by default.
-        first: index of the first sample.
-
-    Returns:
-        A function of one Threefry key and inputs `[N, *event]`, whose result is `f32[N, K]`.
 
     Raises:
-        ValueError, TypeError: as `count_votes`; estimator is not one of the two; `hard` with "pathwise"; "score" with
-            other noise than `Gaussian`.
+        ValueError, TypeError: as `count_votes`, or estimator, noise and `hard` do not go together.
 
     Example:
         >>> from jaxsmooth import Gaussian
@@ -83,8 +75,7 @@ def smooth(
     def g(key: jax.Array, x: ArrayLike) -> jax.Array:
         task, _, size = check_task(noise, key, x, n, batch_size, ids, first)
         if task.x.shape[0] == 0:
-            scores = jax.eval_shape(f, jax.ShapeDtypeStruct((size, *task.x.shape[1:]), task.x.dtype))
-            return jnp.zeros((0, check_scores(scores, size)), jnp.float32)
+            return jnp.zeros((0, count_classes(f, task, size)), jnp.float32)
         run = _score if estimator == "score" else _pathwise
         return run(static, n, size, bool(hard), arrays, task)
 
@@ -108,8 +99,7 @@ def cross_entropy(probabilities: jax.Array, y: ArrayLike) -> jax.Array:
         Array([ 0.6931472, 46.0517   ], dtype=float32)
     """
     labels = check_labels(y, *probabilities.shape)
-    own = jnp.take_along_axis(probabilities, labels[:, None], axis=1, mode="fill")[:, 0]
-    return -jnp.log(jnp.maximum(own, LEAST_PROBABILITY))
+    return -jnp.log(jnp.maximum(at_labels(probabilities, labels), LEAST_PROBABILITY))
 
 
 def class_gradients(
@@ -152,6 +142,16 @@ def check_labels(y: Any, number: int, classes: int) -> jax.Array:
     if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"y must lie in [0, {classes}), got values from {labels.min()} to {labels.max()}")
     return jnp.asarray(labels, jnp.int32)
+
+
+def at_labels(values: jax.Array, y: jax.Array) -> jax.Array:
+    """Return the entry of each label, `[N, K] -> [N]`, NaN where a label is out of range."""
+    return jnp.take_along_axis(values, y[:, None], axis=1, mode="fill")[:, 0]
+
+
+def along_rows(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Return one value for each row of x in a shape that broadcasts against x."""
+    return values.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _check_estimator(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> int:
@@ -214,12 +214,12 @@ def _score_backward(
     variance = jnp.asarray(task.noise.scale, jnp.float32) ** 2
 
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
-        noisy, rows = draw(task, position, n, batch_size)
-        noise, _ = draw_noise(task, position, n, batch_size)
-        difference = _probabilities(merge_callable(arrays, static), noisy, hard) - average.at[rows].get(mode="clip")
+        noise, rows = draw_noise(task, position, n, batch_size)
+        h = _probabilities(merge_callable(arrays, static), add_noise(task, noise, rows), hard)
+        difference = h - average.at[rows].get(mode="clip")
         weight = (difference * weights.at[rows].get(mode="clip")).sum(axis=1) / ((n - 1) * variance)
         total = jnp.zeros(task.x.shape, noise.dtype) if total is None else total
-        return total.at[rows].add(weight.reshape(-1, *(1,) * (noise.ndim - 1)) * noise, mode="drop")
+        return total.at[rows].add(along_rows(weight, noise) * noise, mode="drop")
 
     gradient = scan_chunks(add_chunk, task.x.shape[0], n, batch_size).astype(task.x.dtype)
     return None, Task(None, None, gradient, None, None)  # pyright: ignore[reportArgumentType]

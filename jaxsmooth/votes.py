@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import check_classifier, check_key, check_scores, is_traced
-from jaxsmooth.samples import Position, Task, check_task, draw, draw_in_turn, scan_chunks
+from jaxsmooth.samples import Position, Task, check_task, count_classes, draw, draw_in_turn, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -65,8 +65,7 @@ def count_votes(
     check_classifier(f)
     task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
     if task.x.shape[0] == 0:
-        scores = jax.eval_shape(f, jax.ShapeDtypeStruct((batch_size, *task.x.shape[1:]), task.x.dtype))
-        return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
+        return jnp.zeros((0, count_classes(f, task, batch_size)), jnp.int32)
     arrays, static = split_callable(f)
     return _scan(arrays, task, static=static, n=n, batch_size=batch_size)
 

@@ -1,7 +1,6 @@
 """A pretrained network that nobody here trained, on real images: the MNIST CNN of digit-recognizer-py."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +8,7 @@ import torch
 
 import jaxsmooth
 from bridges.pytorch import PyTorchRandomizedSmoothing
-
-
-def folder(package):
-    return Path(importlib.util.find_spec(package).origin).parent
+from tests.packages import folder
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 """A pretrained network that nobody here trained, on real images: the CIFAR-10 CNN of cifar-10-model, pixels 0..255."""
 
-import importlib.util
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -10,10 +7,7 @@ from matplotlib.image import imread
 
 import jaxsmooth
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
-
-
-def folder(package):
-    return Path(importlib.util.find_spec(package).origin).parent
+from tests.packages import folder
 
 
 @pytest.fixture(scope="module")
