@@ -34,9 +34,9 @@ def smooth(
 ) -> Callable[[jax.Array, ArrayLike], jax.Array]:
     """Return the smoothed classifier g(key, x) -> f32[N, K], class probabilities averaged over `n` noisy copies of x.
 
-    With one Threefry key and inputs `[N, *event]`, entry (i, c) is the mean over s of softmax(f(x_i + e_is))_c, or with `hard` the share of votes for c,
-    over exactly the samples that `count_votes` votes on with the same arguments. It is an unbiased estimate of
-    E[softmax(f(x_i + e))_c]. A sample with a non-finite score adds to no class.
+    With one Threefry key and inputs `[N, *event]`, entry (i, c) is the mean over s of softmax(f(x_i + e_is))_c, or with
+    `hard` the share of votes for c, over exactly the samples that `count_votes` votes on with the same arguments. It is
+    an unbiased estimate of E[softmax(f(x_i + e))_c]. A sample with a non-finite score adds to no class.
 
     g is differentiable in reverse mode, by `jax.grad`, `jax.vjp` and `jax.jacrev`, under `jit` and `vmap`. Both
     estimators of the gradient are unbiased for that of the expectation:
