@@ -1,8 +1,9 @@
 """Let ART's attacks accept our classes, where ART is loaded. This never imports ART by itself.
 
 ART checks that its own classes are among an estimator's bases. So, once the program has imported ART, an instance of
-one of our classes is made from a class that joins ours, first, with ART's namesake. ART's constructor is not called,
-every public name resolves to our code, and the private names that ART's attacks read are views of ours.
+one of our classes is made from a class that joins ours, first, with ART's namesake, or where ART has none, with the
+classes that its attacks ask for. ART's constructor is not called, every public name resolves to our code, and the
+private names that ART's attacks read are views of ours.
 """
 
 import copy
@@ -17,20 +18,32 @@ _VIEWS = {
     "_model": "model",
     "_optimizer": "optimizer",
 }
-_JOINED: dict[tuple[type, type], type] = {}
+_JOINED: dict[type, type] = {}
 
 
 def instance_class(cls: type) -> type:
     """Return the class that an instance of ours is made from: joined with ART's namesake if ART is loaded."""
     smoothing = sys.modules.get("art.estimators.certification.randomized_smoothing")
-    namesake = getattr(smoothing, _public(cls).__name__, None) if smoothing is not None else None
-    if not isinstance(namesake, type) or issubclass(cls, namesake):
+    if smoothing is None:
         return cls
-    if (cls, namesake) not in _JOINED:
+    bases = _art_bases(smoothing, _public(cls).__name__)
+    if any(issubclass(cls, base) for base in bases):
+        return cls
+    if cls not in _JOINED:
         names: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__, "__qualname__": cls.__qualname__}
         names |= {view: property(operator.attrgetter(name)) for view, name in _VIEWS.items() if hasattr(cls, name)}
-        _JOINED[cls, namesake] = type(namesake)(cls.__name__, (cls, namesake), names)
-    return _JOINED[cls, namesake]
+        _JOINED[cls] = type(bases[-1])(cls.__name__, (cls, *bases), names)
+    return _JOINED[cls]
+
+
+def _art_bases(smoothing: Any, name: str) -> tuple[type, ...]:
+    """Return ART's class of this name, or the classes that ART's attacks ask for."""
+    if isinstance(namesake := getattr(smoothing, name, None), type):
+        return (namesake,)
+    from art.estimators.classification import ClassGradientsMixin, ClassifierMixin
+    from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
+
+    return ClassGradientsMixin, ClassifierMixin, NeuralNetworkMixin, LossGradientsMixin, BaseEstimator
 
 
 def as_art(classifier: Any) -> Any:
@@ -49,7 +62,7 @@ def as_art(classifier: Any) -> Any:
 
 def own_class(cls: type) -> type:
     """Return our class, of which a joined one is made."""
-    return next((own for (own, _), joined in _JOINED.items() if joined is cls), cls)
+    return next((own for own, joined in _JOINED.items() if joined is cls), cls)
 
 
 def _public(cls: type) -> type:

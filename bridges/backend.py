@@ -27,6 +27,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def takes_indices(self) -> bool:
+        """Whether the loss takes class indices rather than one row for each input."""
+        ...
+
+    @property
     def fixed_batch(self) -> bool:
         """Whether `scores` should get batches of one size alone, since another one would be compiled anew."""
         ...
@@ -65,6 +70,12 @@ class Backend(Protocol):
 
     def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer, by name or index, returns: an array, or a tensor of the framework with its graph."""
+        ...
+
+    def activation_gradient(
+        self, loss: Callable[[Any, Any], Any], x: np.ndarray, y: np.ndarray, layer: Any, *, training: bool = False
+    ) -> np.ndarray:
+        """Return the gradient in x of a loss of the activations of x and those of y at a layer."""
         ...
 
     def widest_layer(self, x: np.ndarray) -> int:

@@ -13,6 +13,7 @@ from bridges.backend import Backend
 from bridges.fitting import epochs, generated_batches, minibatches
 from bridges.gradients import Samples, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input_ids
+from bridges.layers import activation_loss
 from bridges.network import Network
 from bridges.preprocessing import Preprocessing
 from bridges.smoothing import RandomizedSmoothingMixin, fold_in
@@ -170,6 +171,35 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
             gradient = self._backend.vjp(prepared, lambda _, chosen=chosen: chosen, training=training_mode)
             gradients.append(self._preprocessing.gradient(inputs, gradient))
         return self._backend.like(x, np.stack(gradients, axis=1))
+
+    def custom_loss_gradient(
+        self, loss_fn: Any, x: Any, y: Any, layer_name: Any, training_mode: bool = False
+    ) -> np.ndarray:
+        """Return the gradient in x of a loss between the activations of two batches of inputs at a layer.
+
+        Args:
+            loss_fn: function of the two activations, or of their difference if it takes one argument; one with an
+                argument `p`, such as `torch.norm`, gets p = 2, as from ART.
+            x: inputs, whose gradient is returned.
+            y: inputs to compare with, as many.
+            layer_name: name, or index among `layer_names`.
+            training_mode: run the network in training mode.
+        """
+        inputs, others = as_inputs(x, self._input_shape), as_inputs(y, self._input_shape)
+        if len(inputs) != len(others):
+            raise ValueError(f"x and y must be as many inputs, got {len(inputs)} and {len(others)}")
+        (prepared, _), (compared, _) = self._preprocessing.before(inputs), self._preprocessing.before(others)
+        loss = activation_loss(loss_fn)
+        if len(inputs) == 0:
+            return np.zeros_like(inputs)
+        gradient = self._backend.activation_gradient(loss, prepared, compared, layer_name, training=training_mode)
+        return self._backend.like(x, self._preprocessing.gradient(inputs, gradient))
+
+    def reduce_labels(self, y: Any) -> Any:
+        """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""
+        if not self._backend.takes_indices or np.ndim(y) == 1:
+            return y
+        return self._backend.like(y, as_labels(y, len(y), self._nb_classes))
 
     def _fit(
         self, epoch: Callable[[], Any], nb_epochs: int, training_mode: bool, scheduler: Any, verbose: bool

@@ -1,5 +1,7 @@
-"""Layers by name or index, for any framework."""
+"""Layers by name or index, and losses between what they return, for any framework."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 
@@ -24,3 +26,18 @@ def layer_index(layer: Any, names: list[str]) -> int:
     if not -len(names) <= int(layer) < len(names):
         raise IndexError(f"layer must be an index into the {len(names)} layers {names}, got {layer}")
     return int(layer) % len(names)
+
+
+def activation_loss(function: Any) -> Callable[[Any, Any], Any]:
+    """Return a function of two activations from one of two, or of their difference.
+
+    Example:
+        >>> activation_loss(abs)(1, 3), activation_loss(lambda a, b: a * b)(2, 3)
+        (2, 6)
+    """
+    parameters = inspect.signature(function).parameters
+    if "p" in parameters:
+        return lambda a, b: function(a - b, p=2)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
+    return function if len(needed) > 1 else lambda a, b: function(a - b)

@@ -124,8 +124,11 @@ class Network:
         inputs = as_inputs(x, self._input_shape)
         batch_size = check_integer("batch_size", batch_size, 1)
         prepared, _ = self._preprocessing.before(inputs)
-        if framework or len(inputs) == 0:
-            return self._backend.activations(prepared, layer, framework=framework)
+        if len(inputs) == 0:  # not every network takes no rows
+            row = np.zeros((1, *prepared.shape[1:]), np.float32)
+            return self._backend.activations(row, layer, framework=framework)[:0]
+        if framework:
+            return self._backend.activations(prepared, layer, framework=True)
         starts = range(0, len(inputs), batch_size)
         return np.concatenate([self._backend.activations(prepared[s : s + batch_size], layer) for s in starts])
 

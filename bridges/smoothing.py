@@ -73,7 +73,7 @@ class RandomizedSmoothingMixin:
         n0 = None if n0 is None else check_integer("n0", n0, 1)
         if output not in _OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
-        key = _as_key(seed)
+        key = as_key(seed)
         super().__init__(*args, **kwargs)
         self.sample_size, self.scale, self.alpha, self.n0, self.output = sample_size, scale, alpha, n0, output
         self.key, self._draws = key, 0
@@ -224,7 +224,8 @@ def _rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
     return batch_size * max(1, -(-batches // max(1, draws)))
 
 
-def _as_key(seed: Any) -> jax.Array:
+def as_key(seed: Any) -> jax.Array:
+    """Return the key of a seed: an integer, a key as it is, None for one of the operating system's random numbers."""
     if seed is None:
         seed = secrets.randbits(32)
     if isinstance(seed, (jax.Array, np.ndarray)) and not (seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)):

@@ -1,24 +1,12 @@
 """The constructor's arguments, checked and read."""
 
-import inspect
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 _LOGGER = logging.getLogger(__name__)
-
-
-def activation_loss(function: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return a function of two activations from one of two, or of their difference."""
-    parameters = inspect.signature(function).parameters
-    if "p" in parameters:
-        return lambda a, b: function(a - b, p=2)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
-    return function if len(needed) > 1 else lambda a, b: function(a - b)
 
 
 def check_types(model: Any, optimizer: Any) -> None:

@@ -58,6 +58,11 @@ class TorchBackend:
         """What the module returns, as its loss takes it."""
         return self.loss_function.output
 
+    @property
+    def takes_indices(self) -> bool:
+        """Whether the loss takes class indices rather than one row for each input."""
+        return self.loss_function.takes_indices
+
     def as_jax(self) -> TorchFunction:
         """Return the module as a JAX function."""
         return TorchFunction(self.model)

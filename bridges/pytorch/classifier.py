@@ -3,22 +3,20 @@
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from bridges.classifier import SmoothedClassifier
-from bridges.inputs import as_inputs, as_labels, refuse_keywords
-from bridges.pytorch.arguments import activation_loss, as_device, check_types
+from bridges.pytorch.arguments import as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
+from bridges.trainable import TrainableClassifier
 from jaxsmooth.checks import check_integer
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
 
 
-class PyTorchRandomizedSmoothing(SmoothedClassifier):
+class PyTorchRandomizedSmoothing(TrainableClassifier):
     """A PyTorch network, smoothed (Cohen et al. 2019, arXiv:1902.02918), with the interface of ART's class.
 
     See `RandomizedSmoothingMixin` for noise, predictions and certificates, and `SmoothedClassifier` for the rest.
@@ -59,7 +57,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         *("channels_first", "device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level"),
         *("loss_scale", "sample_size", "scale", "alpha"),
     )
-    kept = (*SmoothedClassifier.kept, "acceleration")
+    kept = (*TrainableClassifier.kept, "acceleration")
 
     def __init__(
         self,
@@ -154,90 +152,11 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         """The device that was asked for."""
         return self._device_type
 
-    def fit(
-        self,
-        x: Any,
-        y: Any,
-        batch_size: int = 128,
-        nb_epochs: int = 10,
-        training_mode: bool = True,
-        drop_last: bool = False,
-        scheduler: Any = None,
-        verbose: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Train the network on noisy inputs, with fresh noise in every batch.
-
-        Args:
-            x: inputs.
-            y: labels.
-            batch_size: rows in one training step.
-            nb_epochs: number of passes, each in another order.
-            training_mode: train in training mode (batch normalisation, dropout) or in evaluation mode.
-            drop_last: leave out a last batch that is smaller.
-            scheduler: its `step()` is called after every epoch.
-            verbose: show a progress bar.
-
-        Raises:
-            ValueError: there is no optimizer, or an argument is not as described. TypeError: an unknown keyword.
-        """
-        refuse_keywords(kwargs)
-        self._check_optimizer()
-        options = {"scheduler": scheduler, "verbose": verbose}
-        self._fit_arrays(x, y, batch_size, nb_epochs, training_mode, drop_last, **options)
-
-    def fit_generator(
-        self,
-        generator: Any,
-        nb_epochs: int = 20,
-        verbose: bool = False,
-        training_mode: bool = True,
-        scheduler: Any = None,
-    ) -> None:
-        """Train on noisy batches of a generator: a `DataLoader`, one of ART's, or any iterable of (x, y).
-
-        Args:
-            generator: gives batches; one epoch is one pass.
-            nb_epochs: number of epochs.
-            verbose: show a progress bar.
-            training_mode, scheduler: as in `fit`.
-        """
-        self._check_optimizer()
-        self._fit_generator(generator, nb_epochs, training_mode, scheduler=scheduler, verbose=verbose)
-
-    def custom_loss_gradient(
-        self, loss_fn: Any, x: Any, y: Any, layer_name: Any, training_mode: bool = False
-    ) -> np.ndarray:
-        """Return the gradient in x of a loss between the activations of two batches of inputs at a layer.
-
-        Args:
-            loss_fn: function of the two activations, or of their difference if it takes one argument; one with an
-                argument `p`, such as `torch.norm`, gets p = 2, as from ART.
-            x: inputs, whose gradient is returned.
-            y: inputs to compare with, as many.
-            layer_name: name, or index among `layer_names`.
-            training_mode: run the network in training mode.
-        """
-        inputs, others = as_inputs(x, self._input_shape), as_inputs(y, self._input_shape)
-        if len(inputs) != len(others):
-            raise ValueError(f"x and y must be as many inputs, got {len(inputs)} and {len(others)}")
-        (prepared, _), (compared, _) = self._preprocessing.before(inputs), self._preprocessing.before(others)
-        loss = activation_loss(loss_fn)
-        gradient = self._torch.activation_gradient(loss, prepared, compared, layer_name, training=training_mode)
-        return self._preprocessing.gradient(inputs, gradient)
-
     def _construct(self, settings: dict[str, Any], other: Any) -> None:
         mixed = {name: settings.pop(name) for name in ("opt_level", "loss_scale")}
         use_amp = bool(settings.pop("use_amp"))
         super()._construct(settings, other)
         self._mixed_precision, self._torch.use_amp, self._torch.frozen = mixed, use_amp, other._torch.frozen
-
-    def reduce_labels(self, y: Any) -> Any:
-        """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""
-        if not self._torch.loss_function.takes_indices or np.ndim(y) == 1:
-            return y
-        labels = as_labels(y, len(y), self._nb_classes)
-        return torch.as_tensor(labels, device=y.device) if isinstance(y, torch.Tensor) else labels
 
     def set_batchnorm(self, train: bool) -> None:
         """Let batch normalisation be in training mode, or not, in the calls that ask for training mode."""
@@ -254,7 +173,3 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     def _step(self, scheduler: Any, epoch: int) -> None:
         del epoch
         scheduler.step()
-
-    def _check_optimizer(self) -> None:
-        if self._torch.optimizer is None:
-            raise ValueError("an optimizer is needed to train: give it to the constructor")

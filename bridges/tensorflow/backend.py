@@ -51,6 +51,11 @@ class TensorFlowBackend:
         """What the model returns, as its loss takes it."""
         return self.loss_function.output
 
+    @property
+    def takes_indices(self) -> bool:
+        """Whether the loss takes class indices rather than one row for each input."""
+        return self.loss_function.takes_indices
+
     def as_jax(self) -> TensorFlowFunction:
         """Return the model as a JAX function."""
         return self._function
@@ -107,14 +112,20 @@ class TensorFlowBackend:
 
     def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer returns for the inputs: an array, or a tensor, recorded by the caller's tape."""
-        found = find_layer(self.model, layer)
-        if isinstance(found, keras.layers.InputLayer):
-            output: Any = _tensor(x)
-        else:
-            with recorded(found) as outputs:
-                self._call(_tensor(x), False)
-            output = outputs[-1]
+        output = self._activation(_tensor(x), layer, False)
         return output if framework else to_numpy(output)
+
+    def activation_gradient(
+        self, loss: Callable[[Any, Any], Any], x: np.ndarray, y: np.ndarray, layer: Any, *, training: bool = False
+    ) -> np.ndarray:
+        """Return the gradient in x of a loss of the activations of x and those of y at a layer."""
+        with self._kept_state(training):
+            return to_numpy(
+                gradient(
+                    lambda leaf: loss(*(self._activation(v, layer, training) for v in (leaf, _tensor(y)))),
+                    _tensor(x),
+                )
+            )
 
     def widest_layer(self, x: np.ndarray) -> int:
         """Return how many values the largest output of a layer has, for these inputs; 0 where there are no layers."""
@@ -168,6 +179,14 @@ class TensorFlowBackend:
         dtype = float_dtype(self.model)
         outputs = caller(self.model)(x if dtype is None else tf.cast(x, dtype), training)
         return tf.cast(outputs, tf.float32)
+
+    def _activation(self, x: tf.Tensor, layer: Any, training: bool) -> Any:
+        found = find_layer(self.model, layer)
+        if isinstance(found, keras.layers.InputLayer):
+            return x
+        with recorded(found) as outputs:
+            self._call(x, training)
+        return outputs[-1]
 
     def _scores(self, training: bool, x: tf.Tensor) -> Any:
         outputs = self._call(x, training)

@@ -1,8 +1,9 @@
 """One small network, with one set of weights, in each framework and in plain JAX: what the shared tests run on."""
 
+import functools
 import os
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -10,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+import optax
 import tensorflow as tf
 import torch
+from flax import linen, nnx
 from torch import nn
 
+from bridges.flax import FlaxRandomizedSmoothing
 from bridges.pytorch import PyTorchRandomizedSmoothing
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
 
@@ -87,8 +91,8 @@ class PyTorch:
         return nn.Sequential(*layers).train()
 
     @staticmethod
-    def variables(model):
-        return [value.clone().numpy() for value in model.state_dict().values()]
+    def variables(classifier):
+        return [value.clone().numpy() for value in classifier.model.state_dict().values()]
 
     @staticmethod
     def tensor(x):
@@ -161,8 +165,8 @@ class TensorFlow:
         return keras.Sequential([keras.Input(SHAPE), *layers, *ends])
 
     @staticmethod
-    def variables(model):
-        return [value.numpy().copy() for value in model.weights]
+    def variables(classifier):
+        return [value.numpy().copy() for value in classifier.model.weights]
 
     @staticmethod
     def tensor(x):
@@ -193,4 +197,160 @@ class TensorFlow:
         return TensorFlow.network(dtype=dtype)
 
 
-FRAMEWORKS = [PyTorch, TensorFlow]
+class FlattenModule(linen.Module):
+    def __call__(self, x):
+        return x.reshape(len(x), -1)
+
+
+class ReLUModule(linen.Module):
+    def __call__(self, x):
+        return jax.nn.relu(x)
+
+
+class LinenNetwork(linen.Module):
+    outputs: int
+    last: str | None
+
+    @linen.compact
+    def __call__(self, x):
+        scores = linen.Dense(8, use_bias=False, name="1")(FlattenModule(name="0")(x))
+        scores = linen.Dense(self.outputs, use_bias=False, name="3")(ReLUModule(name="2")(scores))
+        return scores if self.last is None else getattr(jax.nn, self.last)(scores)
+
+
+class LinenDropout(linen.Module):
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Conv(2, (3, 3))(x))
+        return linen.Dense(3)(linen.Dropout(0.5)(x, deterministic=not train).reshape(len(x), -1))
+
+
+class NNXDropout(nnx.Module):
+    def __init__(self, rngs):
+        self.conv, self.norm = nnx.Conv(4, 2, (3, 3), rngs=rngs), nnx.BatchNorm(2, rngs=rngs)
+        self.dropout, self.dense = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(self.dropout(self.norm(self.conv(x))).reshape(len(x), -1))
+
+
+def flatten(x):
+    return x.reshape(len(x), -1)
+
+
+def binary_probabilities(outputs, rows):
+    return -(rows * jnp.log(outputs) + (1 - rows) * jnp.log(1 - outputs))
+
+
+def probabilities(outputs, rows):
+    return -(rows * jnp.log(outputs)).sum(1)
+
+
+class NNX:
+    """A network is the arguments of the class that hold it."""
+
+    name = "flax-nnx"
+    cls = FlaxRandomizedSmoothing
+    losses: ClassVar = {
+        "logits": optax.softmax_cross_entropy_with_integer_labels,
+        "sum": lambda scores, rows: optax.softmax_cross_entropy(scores, rows).sum(),
+        "function": lambda scores, rows: optax.softmax_cross_entropy(scores, rows),
+        "rows": optax.l2_loss,
+        "probabilities": probabilities,
+        "binary logits": optax.sigmoid_binary_cross_entropy,
+        "binary probabilities": binary_probabilities,
+    }
+    saved = optimizer_file, model_file = "net.optimizer.npz", "net.variables.npz"
+    optimizer_kind = optax.GradientTransformation
+    squared = staticmethod(lambda outputs, rows: ((outputs - rows) ** 2).sum())
+    tensor = staticmethod(jnp.asarray)
+
+    @staticmethod
+    def network(outputs=3, last=None):
+        layers = [nnx.Linear(*w.shape, use_bias=False, rngs=nnx.Rngs(0)) for w in weights(outputs)]
+        for layer, weight in zip(layers, weights(outputs), strict=True):
+            layer.kernel[...] = jnp.asarray(weight)
+        ends = [] if last is None else [getattr(jax.nn, last)]
+        return {"model": nnx.Sequential(flatten, layers[0], jax.nn.relu, layers[1], *ends)}
+
+    @classmethod
+    def smoothed(cls, model=None, loss="logits", trainable=False, **changes):
+        model = cls.network() if model is None else model
+        if trainable:
+            changes["optimizer"] = optax.adam(0.02)
+        changes["from_logits"] = not (isinstance(loss, str) and "probabilities" in loss)
+        model = model if isinstance(model, dict) else {"model": model}
+        loss = cls.losses[loss] if isinstance(loss, str) else loss
+        return FlaxRandomizedSmoothing(**{**model, "loss": loss, **SETTINGS, **changes})
+
+    @staticmethod
+    def with_dropout():
+        return {"model": NNXDropout(nnx.Rngs(0))}
+
+    @staticmethod
+    def variables(classifier):
+        state = nnx.state(classifier.model, lambda _, value: not isinstance(value, nnx.RngState))
+        return [np.array(leaf) for leaf in jax.tree.leaves(state)]
+
+    @staticmethod
+    def dataset(x, y):
+        return [(jnp.asarray(x[i : i + 64]), jnp.asarray(y[i : i + 64])) for i in range(0, len(x), 64)]
+
+    @staticmethod
+    def watch(model):
+        seen = []
+        note = functools.partial(jax.debug.callback, lambda x: seen.append(np.array(x)))
+        return {"model": nnx.Sequential(lambda x: (note(x), x)[1], model["model"])}, seen
+
+    @staticmethod
+    def scheduler(steps):
+        return steps.append
+
+    @classmethod
+    def model_of(cls, dtype):
+        model = cls.network()["model"]
+        # JAX has float64 only where it is enabled, and float32 in its stead elsewhere.
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(model)))
+        return {"model": model}
+
+
+class Linen(NNX):
+    name = "flax-linen"
+
+    @staticmethod
+    def network(outputs=3, last=None):
+        kernels = {name: {"kernel": jnp.asarray(w)} for name, w in zip("13", weights(outputs), strict=True)}
+        return {"model": LinenNetwork(outputs, last), "variables": {"params": kernels}}
+
+    @staticmethod
+    def with_dropout():
+        model = LinenDropout()
+        return {"model": model, "variables": model.init(jax.random.key(0), inputs(1), train=False)}
+
+    @staticmethod
+    def variables(classifier):
+        return [np.array(leaf) for leaf in jax.tree.leaves(classifier.variables)]
+
+    @staticmethod
+    def watch(model):
+        seen = []
+        note = functools.partial(jax.debug.callback, lambda x: seen.append(np.array(x)))
+        return {**model, "model": Watched(3, None, note)}, seen
+
+    @classmethod
+    def model_of(cls, dtype):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if hasattr(leaf, "dtype") else leaf, cls.network())
+
+
+class Watched(LinenNetwork):
+    note: Any
+
+    @linen.compact
+    def __call__(self, x):
+        self.note(x)
+        return super().__call__(x)
+
+
+FRAMEWORKS = [PyTorch, TensorFlow, NNX, Linen]

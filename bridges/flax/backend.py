@@ -1,0 +1,253 @@
+"""What the shared classes need of flax: outputs, losses, gradients, training steps, activations."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bridges.flax.copies import load_tree, pack, save_tree, unpack
+from bridges.flax.functions import FlaxFunction
+from bridges.flax.losses import Loss
+from bridges.flax.modules import LinenModel, NNXModel
+from bridges.layers import layer_index
+
+
+class FlaxBackend:
+    """A module with its loss and optimizer.
+
+    Args:
+        network: the module with its variables.
+        loss: of (outputs, labels).
+        optimizer: optax transformation, or None.
+        classes: number of classes.
+        shape: of one input.
+        key: of dropout in linen modules and of fresh weights.
+    """
+
+    fixed_batch = True  # each batch size is compiled for itself
+    layer_values = 2**19
+
+    def __init__(
+        self,
+        network: LinenModel | NNXModel,
+        loss: Loss,
+        optimizer: optax.GradientTransformation | None,
+        classes: int,
+        shape: tuple[int, ...],
+        key: jax.Array,
+    ) -> None:
+        self.network = network
+        self.loss_function = loss
+        self.optimizer = optimizer
+        self.classes = classes
+        self.shape = shape
+        self.key = key
+        self.steps = 0
+        self.optimizer_state: Any = None
+        self._compiled: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def model(self) -> Any:
+        """The module."""
+        return self.network.module
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the submodules that the module calls; those in a list get its name and their place in it."""
+        f, names = self.network.function(), list[str]()
+
+        def record(x: jax.Array) -> None:
+            names.extend(path[0] for path in f.structure.record(f.params, f.state, x) if len(path) == 1)
+
+        jax.eval_shape(record, jnp.zeros((1, *self.shape)))
+        return names
+
+    @property
+    def output(self) -> str:
+        """What the module returns, as its loss takes it."""
+        return self.loss_function.output
+
+    @property
+    def takes_indices(self) -> bool:
+        """Whether the loss takes class indices."""
+        return self.loss_function.takes_indices
+
+    def as_jax(self) -> FlaxFunction:
+        """Return the module as a function, with the variables that it has now."""
+        return self.network.function()
+
+    def like(self, x: Any, array: np.ndarray) -> Any:
+        """Return an array as JAX's if x is one, else as it is."""
+        return jnp.asarray(array) if isinstance(x, jax.Array) else array
+
+    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+        """Return the scores `[B, C]`; two classes from one output of a binary model."""
+        return np.asarray(self._run(self._scores, x, training=training))
+
+    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
+        run = functools.partial(self._run, self._scores, training=training)
+        scores, pull = jax.vjp(run, jnp.asarray(x))
+        return np.asarray(pull(jnp.asarray(weights(np.asarray(scores)), jnp.float32))[0])
+
+    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row."""
+        return np.asarray(self._run(self._losses, x, self._labels(x, y), training=training))
+
+    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
+        """Return the loss of each row of outputs."""
+        labels = self.loss_function.labels(y, len(scores), scores.shape[1])
+        return np.asarray(self.loss_function.by_row(jnp.asarray(scores), jnp.asarray(labels)))
+
+    def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the loss under its own reduction."""
+        return np.asarray(self._run(self._loss_gradient, x, self._labels(x, y), training=training))
+
+    def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
+        """Make one training step for each batch, in the mode asked for. Steps made before an error stay made."""
+        if self.optimizer is None:
+            raise ValueError("an optimizer is needed to train: give it to the constructor")
+        f = self.network.function()
+        optimizer_state = self.optimizer.init(f.params) if self.optimizer_state is None else self.optimizer_state
+        step = self._jitted(self._step)
+        try:
+            for x, y in batches:
+                f, optimizer_state = step(
+                    f, self._step_key(), x, self._labels(x, y), optimizer_state, training=training
+                )
+                self.steps += 1
+        finally:
+            self.network.update(f)
+            self.optimizer_state = optimizer_state
+
+    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
+        """Return what a layer returns for the inputs: an array, or JAX's."""
+        output = self._run(self._activations, x, layer=self._layer(layer), training=False)
+        return output if framework else np.asarray(output)
+
+    def activation_gradient(
+        self, loss: Callable[[Any, Any], Any], x: np.ndarray, y: np.ndarray, layer: Any, *, training: bool = False
+    ) -> np.ndarray:
+        """Return the gradient in x of a loss of the activations of x and those of y at a layer."""
+        run = functools.partial(self._run, self._activations, layer=self._layer(layer), training=training)
+        return np.asarray(jax.grad(lambda leaf: loss(run(leaf), run(y)))(jnp.asarray(x)))
+
+    def widest_layer(self, x: np.ndarray) -> int:
+        """Return how many values the largest output of a layer has, for these inputs."""
+        f = self.network.function()
+        self._width(f, x)
+        outputs = jax.eval_shape(f.structure.record, f.params, f.state, jnp.asarray(x))
+        return max(math.prod(leaf.shape) for leaf in jax.tree.leaves(list(outputs.values())))
+
+    def save(self, path: Path) -> None:
+        """Write the variables to `<path>.variables.npz` and, once it is used, the optimizer's state."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tree(Path(f"{path}.variables.npz"), self.network.function())
+        if self.optimizer_state is not None:
+            save_tree(Path(f"{path}.optimizer.npz"), self.optimizer_state)
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote. The files hold arrays alone: nothing in them is executed."""
+        optimizer_state = self.optimizer_state
+        loaded = load_tree(Path(f"{path}.variables.npz"), self.network.function())
+        optimizer_file = Path(f"{path}.optimizer.npz")
+        if self.optimizer is not None and optimizer_file.exists():
+            optimizer_state = load_tree(optimizer_file, self.optimizer.init(loaded.params))
+        self.network.update(loaded)
+        self.optimizer_state = optimizer_state
+
+    def reset(self) -> None:
+        """Draw all weights anew and forget the optimizer's state."""
+        self.network.redraw(self.next_key(), self.shape)
+        self.optimizer_state = None
+
+    def take_over(self, other: "FlaxBackend") -> None:
+        """Go on where the training of another one, of the same module and optimizer, stands."""
+        self.optimizer_state, self.steps, self.key = other.optimizer_state, other.steps, other.key
+
+    def next_key(self) -> jax.Array:
+        """Return a new key at every call."""
+        self.key, key = jax.random.split(self.key)
+        return key
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of: no compiled code, and the rest in a form that can be copied."""
+        return {"packed": pack({**self.__dict__, "_compiled": {}})}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpack."""
+        self.__dict__.update(unpack(state["packed"]))
+
+    def _jitted(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Return one of the functions below compiled, the same at each call. What they take by name alone is static."""
+        if run.__name__ not in self._compiled:
+            parameters = inspect.signature(run).parameters.values()
+            static = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+            self._compiled[run.__name__] = jax.jit(run, static_argnames=static)
+        return self._compiled[run.__name__]
+
+    def _run(self, run: Callable[..., Any], x: np.ndarray, *arrays: Any, **static: Any) -> jax.Array:
+        f = self.network.function()
+        self._width(f, x)
+        return self._jitted(run)(f, self._step_key(), x, *arrays, **static)
+
+    def _step_key(self) -> jax.Array:
+        """Return the key of the random numbers of a linen module, a new one after every step of training."""
+        return jax.random.fold_in(self.key, self.steps)
+
+    def _outputs(self, f: FlaxFunction, key: jax.Array, x: jax.Array, training: bool) -> tuple[jax.Array, Any]:
+        outputs, state = f.structure.apply(f.params, f.state, x, training=training, key=key)
+        return outputs.astype(jnp.float32), state
+
+    def _evaluate(self, f: FlaxFunction, x: jax.Array) -> jax.Array:
+        return f(x)
+
+    def _scores(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, training: bool) -> jax.Array:
+        outputs, _ = self._outputs(f, key, x, training)
+        return self.loss_function.two_columns(outputs) if outputs.shape[1] < self.classes else outputs
+
+    def _losses(self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: Any, *, training: bool) -> jax.Array:
+        return self.loss_function.by_row(self._outputs(f, key, x, training)[0], labels)
+
+    def _loss_gradient(
+        self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: jax.Array, *, training: bool
+    ) -> jax.Array:
+        return jax.grad(lambda x: self.loss_function(self._outputs(f, key, x, training)[0], labels))(x)
+
+    def _activations(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, layer: str, training: bool) -> Any:
+        return f.structure.record(f.params, f.state, x, training=training, key=key)[layer,]
+
+    def _step(
+        self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: jax.Array, optimizer_state: Any, *, training: bool
+    ) -> tuple[FlaxFunction, Any]:
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            outputs, state = self._outputs(replace(f, params=params), key, x, training)
+            return self.loss_function(outputs, labels), state
+
+        assert self.optimizer is not None
+        gradient, state = jax.grad(loss, has_aux=True)(f.params)
+        updates, optimizer_state = self.optimizer.update(gradient, optimizer_state, f.params)
+        return replace(f, params=optax.apply_updates(f.params, updates), state=state), optimizer_state
+
+    def _width(self, f: FlaxFunction, x: np.ndarray) -> int:
+        """Return how many outputs the module has for one input."""
+        outputs = jax.eval_shape(self._jitted(self._evaluate), f, x)
+        shape = outputs.shape[1:]
+        if shape != (self.classes,) and (shape, self.classes) != ((1,), 2):
+            raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {['N', *shape]}")
+        return shape[0]
+
+    def _labels(self, x: np.ndarray, y: Any) -> jax.Array:
+        return jnp.asarray(self.loss_function.labels(y, len(x), self._width(self.network.function(), x)))
+
+    def _layer(self, layer: Any) -> str:
+        names = self.layer_names
+        return names[layer_index(layer, names)]

@@ -1,0 +1,129 @@
+"""Linen and nnx modules as functions: pure, of their arrays, the rest static."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import jax
+from flax import linen, nnx
+
+from bridges.flax.layers import record_linen, record_nnx
+
+Path = tuple[str, ...]
+
+_TRAINING_ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+
+
+class Structure(Protocol):
+    """A module without its arrays: hashable, so that jit takes it as static."""
+
+    def apply(
+        self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
+    ) -> tuple[Any, Any]:
+        """Return what the module returns, and its state afterwards, which evaluation mode does not change."""
+        ...
+
+    def record(
+        self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
+    ) -> dict[Path, Any]:
+        """Return what its layers return, by their paths, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinenStructure:
+    """A linen module."""
+
+    module: linen.Module
+
+    def apply(
+        self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
+    ) -> tuple[Any, Any]:
+        """Run it, in training mode with a key for its random numbers and with all collections mutable."""
+        variables = {"params": params, **state}
+        arguments = training_arguments(type(self.module).__call__, training)
+        if not training:
+            return self.module.apply(variables, x, **arguments), state
+        collections = list(state)
+        outputs, updated = cast(Any, self.module.apply(variables, x, **arguments, rngs=key, mutable=collections))
+        return outputs, {name: updated.get(name, state[name]) for name in collections}
+
+    def record(
+        self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
+    ) -> dict[Path, Any]:
+        """Run it under an interceptor of its submodules' calls."""
+        return record_linen(lambda: self.apply(params, state, x, training=training, key=key))
+
+
+@dataclass(frozen=True)
+class NNXStructure:
+    """The graph of an nnx module."""
+
+    graph: Any
+
+    def apply(
+        self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
+    ) -> tuple[Any, Any]:
+        """Run it in a copy; random numbers come from the module's own streams, so the key is not used."""
+        del key
+        module = self._merged(params, state, training)
+        outputs = module(x, **training_arguments(type(module).__call__, training))
+        return outputs, nnx.state(module, _not_params) if training else state
+
+    def record(
+        self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
+    ) -> dict[Path, Any]:
+        """Run a copy whose layers note what they return."""
+        del key
+        module = self._merged(params, state, training)
+        arguments = training_arguments(type(module).__call__, training)
+        return record_nnx(module, lambda: module(x, **arguments))
+
+    def _merged(self, params: Any, state: Any, training: bool) -> Any:
+        module = nnx.merge(self.graph, params, state, copy=True)  # what it changes stays in it
+        module.train() if training else module.eval()
+        return module
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FlaxFunction:
+    """A flax module with the arrays that it had when this was made: a callable pytree.
+
+    Attributes:
+        params: parameters.
+        state: other variables, such as batch statistics.
+        structure: the rest, static under jit.
+    """
+
+    params: Any
+    state: Any
+    structure: Structure = field(metadata={"static": True})
+
+    def __call__(self, x: jax.Array) -> Any:
+        """Return the module's outputs for inputs `[B, *event]`, in evaluation mode."""
+        return self.structure.apply(self.params, self.state, x)[0]
+
+
+def training_arguments(call: Callable[..., Any], training: bool) -> dict[str, Any]:
+    """Return the arguments by which a module is told its mode, of those that flax's users have names for.
+
+    Example:
+        >>> def call(self, x, train: bool): ...
+        >>> training_arguments(call, False)
+        {'train': False}
+    """
+    names = inspect.signature(call).parameters
+    return {name: training == value for name, value in _TRAINING_ARGUMENTS.items() if name in names}
+
+
+def _not_params(path: Any, value: Any) -> bool:
+    del path
+    return not isinstance(value, nnx.Param)
