@@ -34,13 +34,13 @@ def record_nnx(module: nnx.Module, run: Callable[[], Any]) -> dict[Path, Any]:
 
     def recording(path: Path, call: Any) -> Any:
         def record(*args: Any, **kwargs: Any) -> Any:
+            outputs.setdefault(path, None)
             outputs[path] = call(*args, **kwargs)
             return outputs[path]
 
         return record
 
     for path, layer, replace in list(_nnx_layers(module, ())):
-        outputs[path] = None
         if isinstance(layer, nnx.Module):
             kind: Any = type(layer)
             # Calls look __call__ up on the class, and a subclass passes every isinstance that the class passes.
@@ -49,7 +49,7 @@ def record_nnx(module: nnx.Module, run: Callable[[], Any]) -> dict[Path, Any]:
         else:
             replace(recording(path, layer))
     outputs[()] = run()
-    return {path: output for path, output in outputs.items() if output is not None}
+    return outputs
 
 
 def _nnx_layers(module: Any, path: Path, prefix: str = "") -> Iterator[tuple[Path, Any, Callable[[Any], None]]]:

@@ -45,6 +45,7 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
         ValueError, TypeError: an argument is not as described; it is named.
 
     Example:
+        >>> import numpy as np
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> classifier = PyTorchRandomizedSmoothing(model, nn.CrossEntropyLoss(), (1, 2, 2), 3, scale=0.5, seed=0)
         >>> label, radius = classifier.certify(np.zeros((5, 1, 2, 2)), n=1000)

@@ -3,7 +3,7 @@
 import functools
 import os
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -14,12 +14,21 @@ import numpy as np
 import optax
 import tensorflow as tf
 import torch
-from flax import linen, nnx
+from flax import nnx
 from torch import nn
 
 from bridges.flax import FlaxRandomizedSmoothing
 from bridges.pytorch import PyTorchRandomizedSmoothing
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
+from tests.bridges.flax_networks import (
+    LinenDropout,
+    LinenNetwork,
+    NNXDropout,
+    Watched,
+    binary_probabilities,
+    flatten,
+    probabilities,
+)
 
 SHAPE = (1, 4, 4)
 SETTINGS = {"input_shape": SHAPE, "nb_classes": 3, "sample_size": 50, "scale": 0.5, "alpha": 0.01, "seed": 1}
@@ -52,7 +61,7 @@ def labels(number=6):
 
 
 class PyTorch:
-    name = "pytorch"
+    name = package = "pytorch"
     cls = PyTorchRandomizedSmoothing
     losses: ClassVar = {
         "logits": nn.CrossEntropyLoss(),
@@ -119,7 +128,7 @@ class PyTorch:
 
 
 class TensorFlow:
-    name = "tensorflow"
+    name = package = "tensorflow"
     cls = TensorFlowV2RandomizedSmoothing
     losses: ClassVar = {
         "logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -197,59 +206,11 @@ class TensorFlow:
         return TensorFlow.network(dtype=dtype)
 
 
-class FlattenModule(linen.Module):
-    def __call__(self, x):
-        return x.reshape(len(x), -1)
-
-
-class ReLUModule(linen.Module):
-    def __call__(self, x):
-        return jax.nn.relu(x)
-
-
-class LinenNetwork(linen.Module):
-    outputs: int
-    last: str | None
-
-    @linen.compact
-    def __call__(self, x):
-        scores = linen.Dense(8, use_bias=False, name="1")(FlattenModule(name="0")(x))
-        scores = linen.Dense(self.outputs, use_bias=False, name="3")(ReLUModule(name="2")(scores))
-        return scores if self.last is None else getattr(jax.nn, self.last)(scores)
-
-
-class LinenDropout(linen.Module):
-    @linen.compact
-    def __call__(self, x, train):
-        x = linen.BatchNorm(use_running_average=not train)(linen.Conv(2, (3, 3))(x))
-        return linen.Dense(3)(linen.Dropout(0.5)(x, deterministic=not train).reshape(len(x), -1))
-
-
-class NNXDropout(nnx.Module):
-    def __init__(self, rngs):
-        self.conv, self.norm = nnx.Conv(4, 2, (3, 3), rngs=rngs), nnx.BatchNorm(2, rngs=rngs)
-        self.dropout, self.dense = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.dense(self.dropout(self.norm(self.conv(x))).reshape(len(x), -1))
-
-
-def flatten(x):
-    return x.reshape(len(x), -1)
-
-
-def binary_probabilities(outputs, rows):
-    return -(rows * jnp.log(outputs) + (1 - rows) * jnp.log(1 - outputs))
-
-
-def probabilities(outputs, rows):
-    return -(rows * jnp.log(outputs)).sum(1)
-
-
 class NNX:
     """A network is the arguments of the class that hold it."""
 
     name = "flax-nnx"
+    package = "flax"
     cls = FlaxRandomizedSmoothing
     losses: ClassVar = {
         "logits": optax.softmax_cross_entropy_with_integer_labels,
@@ -342,15 +303,6 @@ class Linen(NNX):
     def model_of(cls, dtype):
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if hasattr(leaf, "dtype") else leaf, cls.network())
-
-
-class Watched(LinenNetwork):
-    note: Any
-
-    @linen.compact
-    def __call__(self, x):
-        self.note(x)
-        return super().__call__(x)
 
 
 FRAMEWORKS = [PyTorch, TensorFlow, NNX, Linen]

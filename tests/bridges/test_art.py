@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from bridges.art import as_art
+from bridges.flax import FlaxRandomizedSmoothing
 from bridges.pytorch import PyTorchRandomizedSmoothing
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
-from tests.bridges.frameworks import PyTorch, TensorFlow
+from tests.bridges.frameworks import NNX, PyTorch, TensorFlow
 
 REQUIRED = inspect.Parameter.empty
 # ART 1.20.1: names, order and defaults of what can be given by position. First what its two classes share.
@@ -30,6 +31,11 @@ SHARED = {
     "set_params": {},
 }
 ACTIVATIONS = {"x": REQUIRED, "layer": None, "batch_size": 128, "framework": False}
+FIT = {
+    "x": REQUIRED, "y": REQUIRED, "batch_size": 128, "nb_epochs": 10, "training_mode": True, "drop_last": False,
+    "scheduler": None, "verbose": False,
+}  # fmt: skip
+CUSTOM = {"loss_fn": REQUIRED, "x": REQUIRED, "y": REQUIRED, "layer_name": REQUIRED, "training_mode": False}
 LAST = {"sample_size": 32, "scale": 0.1, "alpha": 0.001}
 SIGNATURES = {
     PyTorchRandomizedSmoothing: {
@@ -39,14 +45,9 @@ SIGNATURES = {
             "channels_first": True, "clip_values": None, "preprocessing_defences": None,
             "postprocessing_defences": None, "preprocessing": (0.0, 1.0), "device_type": "gpu", **LAST,
         },
-        "fit": {
-            "x": REQUIRED, "y": REQUIRED, "batch_size": 128, "nb_epochs": 10, "training_mode": True,
-            "drop_last": False, "scheduler": None, "verbose": False,
-        },
+        "fit": FIT,
         "compute_loss": {"x": REQUIRED, "y": REQUIRED, "reduction": "none"},
-        "custom_loss_gradient": {
-            "loss_fn": REQUIRED, "x": REQUIRED, "y": REQUIRED, "layer_name": REQUIRED, "training_mode": False,
-        },
+        "custom_loss_gradient": CUSTOM,
         "get_activations": ACTIVATIONS,
         "reduce_labels": {"y": REQUIRED},
         "set_batchnorm": {"train": REQUIRED},
@@ -64,6 +65,19 @@ SIGNATURES = {
         "compute_loss": {"x": REQUIRED, "y": REQUIRED, "reduction": "none", "training_mode": False},
         "get_activations": ACTIVATIONS,  # ART has no default for the layer; ours raises and lists the names
     },
+    FlaxRandomizedSmoothing: {  # as ART's PyTorch class
+        **SHARED,
+        "__init__": {
+            "model": REQUIRED, "loss": REQUIRED, "input_shape": REQUIRED, "nb_classes": REQUIRED, "optimizer": None,
+            "channels_first": False, "clip_values": None, "preprocessing_defences": None,
+            "postprocessing_defences": None, "preprocessing": (0.0, 1.0), **LAST,
+        },
+        "fit": FIT,
+        "compute_loss": {"x": REQUIRED, "y": REQUIRED, "reduction": "none"},
+        "custom_loss_gradient": CUSTOM,
+        "get_activations": ACTIVATIONS,
+        "reduce_labels": {"y": REQUIRED},
+    },
 }  # fmt: skip
 ATTRIBUTES = (
     *("model", "input_shape", "nb_classes", "clip_values", "channels_first", "layer_names", "optimizer"),
@@ -73,8 +87,9 @@ ATTRIBUTES = (
 OWN_ATTRIBUTES = {
     PyTorchRandomizedSmoothing: ("loss", "device", "device_type", "use_amp", "opt_level", "loss_scale"),
     TensorFlowV2RandomizedSmoothing: ("loss_object", "train_step"),
+    FlaxRandomizedSmoothing: ("loss", "variables", "from_logits", "optimizer_state"),
 }
-FRAMEWORKS = [PyTorch, TensorFlow]
+FRAMEWORKS = [PyTorch, TensorFlow, NNX]
 CASES = [(cls, name) for cls, table in SIGNATURES.items() for name in table]
 
 
@@ -96,15 +111,18 @@ def test_attributes_are_there(framework):
 @pytest.fixture(scope="module", params=FRAMEWORKS, ids=[framework.name for framework in FRAMEWORKS])
 def report(request):
     """What became of ART's attacks, in a process of their own."""
-    command = [sys.executable, "-m", "tests.bridges.art_attacks", request.param.name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-m", "tests.bridges.art_attacks", request.param.package]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_every_attack_runs_on_the_network_and_on_the_smoothed_classifier(report):
-    # ART refuses every TensorFlow classifier in MomentumIterativeMethod (its issue 2439).
-    assert len(report["attacks"]) == {"PyTorch": 54, "TensorFlowV2": 52}[report["framework"]]
+    # ART refuses every TensorFlow classifier in MomentumIterativeMethod (its issue 2439), and has AutoAttack,
+    # ShadowAttack and the losses of AutoProjectedGradientDescent for its own frameworks alone.
+    assert len(report["attacks"]) == {"PyTorch": 54, "TensorFlowV2": 52, "Numpy": 44}[report["framework"]]
     assert {name: result for name, result in report["attacks"].items() if result != "ran"} == {}
 
 
@@ -118,7 +136,7 @@ def test_the_joined_class_is_ours(report):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_without_art_nothing_imports_it(framework):
-    code = f"import sys, bridges.{framework.name}, bridges.art; print('art' in sys.modules)"
+    code = f"import sys, bridges.{framework.package}, bridges.art; print('art' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
     classifier = framework.smoothed()
     assert type(classifier) is framework.cls

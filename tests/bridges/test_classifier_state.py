@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,6 +24,37 @@ def test_activations_of_every_layer_by_name_and_index(framework):
     np.testing.assert_allclose(tensor.detach() if framework.name == "pytorch" else tensor, steps[1], 1e-4)
     assert classifier.get_activations(x[:0], 1).shape == (0, 8)
     np.testing.assert_array_equal(classifier.predict(x), framework.smoothed(preprocessing=(0.5, 2.0)).predict(x))
+
+
+def test_gradients_of_losses_between_activations(framework):
+    classifier, x, y = framework.smoothed(preprocessing=(0.5, 2.0)), inputs(), inputs(seed=1)
+
+    def distance(x):
+        difference = (((x - 0.5) / 2) - ((y - 0.5) / 2)).reshape(6, 16) @ weights()[0]
+        return (difference**2).sum()
+
+    forms = [
+        (framework.squared, distance),
+        (lambda difference: framework.squared(difference, 0.0), distance),
+        (lambda difference, p: framework.squared(difference, 0.0) ** (1 / p), lambda x: distance(x) ** 0.5),
+    ]
+    for loss, expected in forms:
+        gradient = classifier.custom_loss_gradient(loss, x, y, "1")
+        np.testing.assert_allclose(gradient, jax.grad(expected)(x), rtol=1e-4, atol=1e-6)
+    assert isinstance(classifier.custom_loss_gradient(loss, framework.tensor(x), y, 1), type(framework.tensor(x)))
+    assert classifier.custom_loss_gradient(loss, x[:0], y[:0], 1).shape == x[:0].shape
+    with pytest.raises(ValueError, match="x and y must be as many inputs, got 6 and 5"):
+        classifier.custom_loss_gradient(framework.squared, x, y[1:], "1")
+
+
+def test_labels_are_reduced_to_what_the_loss_takes(framework):
+    rows, classifier = np.eye(3)[labels()], framework.smoothed()
+    np.testing.assert_array_equal(classifier.reduce_labels(rows), labels())
+    reduced = classifier.reduce_labels(framework.tensor(rows))
+    assert isinstance(reduced, type(framework.tensor(rows)))
+    np.testing.assert_array_equal(reduced, labels())
+    np.testing.assert_array_equal(classifier.reduce_labels(labels()), labels())
+    assert framework.smoothed(loss="rows").reduce_labels(rows) is rows
 
 
 @pytest.mark.parametrize(

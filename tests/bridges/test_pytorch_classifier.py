@@ -97,12 +97,3 @@ def test_a_last_batch_of_one_under_batch_norm_is_explained():
     with pytest.raises(ValueError, match="drop_last=True leaves it out"):
         classifier.fit(inputs(5), labels(5), batch_size=4, nb_epochs=1)
     classifier.fit(inputs(5), labels(5), batch_size=4, nb_epochs=1, drop_last=True)
-
-
-def test_reduce_labels():
-    rows = np.eye(3)[labels()]
-    classifier = smoothed()
-    np.testing.assert_array_equal(classifier.reduce_labels(rows), labels())
-    assert torch.equal(classifier.reduce_labels(torch.tensor(rows)), torch.tensor(labels()))
-    assert classifier.reduce_labels(labels()) is not None
-    assert smoothed(loss=nn.MSELoss()).reduce_labels(rows) is rows

@@ -12,33 +12,6 @@ from tests.bridges.frameworks import SHAPE, PyTorch, inputs, labels
 network, smoothed = PyTorch.network, PyTorch.smoothed
 
 
-def torch_gradient(function, x):
-    leaf = torch.tensor(x, requires_grad=True)
-    (gradient,) = torch.autograd.grad(function(leaf), leaf)
-    return gradient.numpy()
-
-
-def test_custom_loss_gradients():
-    classifier, x, y = smoothed(preprocessing=(0.5, 2.0)), inputs(), inputs(seed=1)
-
-    def difference(leaf):
-        a, b = (classifier.model[:2]((v - 0.5) / 2) for v in (leaf, torch.tensor(y)))
-        return a - b
-
-    squared = torch_gradient(lambda leaf: difference(leaf).square().sum(), x)
-    norm = torch_gradient(lambda leaf: difference(leaf).norm(), x)
-    forms = [
-        (lambda a, b: (a - b).square().sum(), squared),
-        (lambda d: d.square().sum(), squared),
-        (torch.norm, norm),
-    ]
-    for loss, expected in forms:
-        gradient = classifier.custom_loss_gradient(loss, x, y, "1")
-        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
-    with pytest.raises(ValueError, match="x and y must be as many inputs, got 6 and 5"):
-        classifier.custom_loss_gradient(torch.norm, x, y[1:], "1")
-
-
 def test_loading_executes_nothing(tmp_path):
     class Evil:
         def __reduce__(self):
