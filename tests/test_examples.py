@@ -62,3 +62,11 @@ def test_train_mnist(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["gaussian", "smoothmix"]
     assert (tmp_path / "trained_mnist.png").stat().st_size > 5_000
+
+
+def test_jax_modules(tmp_path):
+    done = run("jax_modules.py", "--steps", "20", "--count", "10", "--n", "100", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[1:]
+    assert len(lines) == 3
+    assert all(" 0 traces" in line.split("|")[1] for line in lines)
