@@ -83,11 +83,8 @@ def count_classes(f: Classifier, task: Task, batch_size: int) -> int:
     return check_scores(jax.eval_shape(f, batch), batch_size)
 
 
-def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_size: int, unrolled: int = 1) -> Any:
-    """Return the sum over all chunks: `add(total, position)` adds one chunk, to None the first.
-
-    The loop is compiled as a loop, or, where there are at most `unrolled` chunks, as one chunk after the other.
-    """
+def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_size: int) -> Any:
+    """Return the sum over all chunks: `add(total, position)` adds one chunk, to None the first."""
 
     def step(state: tuple[Any, Position], _: None) -> tuple[tuple[Any, Position], None]:
         total, position = state
@@ -99,7 +96,7 @@ def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_
         return add(None, start)
     # Zeros like the result of one chunk, not plain ones: under shard_map they vary over the mesh as the result does.
     total = jax.tree.map(jnp.zeros_like, jax.eval_shape(partial(add, None), start))
-    (total, _), _ = lax.scan(step, (total, start), length=chunks, unroll=chunks <= unrolled)
+    (total, _), _ = lax.scan(step, (total, start), length=chunks)
     return total
 
 

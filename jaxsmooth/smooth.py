@@ -1,7 +1,6 @@
 """The smoothed classifier as a differentiable function: class probabilities averaged over noisy copies."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -11,14 +10,12 @@ from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import check_classifier, check_integer, check_scores, is_traced
+from jaxsmooth.convolutions import canonical_convolutions
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.samples import Position, Task, add_noise, check_task, count_classes, draw, draw_noise, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
 LEAST_PROBABILITY = 1e-20
-# So many chunks are compiled one after the other, their memory at the same time, since XLA on a CPU (JAX 0.10) runs the
-# gradient of a convolution 8 to 15 times slower in a loop, where it does not bring it into the form it has code for.
-_UNROLLED = 8
 
 
 def smooth(
@@ -42,8 +39,7 @@ def smooth(
     estimators of the gradient are unbiased for that of the expectation:
 
     - "pathwise" differentiates through f (Salman et al. 2019, arXiv:1906.04584), in x, in the arrays of f and in the
-      scale of the noise. Each chunk is computed again in the backward pass, so that memory does not grow with n beyond
-      8 chunks. On a CPU, gradients of convolutions take XLA 8 times longer from there on: choose `batch_size` for it.
+      scale of the noise. Each chunk is computed again in the backward pass, so that memory does not grow with n.
     - "score" needs no gradient of f, and serves hard votes too: the mean of (h - b) z / sigma, h being a sample's
       probabilities, z its noise in units of sigma and b the mean of h over the other samples of the input. Gaussian
       noise, and gradients in x alone. Its variance grows with the number of features: below, over 30 times the other's.
@@ -168,37 +164,51 @@ def _check_estimator(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> 
 
 
 def _average(static: StaticCallable, n: int, batch_size: int, hard: bool, arrays: list[Any], task: Task) -> jax.Array:
-    """Return the averaged probabilities or votes, computed chunk by chunk, each again in a backward pass."""
-    number = task.x.shape[0]
-
-    @partial(jax.checkpoint, prevent_cse=False)  # a scan cannot be merged with its backward pass anyway
-    def chunk(arrays: list[Any], task: Task, position: Position) -> tuple[jax.Array, jax.Array]:
-        noisy, rows = draw(task, position, n, batch_size)
-        return _probabilities(merge_callable(arrays, static), noisy, hard), rows
+    """Return the averaged probabilities or votes, computed chunk by chunk."""
 
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
-        h, rows = chunk(arrays, task, position)
-        total = jnp.zeros((number, h.shape[1]), jnp.float32) if total is None else total
+        noisy, rows = draw(task, position, n, batch_size)
+        h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        total = jnp.zeros((task.x.shape[0], h.shape[1]), jnp.float32) if total is None else total
         return total.at[rows].add(h / n, mode="drop")
 
-    return scan_chunks(add_chunk, number, n, batch_size, _UNROLLED)
+    return scan_chunks(add_chunk, task.x.shape[0], n, batch_size)
 
 
-_pathwise = partial(jax.jit, static_argnums=(0, 1, 2, 3))(_average)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _average_by_score(
-    static: StaticCallable, n: int, batch_size: int, hard: bool, arrays: list[Any], task: Task
-) -> jax.Array:
-    return _average(static, n, batch_size, hard, arrays, task)
-
-
-def _score_forward(
+def _forward(
     static: StaticCallable, n: int, batch_size: int, hard: bool, arrays: list[Any], task: Task
 ) -> tuple[jax.Array, tuple[list[Any], Task, jax.Array]]:
     average = _average(static, n, batch_size, hard, arrays, task)
     return average, (arrays, task, average)
+
+
+def _pathwise_backward(
+    static: StaticCallable,
+    n: int,
+    batch_size: int,
+    hard: bool,
+    residuals: tuple[list[Any], Task, jax.Array],
+    weights: jax.Array,
+) -> tuple[list[Any], Task]:
+    """Return the gradient of <weights, average> in every floating-point array of f and of the task."""
+    leaves, treedef = jax.tree.flatten(residuals[:2])
+    places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    def weighted(parameters: list[jax.Array], position: Position) -> jax.Array:
+        replaced = dict(zip(places, parameters, strict=True))
+        arrays, task = treedef.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(leaves)])
+        noisy, rows = draw(task, position, n, batch_size)
+        h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        return (h * weights.at[rows].get(mode="fill", fill_value=0)).sum() / n
+
+    def add_chunk(total: list[jax.Array] | None, position: Position) -> list[jax.Array]:
+        gradients = canonical_convolutions(jax.grad(weighted))([leaves[place] for place in places], position)
+        wide = [gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32)) for gradient in gradients]
+        return wide if total is None else [a + b for a, b in zip(total, wide, strict=True)]
+
+    gradients = scan_chunks(add_chunk, residuals[1].x.shape[0], n, batch_size)
+    cotangents = {place: g.astype(leaves[place].dtype) for place, g in zip(places, gradients, strict=True)}
+    return treedef.unflatten([cotangents.get(place) for place in range(len(leaves))])
 
 
 def _score_backward(
@@ -225,8 +235,14 @@ def _score_backward(
     return None, Task(None, None, gradient, None, None)  # pyright: ignore[reportArgumentType]
 
 
-_average_by_score.defvjp(_score_forward, _score_backward)
-_score = partial(jax.jit, static_argnums=(0, 1, 2, 3))(_average_by_score)
+def _differentiable(backward: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """Return the average, compiled, with this backward pass."""
+    average = jax.custom_vjp(_average, nondiff_argnums=(0, 1, 2, 3))
+    average.defvjp(_forward, backward)
+    return jax.jit(average, static_argnums=(0, 1, 2, 3))
+
+
+_pathwise, _score = _differentiable(_pathwise_backward), _differentiable(_score_backward)
 
 
 def _probabilities(f: Classifier, noisy: jax.Array, hard: bool) -> jax.Array:
