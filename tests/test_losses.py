@@ -179,3 +179,33 @@ def test_attacks_stay_in_their_ball(key):
 def test_an_unknown_attack_is_refused(key):
     with pytest.raises(ValueError, match="attack must"):
         losses.smoothadv(Partial(linear, jnp.asarray(weights())), NOISE, key, points(), Y, attack="fgsm")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"f": 3}, TypeError, "f must be"),
+        ({"noise": 0.5}, TypeError, "noise must be"),
+        ({"key": 0}, TypeError, "key must be"),
+        ({"x": np.zeros((4, 3), int)}, TypeError, "x must be a batch"),
+        ({"x": np.full((4, 3), np.nan)}, ValueError, "x must be finite"),
+        ({"x": np.zeros((0, 3)), "y": np.zeros(0, int)}, ValueError, "x must have at least one input"),
+        ({"y": np.zeros(3, int)}, ValueError, "y must have one label for each of the 4 inputs"),
+        ({"y": np.array([0, 1, 2, 3])}, ValueError, r"y must lie in \[0, 3\), got values from 0 to 3"),
+        ({"y": np.eye(4)}, TypeError, "y must hold integers"),
+        ({"f": lambda x: x[:, 0]}, ValueError, "f must return"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(name, changes, error, message):
+    good = {"f": lambda x: x, "noise": Gaussian(0.5), "key": jax.random.key(0), "x": np.zeros((4, 3))}
+    with pytest.raises(error, match=message):
+        getattr(losses, name)(**{**good, "y": np.array([0, 1, 2, 0]), **changes})
+
+
+@pytest.mark.parametrize("setting", [{"m": 0}, {"m": 1.5}, {"steps": -1}])
+def test_bad_numbers_of_copies_and_steps_are_refused_by_name(setting):
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(setting))} must be an integer"):
+        losses.smoothadv(
+            lambda x: x, Gaussian(0.5), jax.random.key(0), np.zeros((4, 3)), np.array([0, 1, 2, 0]), **setting
+        )
