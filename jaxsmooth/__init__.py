@@ -7,6 +7,7 @@ from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.predict import predict, prediction
 from jaxsmooth.samples import stream_samples
+from jaxsmooth.sequential import RadiiCertificate, RadiiState, certify_radii
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction
 from jaxsmooth.votes import count_votes, decision_keys, stream_votes
@@ -20,12 +21,15 @@ __all__ = [
     "LogRow",
     "Noise",
     "Prediction",
+    "RadiiCertificate",
+    "RadiiState",
     "Uniform",
     "abstention_rate",
     "average_certified_radius",
     "certificate",
     "certified_accuracy",
     "certify",
+    "certify_radii",
     "class_gradients",
     "count_votes",
     "cross_entropy",

@@ -1,13 +1,17 @@
 """The radius within which the smoothed classifier provably keeps its class, from vote counts."""
 
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+from scipy import special
 
 from jaxsmooth.bounds import lower_bounds, round_down, scaled_radius, split_radii
 from jaxsmooth.checks import check_alpha, check_counts, check_integer, check_noise
+from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise
 from jaxsmooth.votes import count_votes, decision_keys
 
@@ -21,6 +25,7 @@ def certify(
     n0: int = 100,
     n: int = 100_000,
     alpha: float = 1e-3,
+    bound: Literal["cohen", "runner_up"] = "cohen",
     batch_size: int = 256,
     ids: ArrayLike | None = None,
 ) -> Certificate:
@@ -36,6 +41,7 @@ def certify(
         n0: number of selection votes, static, at least 1.
         n: number of estimation votes, static, at least 1.
         alpha: failure probability for each input, static, in (0, 1).
+        bound: see `certificate`, to be fixed before looking at any votes.
 
     Returns:
         A `Certificate` of `label i32[N]`, `radius f32[N]`, `p_lower f32[N]`, `counts i32[N, K]`, `selection i32[N, K]`.
@@ -51,13 +57,22 @@ def certify(
         (Array([ 0, -1], dtype=int32), Array([0.9..., 0. ...], dtype=float32))
     """
     n0, n, alpha = check_integer("n0", n0, 1, 2**30), check_integer("n", n, 1, 2**30), check_alpha(alpha)
+    check_bound(bound, check_noise(noise))
     selection_key, estimation_key = decision_keys(key)
     selection = count_votes(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids)
     counts = count_votes(f, noise, estimation_key, x, n=n, batch_size=batch_size, ids=ids)
-    return certificate(selection, counts, noise, n=n, alpha=alpha)
+    return certificate(selection, counts, noise, n=n, alpha=alpha, bound=bound)
 
 
-def certificate(selection: ArrayLike, counts: ArrayLike, noise: Noise, *, n: int, alpha: float = 1e-3) -> Certificate:
+def certificate(
+    selection: ArrayLike,
+    counts: ArrayLike,
+    noise: Noise,
+    *,
+    n: int,
+    alpha: float = 1e-3,
+    bound: Literal["cohen", "runner_up"] = "cohen",
+) -> Certificate:
     """Decide label and radius of each input from its vote counts.
 
     The class A with most selection votes (the lowest index in a tie) has k of n estimation votes. With L the one-sided
@@ -65,12 +80,17 @@ def certificate(selection: ArrayLike, counts: ArrayLike, noise: Noise, *, n: int
     L > 1/2; otherwise the label is `ABSTAIN` and the radius 0. The guarantee of `certify` holds if the two sets of
     votes are independent. `p_lower` and `radius` are rounded down, never up.
 
+    With `bound="runner_up"`, for Gaussian noise, the radius is sigma/2 (Phi^-1(L) - Phi^-1(U)), with L at level
+    alpha / 2 and U the upper bound at level alpha / 2 of the largest other count, invalid votes counting as a class
+    (Cohen et al. 2019, Theorem 1). It is at least the other radius at alpha / 2, and gains where classes share the rest.
+
     Args:
         selection: `[N, K]` integers, the votes that choose the class.
         counts: `[N, K]` integers, the votes that bound its probability; a row adds up to at most n.
         noise: the noise under which both were counted.
         n: number of samples behind each row of `counts`, static, at least 1.
         alpha: failure probability for each input, static, in (0, 1).
+        bound: "cohen" or "runner_up".
 
     Returns:
         A `Certificate`.
@@ -86,27 +106,76 @@ def certificate(selection: ArrayLike, counts: ArrayLike, noise: Noise, *, n: int
         Array([0.98..., 0. ...], dtype=float32)
     """
     n, alpha, noise = check_integer("n", n, 1, 2**30), check_alpha(alpha), check_noise(noise)
+    check_bound(bound, noise)
     selection, counts = check_counts("selection", selection), check_counts("counts", counts, n)
     if selection.shape != counts.shape:
         raise ValueError(f"selection and counts must have one shape, got {selection.shape} and {counts.shape}")
-    return _certificate(selection, counts, noise, n=n, alpha=alpha)
+    decide = _runner_up_certificate if bound == "runner_up" else _certificate
+    return decide(selection, counts, noise, n=n, alpha=alpha)
+
+
+def check_bound(bound: Any, noise: Noise) -> None:
+    """Refuse a bound that is none, or that is not for this noise."""
+    if bound not in ("cohen", "runner_up"):
+        raise ValueError(f"bound must be 'cohen' or 'runner_up', got {bound!r}")
+    if bound == "runner_up" and not isinstance(noise, Gaussian):
+        raise TypeError(f"bound='runner_up' is for Gaussian noise, got {type(noise).__name__}")
 
 
 @partial(jax.jit, static_argnames=("n", "alpha"))
 def _certificate(selection: jax.Array, counts: jax.Array, noise: Noise, *, n: int, alpha: float) -> Certificate:
     bounds = lower_bounds(n, alpha)
-    scale = jnp.asarray(noise.scale, jnp.float32)
     label = jnp.argmax(selection, axis=1).astype(jnp.int32)
-    k = jnp.take_along_axis(counts, label[:, None], axis=1)[:, 0]
+    k = at_label(counts, label)
     high, low = (jnp.asarray(table)[k] for table in split_radii(noise.unit_radius(bounds)))
-    radius = scaled_radius(scale, high, low)
-    certified = (
-        (jnp.asarray(bounds > 0.5))[k] & (counts.sum(axis=1, dtype=jnp.int32) <= n) & (scale > 0) & jnp.isfinite(radius)
-    )
+    return _decided(selection, counts, noise, n, label, (high, low), jnp.asarray(bounds > 0.5)[k], round_down(bounds))
+
+
+@partial(jax.jit, static_argnames=("n", "alpha"))
+def _runner_up_certificate(
+    selection: jax.Array, counts: jax.Array, noise: Noise, *, n: int, alpha: float
+) -> Certificate:
+    bounds = lower_bounds(n, alpha / 2)
+    label = jnp.argmax(selection, axis=1).astype(jnp.int32)
+    k, rival = at_label(counts, label), largest_rival(counts, label, n)
+    # An upper bound at a count is 1 less the lower bound at all others, so that -Phi^-1(U) is in the same table.
+    quantiles = jnp.asarray(round_down(special.ndtri(bounds)))
+    unit = quantiles[k] + quantiles[n - rival]
+    # One step down for the rounding of the sum, and one for a scale that float32 rounded up.
+    safe = jnp.nextafter(jnp.nextafter(unit, -jnp.inf), -jnp.inf) / 2
+    unit = jnp.maximum(safe, 0.0), jnp.zeros_like(safe)
+    return _decided(selection, counts, noise, n, label, unit, safe > 0, round_down(bounds))
+
+
+def at_label(counts: jax.Array, label: jax.Array) -> jax.Array:
+    """Return each row's count of its label."""
+    return jnp.take_along_axis(counts, label[:, None], axis=1)[:, 0]
+
+
+def largest_rival(counts: jax.Array, label: jax.Array, n: ArrayLike) -> jax.Array:
+    """Return the largest count of another class than the label, the votes that are for none being one, in [0, n]."""
+    others = jnp.where(jnp.arange(counts.shape[1])[None] == label[:, None], 0, counts).max(axis=1)
+    return jnp.clip(jnp.maximum(others, n - counts.sum(axis=1, dtype=jnp.int32)), 0, n)
+
+
+def _decided(
+    selection: jax.Array,
+    counts: jax.Array,
+    noise: Noise,
+    n: int,
+    label: jax.Array,
+    unit: tuple[jax.Array, jax.Array],
+    is_above: jax.Array,
+    p_lower: np.ndarray,
+) -> Certificate:
+    """Return the certificate that follows from unit radii, split in two, where they are above 0."""
+    scale = jnp.asarray(noise.scale, jnp.float32)
+    radius = scaled_radius(scale, *unit)
+    certified = is_above & (counts.sum(axis=1, dtype=jnp.int32) <= n) & (scale > 0) & jnp.isfinite(radius)
     return Certificate(
         label=jnp.where(certified, label, ABSTAIN),
         radius=jnp.where(certified, radius, 0.0),
-        p_lower=jnp.asarray(round_down(bounds))[k],
+        p_lower=jnp.asarray(p_lower)[at_label(counts, label)],
         counts=counts,
         selection=selection,
     )

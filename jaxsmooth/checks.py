@@ -23,6 +23,12 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
+def check_untraced(name: str, values: Any) -> None:
+    """Refuse traced values in a function that runs on the host."""
+    if any(map(is_traced, jax.tree.leaves(values))):
+        raise TypeError(f"{name} runs on the host and takes no traced values: use count_votes under jax.jit")
+
+
 def check_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:
     """Return `value` as an int in [least, most]."""
     if is_traced(value):
@@ -44,18 +50,18 @@ def check_classifier(f: Any) -> None:
         raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, K], got {f!r}")
 
 
-def check_alpha(alpha: Any) -> float:
+def check_alpha(alpha: Any, name: str = "alpha") -> float:
     """Return `alpha` as a float in (0, 1)."""
     if is_traced(alpha):
-        raise TypeError(f"alpha must be a static Python float, got {alpha}: list it in static_argnames")
+        raise TypeError(f"{name} must be a static Python float, got {alpha}: list it in static_argnames")
     if isinstance(alpha, (bool, str, bytes)) or np.ndim(alpha) != 0:
-        raise TypeError(f"alpha must be a number in (0, 1), got {alpha!r}")
+        raise TypeError(f"{name} must be a number in (0, 1), got {alpha!r}")
     try:
         number = float(alpha)
     except (TypeError, ValueError):
-        raise TypeError(f"alpha must be a number in (0, 1), got {alpha!r}") from None
+        raise TypeError(f"{name} must be a number in (0, 1), got {alpha!r}") from None
     if not 0.0 < number < 1.0:
-        raise ValueError(f"alpha must be a number in (0, 1), got {number}")
+        raise ValueError(f"{name} must be a number in (0, 1), got {number}")
     return number
 
 

@@ -118,11 +118,16 @@ def draw_noise(task: Task, position: Position, n: int, batch_size: int) -> tuple
     offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
     rows = position.row + offset // n
     samples = jnp.asarray(task.first) + (offset % n).astype(jnp.uint32)
+    return noise_of(task, rows, samples), rows
+
+
+def noise_of(task: Task, rows: jax.Array, samples: jax.Array) -> jax.Array:
+    """Return the noise of pairs (row, sample), float32 or wider."""
     keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(task.key, i), s))(
         jnp.asarray(task.ids).at[rows].get(mode="clip"), samples
     )
     event, wide = task.x.shape[1:], task.x.dtype if task.x.dtype.itemsize > 4 else np.dtype(np.float32)
-    return jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys), rows
+    return jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys)
 
 
 _draw_jit = partial(jax.jit, static_argnums=(2, 3))(draw)

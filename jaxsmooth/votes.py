@@ -3,7 +3,6 @@
 This is the only place that runs a model for a decision. What it is run on is drawn in `jaxsmooth.samples`.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import check_classifier, check_key, check_scores, is_traced
+from jaxsmooth.checks import check_classifier, check_key, check_scores, check_untraced
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.samples import Position, Task, check_task, count_classes, draw, draw_in_turn, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
@@ -107,20 +107,18 @@ def stream_votes(
     """
     check_classifier(f)
     task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
-    if any(map(is_traced, jax.tree.leaves((f, task)))):
-        raise TypeError("stream_votes runs on the host and takes no traced values: use count_votes under jax.jit")
+    check_untraced("stream_votes", (f, task))
     number, counts = task.x.shape[0], None
     if number == 0:
         scores = jnp.asarray(f(jnp.zeros((batch_size, *task.x.shape[1:]), task.x.dtype)))
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
-    samples = draw_in_turn(task, n, batch_size)
-    if progress:
-        samples = _progress_bar(samples, -(-number * n // batch_size), batch_size)
-    for noisy, rows in samples:
-        scores = jnp.asarray(f(noisy))
-        check_scores(scores, batch_size)
-        # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
-        counts = jax.block_until_ready(_add_votes_jit(counts, scores, rows, number))
+    with progress_bar("votes", number * n, progress) as advance:
+        for done, (noisy, rows) in enumerate(draw_in_turn(task, n, batch_size), start=1):
+            scores = jnp.asarray(f(noisy))
+            check_scores(scores, batch_size)
+            # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
+            counts = jax.block_until_ready(add_votes_jit(counts, scores, rows, number))
+            advance(min(done * batch_size, number * n))
     return cast(jax.Array, counts)
 
 
@@ -146,14 +144,14 @@ def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, n: int, batc
         noisy, rows = draw(task, position, n, batch_size)
         scores = f(noisy)
         check_scores(scores, batch_size)
-        return _add_votes(counts, scores, rows, number)
+        return add_votes(counts, scores, rows, number)
 
     counts = scan_chunks(add_chunk, number, n, batch_size)
     finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))
     return jnp.where(finite[:, None], counts, 0)
 
 
-def _add_votes(counts: jax.Array | None, scores: jax.Array, rows: jax.Array, number: int) -> jax.Array:
+def add_votes(counts: jax.Array | None, scores: jax.Array, rows: jax.Array, number: int) -> jax.Array:
     """Add the classes of one chunk to the counts; padding and non-finite scores are out of range and dropped."""
     if counts is None:
         counts = jnp.zeros((number, scores.shape[1]), jnp.int32)
@@ -161,12 +159,4 @@ def _add_votes(counts: jax.Array | None, scores: jax.Array, rows: jax.Array, num
     return counts.at[rows, jnp.argmax(scores, axis=1)].add(1, mode="drop")
 
 
-_add_votes_jit = partial(jax.jit, static_argnums=3)(_add_votes)
-
-
-def _progress_bar(samples: Iterator[Any], chunks: int, batch_size: int) -> Iterator[Any]:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install 'jaxsmooth[progress]'") from None
-    return iter(tqdm(samples, total=chunks, desc="votes", unit=" votes", unit_scale=batch_size))
+add_votes_jit = partial(jax.jit, static_argnums=3)(add_votes)

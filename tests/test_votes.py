@@ -184,9 +184,9 @@ def test_one_compilation_serves_scales_keys_parameters_and_inputs(key):
 def test_stream_votes_compiles_its_own_parts_once(key):
     x = inputs(2)
     stream_votes(first_features, Gaussian(1.0), key, x, n=50, batch_size=16)
-    sizes = samples._draw_jit._cache_size(), votes._add_votes_jit._cache_size()
+    sizes = samples._draw_jit._cache_size(), votes.add_votes_jit._cache_size()
     stream_votes(first_features, Gaussian(2.0), jax.random.key(9), x + 1, n=50, batch_size=16, first=7)
-    assert (samples._draw_jit._cache_size(), votes._add_votes_jit._cache_size()) == sizes
+    assert (samples._draw_jit._cache_size(), votes.add_votes_jit._cache_size()) == sizes
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

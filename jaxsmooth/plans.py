@@ -1,0 +1,239 @@
+"""When to stop voting: exactly calibrated group-sequential tests of "the radius is at least r", made on the host.
+
+A plan is data. It says after how many votes an input is looked at, and how many votes for its class, or against it,
+settle each radius of a grid (Pocock 1977; Jennison & Turnbull 2000: exact group-sequential binomial tests). A plan
+never sees a model; it must be made before any votes are looked at.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import signal, stats
+
+from jaxsmooth.checks import check_alpha, check_integer, check_noise, is_traced
+from jaxsmooth.types import Noise
+
+# Nominal levels grow as this power of the share of votes: -0.1 takes 9 % fewer votes than 0.3, in the geometric mean of
+# `python -m tests.benchmarks.sequential_votes`, and leaves the last look enough.
+_SHAPE = -0.1
+_MARGIN = 1e-9  # of alpha, for what convolutions round
+_FILLED = 0.98  # of alpha: where bars of the shape use less of it, single bars are lowered
+_STEPS = 60  # of the bisections
+
+
+class RadiiPlan(NamedTuple):
+    """A group-sequential test of a grid of radii: integers alone decide.
+
+    Attributes:
+        radii: `f64[R]`, increasing.
+        looks: `i64[J]`, numbers of votes after which an input is looked at, increasing.
+        certify: `i64[R, J]`, the radius is certified at a look if this many votes were for the class.
+        give_up: `i64[R, J]`, the radius is given up at a look if this many votes were not.
+    """
+
+    radii: np.ndarray
+    looks: np.ndarray
+    certify: np.ndarray
+    give_up: np.ndarray
+
+
+def make_looks(n: int, first: int = 64, growth: float = 1.25) -> tuple[int, ...]:
+    """Return numbers of votes to look after: `first`, and each next one `growth` times as many, up to n.
+
+    Example:
+        >>> make_looks(200), len(make_looks(100_000))
+        ((64, 80, 100, 125, 157, 196, 200), 34)
+    """
+    n, first = check_integer("n", n, 1), check_integer("first", first, 1)
+    if not 1 < growth < math.inf:
+        raise ValueError(f"growth must be a number above 1, got {growth!r}")
+    looks = [min(first, n)]
+    while looks[-1] < n:
+        looks.append(min(n, max(looks[-1] + 1, math.ceil(first * growth ** len(looks)))))
+    return tuple(looks)
+
+
+def plan_radii(
+    radii: Sequence[float],
+    noise: Noise,
+    *,
+    n: int = 100_000,
+    alpha: float = 1e-3,
+    beta: float = 1e-3,
+    looks: Sequence[int] | None = None,
+) -> RadiiPlan:
+    """Plan a test that certifies the largest radius of a grid with as few votes as it takes.
+
+    For an input whose class has true probability p under the noise, the probability that any radius is certified
+    beyond the true one is at most alpha, and for a single radius at p on its edge it is close to alpha: the bars are
+    calibrated by the exact distribution of the votes at all looks. The whole grid costs one alpha, since the bars are
+    nested: a false claim of one radius implies one of the smallest that is false. `beta` sets when a radius is given
+    up, and is no part of the guarantee: a radius whose true one is just beyond is given up early with about that
+    probability. The plan is cached.
+
+    Args:
+        radii: grid of radii, at least 0, in the units of `x`; one for a target. 0 is the class alone.
+        noise: the noise, its scale a concrete number.
+        n: largest number of votes.
+        alpha: failure probability for each input, in (0, 1).
+        beta: probability of giving up a radius that could just be certified, in (0, 1).
+        looks: increasing numbers of votes, the last one n; by default `make_looks(n)`.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> plan = plan_radii([0.25, 0.5], Gaussian(0.5), n=1000)
+        >>> plan.looks[:3], plan.certify[:, :3]
+        (array([ 64,  80, 100]), array([[57, 70, 86],
+               [64, 78, 97]]))
+    """
+    n, alpha, beta = check_integer("n", n, 1, 2**30), check_alpha(alpha), check_alpha(beta, "beta")
+    grid = _check_radii(radii)
+    steps = make_looks(n) if looks is None else _check_looks(looks, n)
+    edges = tuple(edge_probability(check_noise(noise), radius) for radius in grid)
+    tests = [_test(edge, steps, alpha, beta) for edge in edges]
+    # A bar for a larger radius is at least that for a smaller one, and one to give it up at most.
+    certify = np.maximum.accumulate([bars for bars, _ in tests])
+    give_up = np.minimum.accumulate([bars for _, bars in tests])
+    return RadiiPlan(np.array(grid), np.array(steps), certify, give_up)
+
+
+def edge_probability(noise: Noise, radius: float) -> float:
+    """Return the probability whose radius under the noise is this one, rounded up: the smallest float64 not below.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> edge_probability(Gaussian(0.5), 0.5)
+        0.841344746068...
+    """
+    scale = noise.scale
+    if is_traced(scale):
+        raise TypeError("the scale of the noise must be a concrete number: a plan is made before anything is compiled")
+    # What float32 makes of the scale is what noise is drawn with; the smaller of both is the safe one.
+    unit = radius / min(float(np.asarray(scale, np.float64)), float(np.asarray(scale, np.float32)))
+    low, high = 0.5, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if noise.unit_radius(middle) >= unit else (middle, high)
+    return high
+
+
+def crossing_probability(looks: Sequence[int], bars: np.ndarray, p: float, convolve: Callable[..., Any]) -> float:
+    """Return the probability that successes of probability p meet a bar at some look."""
+    crossed = 0.0
+    for _, _, above in _walk(looks, bars, p, convolve):
+        crossed += above
+    return crossed
+
+
+def expected_votes(plan: RadiiPlan, index: int, p: float) -> tuple[float, float]:
+    """Return the mean number of votes, and the probability to certify, of a test of one radius of a plan.
+
+    Args:
+        plan: the plan.
+        index: of the radius.
+        p: true probability of the class.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> votes, power = expected_votes(plan_radii([0.5], Gaussian(0.5)), 0, 0.99)
+        >>> round(votes), power > 0.999
+        (76, True)
+    """
+    votes, certified = 0.0, 0.0
+    states = _walk(plan.looks, plan.certify[index], p, np.convolve, plan.give_up[index])
+    alive = 1.0
+    previous = 0
+    for look, below, above in states:
+        votes += alive * (look - previous)
+        alive, previous = below, look
+        certified += above
+    return float(votes), float(certified)
+
+
+def _walk(
+    looks: Any, bars: np.ndarray, p: float, convolve: Callable[..., Any], give_up: np.ndarray | None = None
+) -> Any:
+    """Yield, for each look, it, the probability of going on after it, and that of meeting the bar at it."""
+    start, mass, previous = 0, np.ones(1), 0
+    for index, (look, bar) in enumerate(zip(looks, bars, strict=True)):
+        first, step = _binomial(look - previous, p)
+        start, mass, previous = start + first, np.maximum(convolve(mass, step), 0), look
+        cut = min(max(int(bar) - start, 0), len(mass))
+        above = mass[cut:].sum()
+        skip = 0 if give_up is None else min(max(look - int(give_up[index]) + 1 - start, 0), cut)
+        start, mass = start + skip, mass[skip:cut]
+        yield look, mass.sum(), above
+        if not len(mass):
+            return
+
+
+@functools.lru_cache(maxsize=4096)
+def _binomial(n: int, p: float) -> tuple[int, np.ndarray]:
+    """Return the probabilities of a binomial distribution from some count on, but for tails of less than 1e-30."""
+    reach = 12 * math.sqrt(n * p * (1 - p)) + 50
+    low, high = max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach))
+    return low, stats.binom.pmf(np.arange(low, high + 1), n, p)
+
+
+@functools.lru_cache(maxsize=1024)
+def _test(edge: float, looks: tuple[int, ...], alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bars of one radius: votes for the class that certify it, votes against that give it up."""
+    return _calibrated(edge, looks, alpha), _calibrated(1 - edge, looks, beta)
+
+
+def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
+    """Return the lowest bars, of their shape, that successes of probability p meet with probability at most alpha."""
+    n = np.array(looks)
+    target = alpha * (1 - _MARGIN)
+
+    def bars(level: float) -> np.ndarray:
+        nominal = np.minimum(level * (n / n[-1]) ** _SHAPE, 0.5)
+        lowest = stats.binom.isf(nominal, n, p).astype(np.int64)
+        while (loose := stats.binom.sf(lowest - 1, n, p) > nominal).any():
+            lowest = lowest + loose
+        # Votes never decrease, so that a later bar met early is met.
+        return np.minimum.accumulate(lowest[::-1])[::-1]
+
+    def crossed(bars: np.ndarray) -> float:
+        return crossing_probability(looks, bars, p, signal.fftconvolve)
+
+    low, high = math.log(alpha) - 20, 0.0
+    found, beyond = bars(math.exp(low)), bars(math.exp(high))
+    while high - low > 1e-9 and (found != beyond).any():
+        middle = (low + high) / 2
+        between = bars(math.exp(middle))
+        if crossed(between) <= target:
+            low, found = middle, between
+        else:
+            high, beyond = middle, between
+    if crossed(found) < _FILLED * alpha:
+        for look in range(len(looks)):
+            lower = np.minimum(found, np.where(np.arange(len(looks)) <= look, found[look] - 1, found))
+            if crossed(lower) <= target:
+                found = lower
+    if crossing_probability(looks, found, p, np.convolve) > alpha:
+        raise ArithmeticError(f"bars for probability {p} at level {alpha} failed their check by direct convolution")
+    return found
+
+
+def _check_radii(radii: Any) -> tuple[float, ...]:
+    grid = np.asarray(radii, np.float64)
+    if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or not (grid >= 0).all():
+        raise ValueError(f"radii must be a sequence of numbers that are at least 0, got {radii!r}")
+    if not (np.diff(grid) > 0).all():
+        raise ValueError(f"radii must increase, got {radii!r}")
+    return tuple(grid.tolist())
+
+
+def _check_looks(looks: Any, n: int) -> tuple[int, ...]:
+    steps = [check_integer("looks", look, 1) for look in looks]
+    if not steps or steps[-1] != n or any(b <= a for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"looks must increase up to n = {n}, got {looks!r}")
+    return tuple(steps)

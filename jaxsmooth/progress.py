@@ -1,0 +1,30 @@
+"""Progress bars of the host loops."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(unit: str, total: int, shown: bool) -> Generator[Callable[[int], None]]:
+    """Show a bar, if asked for, and give a function that is told how many of the total are done.
+
+    Raises:
+        ImportError: it is asked for and tqdm is missing.
+
+    Example:
+        >>> with progress_bar("votes", 100, shown=False) as advance:
+        ...     advance(50)
+    """
+    if not shown:
+        yield lambda _: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install 'jaxsmooth[progress]'") from None
+    with tqdm(total=total, desc=unit, unit=f" {unit}", unit_scale=True) as bar:
+
+        def advance(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield advance
