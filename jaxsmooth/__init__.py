@@ -1,10 +1,12 @@
 """Certified robustness by randomized smoothing, as pure functions in JAX."""
 
 from jaxsmooth import losses
+from jaxsmooth.anytime import AnytimeCertificate, anytime_lower_bound, certify_anytime
 from jaxsmooth.certify import certificate, certify
 from jaxsmooth.curves import abstention_rate, average_certified_radius, certified_accuracy
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
+from jaxsmooth.precision import PrecisionCertificate, certify_within
 from jaxsmooth.predict import predict, prediction
 from jaxsmooth.samples import stream_samples
 from jaxsmooth.sequential import RadiiCertificate, RadiiState, certify_radii
@@ -14,22 +16,27 @@ from jaxsmooth.votes import count_votes, decision_keys, stream_votes
 
 __all__ = [
     "ABSTAIN",
+    "AnytimeCertificate",
     "Certificate",
     "Classifier",
     "Gaussian",
     "Laplace",
     "LogRow",
     "Noise",
+    "PrecisionCertificate",
     "Prediction",
     "RadiiCertificate",
     "RadiiState",
     "Uniform",
     "abstention_rate",
+    "anytime_lower_bound",
     "average_certified_radius",
     "certificate",
     "certified_accuracy",
     "certify",
+    "certify_anytime",
     "certify_radii",
+    "certify_within",
     "class_gradients",
     "count_votes",
     "cross_entropy",

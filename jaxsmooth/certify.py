@@ -82,7 +82,7 @@ def certificate(
 
     With `bound="runner_up"`, for Gaussian noise, the radius is sigma/2 (Phi^-1(L) - Phi^-1(U)), with L at level
     alpha / 2 and U the upper bound at level alpha / 2 of the largest other count, invalid votes counting as a class
-    (Cohen et al. 2019, Theorem 1). It is at least the other radius at alpha / 2, and gains where classes share the rest.
+    (Cohen et al. 2019, Theorem 1). It is at least the other radius at alpha / 2, and more where classes share the rest.
 
     Args:
         selection: `[N, K]` integers, the votes that choose the class.

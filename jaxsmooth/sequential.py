@@ -138,7 +138,7 @@ def certify_radii(
     if state is None:
         count = count_votes if compiled else stream_votes
         selection = count(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids)
-        state = _begin(plan, np.argmax(selection, axis=1).astype(np.int32), settings)
+        state = _begin(plan, np.asarray(selection).argmax(axis=1).astype(np.int32), settings)
     else:
         state = _check_state(state, task.x.shape[0], settings)
     step, most = make_step(f, compiled), math.inf if most_votes is None else np.sum(state.drawn) + most_votes

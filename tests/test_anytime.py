@@ -1,0 +1,105 @@
+"""The bound at every number of votes: its exact error over a horizon, its formula by brute force, its driver."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from jaxsmooth import ABSTAIN, Gaussian, anytime_lower_bound, certify_anytime
+from jaxsmooth.bounds import clopper_pearson_lower
+
+
+@pytest.mark.parametrize("p", [0.5, 0.8, 0.97])
+@pytest.mark.parametrize("alpha", [0.2, 0.01])
+def test_the_probability_that_any_bound_up_to_a_horizon_fails_is_below_alpha(p, alpha):
+    alive, failed = np.ones(1), 0.0
+    for n in range(1, 1001):
+        alive = np.convolve(alive, [1 - p, p])
+        above = anytime_lower_bound(np.arange(n + 1), n, alpha) > p
+        failed += alive[above].sum()
+        alive[above] = 0
+    assert failed <= alpha
+    assert failed > alpha / 20  # it does fail: the test would see a bound that is too high
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 1), (3, 4), (10, 10), (30, 40), (75, 100), (200, 220)])
+def test_it_is_the_infimum_of_what_the_mixture_does_not_refute(k, n):
+    """The evidence by numerical integration over the restricted Jeffreys prior, on a fine mesh of probabilities."""
+    alpha = 0.05
+
+    def evidence(q):
+        def ratio(t):  # t = arcsin(sqrt(theta)) makes the prior uniform
+            theta = np.sin(t) ** 2
+            return np.exp(k * np.log(theta / q) + (n - k) * np.log(max(1 - theta, 1e-300) / (1 - q)))
+
+        low = np.arcsin(np.sqrt(q))
+        return integrate.quad(ratio, low, np.pi / 2, limit=200, epsabs=1e-10)[0] / (np.pi / 2 - low)
+
+    mesh = np.linspace(max(1e-4, np.exp(-600 / k)), 1 - 1e-4, 4000)
+    refuted = np.array([evidence(q) >= 1 / alpha for q in mesh])
+    infimum = mesh[np.flatnonzero(~refuted)[0]]
+    bound = float(anytime_lower_bound(k, n, alpha))
+    assert infimum - 3e-4 <= bound <= infimum + 1e-9
+
+
+def test_it_grows_with_successes_and_stays_below_the_bound_of_fixed_n():
+    for n in (10, 1000, 100_000):
+        counts = np.unique(np.linspace(0, n, 200).astype(int))
+        bounds = anytime_lower_bound(counts, n, 0.001)
+        assert (np.diff(bounds) >= 0).all()
+        assert (bounds <= clopper_pearson_lower(counts, n, 0.001)).all()
+    # log evidence stays finite where probabilities underflow.
+    assert 0.99 < anytime_lower_bound(10**9, 10**9, 1e-9) < 1
+    assert anytime_lower_bound(0, 10**9, 1e-9) == 0
+
+
+@pytest.mark.parametrize(("count", "n"), [(2, 1), (-1, 3), (0, 0), (0.5, 3)])
+def test_bad_counts_are_refused(count, n):
+    with pytest.raises(ValueError, match="count must hold integers"):
+        anytime_lower_bound(count, n, 0.01)
+
+
+def sign(x):
+    return jnp.stack([x[:, 0], -x[:, 0]], axis=1)
+
+
+def test_certificates_grow_with_the_votes_and_are_true():
+    x = np.zeros((40, 3), np.float32)
+    x[:, 0] = np.linspace(-1, 1, 40)
+    results = list(itertools.islice(certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x, alpha=0.01), 12))
+    assert [result.votes for result in results] == [256 * i for i in range(1, 13)]
+    for before, after in itertools.pairwise(results):
+        assert (before.radius <= after.radius).all()
+        assert ((before.label == after.label) | (before.label == ABSTAIN)).all()
+    last = results[-1]
+    false = (last.label >= 0) & ((last.label != (x[:, 0] < 0)) | (last.radius > np.abs(x[:, 0])))
+    # At most alpha for each of 40: more than 5 have probability below 1e-5.
+    assert int(false.sum()) <= stats.binom.isf(1e-5, 40, 0.01)
+    assert float((last.radius > 0).mean()) > 0.8
+
+
+def test_certificates_do_not_depend_on_batches_or_on_how_f_is_called():
+    x = np.array([[0.4, 0.0], [-0.2, 1.0]], np.float32)
+
+    def third(**changes):
+        f = changes.pop("f", sign)
+        run = certify_anytime(f, Gaussian(0.5), jax.random.key(0), x, votes=100, **changes)
+        return list(itertools.islice(run, 3))[-1]
+
+    expected = third()
+    for other in (third(batch_size=7), third(f=lambda x: np.asarray(sign(x)), compiled=False)):
+        np.testing.assert_array_equal(other.radius, expected.radius)
+        np.testing.assert_array_equal(other.hits, expected.hits)
+
+
+def test_bad_arguments_are_refused_before_the_first_certificate():
+    x = np.zeros((1, 2))
+    with pytest.raises(ValueError, match="alpha must be a number"):
+        certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x, alpha=1.0)
+    with pytest.raises(ValueError, match="votes must be an integer"):
+        certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x, votes=0)
+    with pytest.raises(TypeError, match="certify_anytime runs on the host"):
+        jax.jit(lambda x: next(certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x)).label)(x)
