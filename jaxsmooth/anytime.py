@@ -1,5 +1,6 @@
 """A bound that holds at every number of votes at once: stop or go on whenever you like."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,11 +11,11 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth.bounds import round_down
-from jaxsmooth.checks import check_alpha, check_classifier, check_integer, check_untraced
-from jaxsmooth.rounds import make_step, vote_round
-from jaxsmooth.samples import check_task
+from jaxsmooth.checks import check_alpha, check_integer, safe_scale
+from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_round
+from jaxsmooth.samples import Task
 from jaxsmooth.types import ABSTAIN, Classifier, Noise
-from jaxsmooth.votes import count_votes, decision_keys, stream_votes
+from jaxsmooth.votes import decision_keys
 
 _MARGIN = 1e-12  # of the bounds, for the errors of SciPy's functions
 _STEPS = 60
@@ -63,9 +64,6 @@ def certify_anytime(
         votes: further votes for each input between two certificates.
         compiled: as for `certify_radii`.
 
-    Returns:
-        An endless iterator over `AnytimeCertificate`.
-
     Raises:
         ValueError, TypeError: an argument is not as described.
 
@@ -79,38 +77,28 @@ def certify_anytime(
         >>> result.label, result.votes < 1000
         (Array([0, 0], dtype=int32), True)
     """
-    check_classifier(f)
-    alpha, more = check_alpha(alpha), check_integer("votes", votes, 1, 2**30)
-    n0 = check_integer("n0", n0, 1, 2**30)
+    alpha, n0, votes = check_alpha(alpha), check_integer("n0", n0, 1, 2**30), check_integer("votes", votes, 1, 2**30)
     selection_key, estimation_key = decision_keys(key)
-    task, _, batch_size = check_task(noise, estimation_key, x, more, batch_size, ids, 0)
-    check_untraced("certify_anytime", (f, task))
-    count = count_votes if compiled else stream_votes
-    selection = count(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids)
-    label = np.asarray(selection).argmax(axis=1).astype(np.int32)
-    rows, step = np.arange(len(label)), make_step(f, compiled)
-    scale = min(float(np.asarray(task.noise.scale, np.float64)), float(np.asarray(task.noise.scale, np.float32)))
+    task, batch_size = check_host_task("certify_anytime", f, noise, estimation_key, x, votes, batch_size, ids)
+    label, selection = choose(f, task, selection_key, n0, batch_size, compiled)
+    counts = jnp.zeros(selection.shape, jnp.int32)
+    return _certificates(make_step(f, compiled), task, label, counts, votes, alpha, batch_size)
 
-    def certificates() -> Iterator[AnytimeCertificate]:
-        counts, drawn, p_lower = jnp.zeros(selection.shape, jnp.int32), np.zeros(len(label), np.int64), 0.0
-        target = 0
-        while True:
-            target += more
-            while (drawn < target).any():
-                counts, drawn = vote_round(step, task, counts, drawn, target - drawn, batch_size)
-            hits = np.asarray(counts[rows, label], np.int64)
-            p_lower = np.maximum(p_lower, anytime_lower_bound(hits, target, alpha))
-            radius = round_down(scale * task.noise.unit_radius(p_lower) * (1 - _MARGIN))
-            certified = p_lower > 0.5
-            yield AnytimeCertificate(
-                jnp.asarray(np.where(certified, label, ABSTAIN)),
-                jnp.asarray(np.where(certified, radius, np.float32(0))),
-                p_lower,
-                hits,
-                target,
-            )
 
-    return certificates()
+def _certificates(
+    step: Step, task: Task, label: np.ndarray, counts: jax.Array, votes: int, alpha: float, batch_size: int
+) -> Iterator[AnytimeCertificate]:
+    drawn, p_lower, rows = np.zeros(len(label), np.int64), np.zeros(len(label)), np.arange(len(label))
+    for target in itertools.count(votes, votes):
+        while (drawn < target).any():
+            counts, drawn = vote_round(step, task, counts, drawn, target - drawn, batch_size)
+        hits = np.asarray(counts[rows, label], np.int64)
+        p_lower = np.maximum(p_lower, anytime_lower_bound(hits, target, alpha))
+        certified = p_lower > 0.5
+        radius = round_down(safe_scale(task.noise) * task.noise.unit_radius(p_lower) * (1 - _MARGIN))
+        labels = jnp.asarray(np.where(certified, label, ABSTAIN))
+        radii = jnp.asarray(np.where(certified, radius, np.float32(0)))
+        yield AnytimeCertificate(labels, radii, p_lower, hits, target)
 
 
 def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndarray:

@@ -198,3 +198,8 @@ def check_counts(name: str, counts: Any, n: int | None = None) -> jax.Array | np
         if most > (_INT32 if n is None else n):
             raise ValueError(f"{name} must add up to at most n = {n} votes for each input, got {most}")
     return counts.astype(np.int32)
+
+
+def safe_scale(noise: Noise) -> float:
+    """Return the smaller of the scale and of what float32 makes of it, which the noise is drawn with."""
+    return min(float(np.asarray(noise.scale, np.float64)), float(np.asarray(noise.scale, np.float32)))

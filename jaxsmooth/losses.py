@@ -27,11 +27,10 @@ def _checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         check_classifier(f)
         noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
         if len(x) == 0:
-            raise ValueError("x must have at least one input, got none: the mean over none is no loss")
+            raise ValueError("x must have at least one input, got none")
         labels = check_labels(y, len(x), check_scores(jax.eval_shape(f, x), len(x)))
-        for name, least in (("m", 1), ("steps", 0)):
-            if name in settings:
-                settings[name] = check_integer(name, settings[name], least)
+        counts = {"m": 1, "steps": 0}
+        settings |= {k: check_integer(k, v, counts[k]) for k, v in settings.items() if k in counts}
         return loss(f, noise, key, x, labels, **settings)
 
     return checked
@@ -154,8 +153,7 @@ def smoothadv(
         gradient, p = _ascent(f, e, x + delta, y)
         delta = delta + step * _unit(gradient)
         if attack == "ddn":
-            is_adversarial = p.argmax(axis=-1) != y
-            norm = jnp.minimum(norm * jnp.where(is_adversarial, 0.95, 1.05), bound)
+            norm = jnp.minimum(norm * jnp.where(p.argmax(axis=-1) != y, 0.95, 1.05), bound)
             delta = along_rows(norm, delta) * _unit(delta)
         length = _length(delta)
         delta = delta * along_rows(jnp.minimum(1.0, bound / jnp.where(length > 0, length, 1.0)), delta)
@@ -201,10 +199,8 @@ def macer(
     top, second = at_labels(p, y), others.max(axis=1)
     counted = (top > second) & (top < 1) & (second > 0)
     # A first where inside, so that the gradient of what is not counted is zero rather than NaN.
-    gap = jax.scipy.special.ndtri(jnp.where(counted, top, 0.5)) - jax.scipy.special.ndtri(
-        jnp.where(counted, second, 0.5)
-    )
-    hinge = jnp.where(counted, jnp.maximum(gamma - gap, 0.0), 0.0)
+    high, low = (jax.scipy.special.ndtri(jnp.where(counted, p, 0.5)) for p in (top, second))
+    hinge = jnp.where(counted, jnp.maximum(gamma - (high - low), 0.0), 0.0)
     return (loss + lambda_ * jnp.asarray(noise.scale, jnp.float32) / 2 * hinge).mean()
 
 
@@ -255,8 +251,7 @@ def smoothmix(
 
 
 def _noisy(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
-    """Return m noisy copies of each input, `[m, N, *event]`."""
-    return x[None] + noise.sample(key, (m, *x.shape), jnp.float32)
+    return x[None] + noise.sample(key, (m, *x.shape), jnp.float32)  # [m, N, *event]
 
 
 def _scores(f: Classifier, noisy: jax.Array) -> jax.Array:
@@ -281,8 +276,7 @@ def _log_mean(log_p: jax.Array) -> jax.Array:
 
 
 def _divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """Return KL(p || q) over the last axis."""
-    return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)  # KL(p || q)
 
 
 def _ascent(f: Classifier, e: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -297,8 +291,7 @@ def _ascent(f: Classifier, e: jax.Array, x: jax.Array, y: jax.Array) -> tuple[ja
 
 
 def _length(x: jax.Array) -> jax.Array:
-    """Return the L2 norm of each input."""
-    return jnp.sqrt((x**2).reshape(len(x), -1).sum(axis=1))
+    return jnp.sqrt((x**2).reshape(len(x), -1).sum(axis=1))  # the L2 norm of each input
 
 
 def _unit(x: jax.Array) -> jax.Array:

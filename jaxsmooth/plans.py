@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import signal, stats
 
-from jaxsmooth.checks import check_alpha, check_integer, check_noise, is_traced
+from jaxsmooth.checks import check_alpha, check_integer, check_noise, is_traced, safe_scale
 from jaxsmooth.types import Noise
 
 # Nominal levels grow as this power of the share of votes: -0.1 takes 9 % fewer votes than 0.3, in the geometric mean of
@@ -112,11 +112,9 @@ def edge_probability(noise: Noise, radius: float) -> float:
         >>> edge_probability(Gaussian(0.5), 0.5)
         0.841344746068...
     """
-    scale = noise.scale
-    if is_traced(scale):
+    if is_traced(noise.scale):
         raise TypeError("the scale of the noise must be a concrete number: a plan is made before anything is compiled")
-    # What float32 makes of the scale is what noise is drawn with; the smaller of both is the safe one.
-    unit = radius / min(float(np.asarray(scale, np.float64)), float(np.asarray(scale, np.float32)))
+    unit = radius / safe_scale(noise)
     low, high = 0.5, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2

@@ -11,12 +11,11 @@ from scipy import special
 
 from jaxsmooth.bounds import round_down
 from jaxsmooth.certify import check_bound
-from jaxsmooth.checks import check_alpha, check_classifier, check_integer, check_untraced
+from jaxsmooth.checks import check_alpha, check_integer, safe_scale
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.rounds import make_step, vote_round
-from jaxsmooth.samples import check_task
+from jaxsmooth.rounds import check_host_task, choose, make_step, vote_round
 from jaxsmooth.types import ABSTAIN, Classifier, Noise
-from jaxsmooth.votes import count_votes, decision_keys, stream_votes
+from jaxsmooth.votes import decision_keys
 
 _LEAST = 0.45  # share of pilot votes below which an input is not pursued
 _MARGIN = 1e-13  # of float64 bounds, for SciPy's errors
@@ -73,9 +72,6 @@ def certify_within(
         n0: number of pilot votes.
         compiled, progress: as for `certify_radii`.
 
-    Returns:
-        A `PrecisionCertificate`.
-
     Raises:
         ValueError, TypeError: an argument is not as described.
 
@@ -87,18 +83,12 @@ def certify_within(
         >>> result.label, result.radius, result.votes[0] < 20_000
         (Array([ 0, -1], dtype=int32), Array([0.4..., 0. ...], dtype=float32), Array(True, dtype=bool))
     """
-    check_classifier(f)
-    precision, alpha = check_alpha(precision, "precision"), check_alpha(alpha)
-    n0, n = check_integer("n0", n0, 1, 2**30), check_integer("n", n, 1, 2**30)
+    precision, alpha, n0 = check_alpha(precision, "precision"), check_alpha(alpha), check_integer("n0", n0, 1, 2**30)
     selection_key, estimation_key = decision_keys(key)
-    task, _, batch_size = check_task(noise, estimation_key, x, n, batch_size, ids, 0)
+    task, batch_size = check_host_task("certify_within", f, noise, estimation_key, x, n, batch_size, ids)
     check_bound(bound, task.noise)
-    check_untraced("certify_within", (f, task))
-    count = count_votes if compiled else stream_votes
-    selection = count(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids)
-    label = np.asarray(selection).argmax(axis=1).astype(np.int32)
-    rows = np.arange(len(label))
-    wanted = votes_wanted(task.noise, n0, n, alpha, precision)[np.asarray(selection)[rows, label]]
+    label, selection = choose(f, task, selection_key, n0, batch_size, compiled)
+    wanted = votes_wanted(task.noise, n0, n, alpha, precision)[np.asarray(selection)[np.arange(len(label)), label]]
     step, counts, drawn = make_step(f, compiled), jnp.zeros(selection.shape, jnp.int32), np.zeros(len(label), np.int64)
     with progress_bar("votes", int(wanted.sum()), progress) as advance:
         while (drawn < wanted).any():
@@ -152,8 +142,6 @@ def _certificate(
     """Decide in float64 on the host, since each input has its own number of votes."""
     table, rows = np.asarray(counts, np.int64), np.arange(len(label))
     hits = table[rows, label]
-    # The smaller of what the scale is and what float32 makes of it, which the noise is drawn with, is the safe one.
-    scale = min(float(np.asarray(noise.scale, np.float64)), float(np.asarray(noise.scale, np.float32)))
     if bound == "runner_up":
         p_lower = _lower(hits, votes, alpha / 2)
         others = np.where(np.arange(table.shape[1]) == label[:, None], 0, table).max(axis=1, initial=0)
@@ -163,7 +151,7 @@ def _certificate(
         p_lower = _lower(hits, votes, alpha)
         unit = np.where(p_lower > 0.5, noise.unit_radius(p_lower), 0.0)
     certified = unit > 0
-    radius = round_down(np.where(certified, scale * unit * (1 - _MARGIN), 0.0))
+    radius = round_down(np.where(certified, safe_scale(noise) * unit * (1 - _MARGIN), 0.0))
     return PrecisionCertificate(
         label=jnp.asarray(np.where(certified, label, ABSTAIN)),
         radius=jnp.asarray(radius),

@@ -9,12 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import check_scores
-from jaxsmooth.samples import Task, add_noise, noise_of
+from jaxsmooth.checks import check_classifier, check_scores, check_untraced
+from jaxsmooth.samples import Task, add_noise, check_task, noise_of
 from jaxsmooth.types import Classifier
-from jaxsmooth.votes import add_votes, add_votes_jit
+from jaxsmooth.votes import add_votes, add_votes_jit, count_votes, stream_votes
 
 _BATCHES = 64  # in one round at most: the rows of a round are listed on the host
+
+
+def check_host_task(
+    name: str, f: Any, noise: Any, key: Any, x: Any, n: int, batch_size: Any, ids: Any
+) -> tuple[Task, int]:
+    """Return what samples are drawn from and the rows of a batch, for a function that runs on the host."""
+    check_classifier(f)
+    task, _, batch_size = check_task(noise, key, x, n, batch_size, ids, 0)
+    check_untraced(name, (f, task))
+    return task, batch_size
+
+
+def choose(
+    f: Classifier, task: Task, key: jax.Array, n0: int, batch_size: int, compiled: bool
+) -> tuple[np.ndarray, jax.Array]:
+    """Return the class with most of n0 votes of each input, the lowest index in a tie, and the votes."""
+    count = count_votes if compiled else stream_votes
+    selection = count(f, task.noise, key, task.x, n=n0, batch_size=batch_size, ids=task.ids)
+    return np.asarray(selection).argmax(axis=1).astype(np.int32), selection
 
 
 Step = Callable[[Task, jax.Array, np.ndarray, np.ndarray], jax.Array]

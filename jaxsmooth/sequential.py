@@ -24,13 +24,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth.bounds import round_down
-from jaxsmooth.checks import check_classifier, check_integer, check_untraced
+from jaxsmooth.checks import check_integer
 from jaxsmooth.plans import RadiiPlan, plan_radii
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.rounds import Step, make_step, vote_round
-from jaxsmooth.samples import Task, check_task
+from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_round
+from jaxsmooth.samples import Task
 from jaxsmooth.types import ABSTAIN, Classifier, Noise
-from jaxsmooth.votes import count_votes, decision_keys, stream_votes
+from jaxsmooth.votes import decision_keys
 
 
 class RadiiState(NamedTuple):
@@ -95,27 +95,20 @@ def certify_radii(
     `n0` votes choose a class; fresh votes are looked at after 64, 80, 100, ... of them, until every radius of the grid
     is certified or given up, at most n. With probability at least 1 - alpha, for each input, the smoothed classifier
     returns `label` for every perturbation below `radius`, as `certify` guarantees: the probability of a false
-    certificate is computed exactly for the whole sequence of looks (`jaxsmooth.plans.plan_radii`). radii, n, alpha,
-    beta and looks are to be fixed before looking at any votes.
-
-    It runs on the host: batches have one size and are filled from whichever inputs are open. Results depend on neither
-    the batch size nor the other inputs.
+    certificate is computed exactly for the whole sequence of looks (`jaxsmooth.plans.plan_radii`). radii, n0, n, alpha,
+    beta and looks are to be fixed before looking at any votes. It runs on the host; batches have one size and are
+    filled from whichever inputs are open, on which no result depends.
 
     Args:
-        f, noise, key, x, batch_size, ids: as for `certify`; the scale of the noise is a concrete number.
+        f, noise, key, x, n0, alpha, batch_size, ids: as for `certify`; the scale of the noise is a concrete number.
         radii: increasing, at least 0, in the units of `x`. 0 is the class alone.
-        n0: number of selection votes.
         n: largest number of estimation votes.
-        alpha: failure probability for each input, in (0, 1).
         beta: probability of giving up a radius that could just be certified; no part of the guarantee.
         looks: numbers of votes to look after, `plans.make_looks(n)` by default.
         compiled: run f within a compiled step; if false call it, any function of a JAX array.
-        state: of an earlier call with the same arguments that `most_votes` or an interrupt cut short.
+        state: of an earlier call with the same arguments that `most_votes` cut short.
         most_votes: stop once this many votes were cast here; inputs that are not settled keep what they have.
         progress: show a bar (needs tqdm, the extra `progress`).
-
-    Returns:
-        A `RadiiCertificate`.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the state is of other arguments.
@@ -125,31 +118,18 @@ def certify_radii(
         >>> f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], -1)
         >>> x = jnp.array([[1.0, 5.0], [0.3, 0.0], [0.0, 0.0]])
         >>> result = certify_radii(f, Gaussian(0.5), jax.random.key(0), x, [0.25, 0.5, 0.75])
-        >>> result.label, result.radius, result.votes.sum() < 10_000
-        (Array([ 0,  0, -1], dtype=int32), Array([0.75, 0.25, 0.  ], dtype=float32), Array(True, dtype=bool))
+        >>> result.label, result.radius, int(result.votes.sum()) < 10_000
+        (Array([ 0,  0, -1], dtype=int32), Array([0.75, 0.25, 0.  ], dtype=float32), True)
     """
-    check_classifier(f)
-    plan = plan_radii(radii, noise, n=n, alpha=alpha, beta=beta, looks=looks)
-    n0 = check_integer("n0", n0, 1, 2**30)
+    plan, n0 = plan_radii(radii, noise, n=n, alpha=alpha, beta=beta, looks=looks), check_integer("n0", n0, 1, 2**30)
     selection_key, estimation_key = decision_keys(key)
-    task, _, batch_size = check_task(noise, estimation_key, x, n, batch_size, ids, 0)
-    check_untraced("certify_radii", (f, task))
+    task, batch_size = check_host_task("certify_radii", f, noise, estimation_key, x, n, batch_size, ids)
     settings = _digest(plan, task, n0, alpha, beta)
     if state is None:
-        count = count_votes if compiled else stream_votes
-        selection = count(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids)
-        state = _begin(plan, np.asarray(selection).argmax(axis=1).astype(np.int32), settings)
-    else:
-        state = _check_state(state, task.x.shape[0], settings)
-    step, most = make_step(f, compiled), math.inf if most_votes is None else np.sum(state.drawn) + most_votes
-    with progress_bar("inputs", task.x.shape[0], progress) as advance:
-        while True:
-            state = RadiiState(*map(np.asarray, settle(plan, state)))
-            needed = _votes_needed(plan, state)
-            advance(int((needed == 0).sum()))
-            if not needed.any() or np.sum(state.drawn) >= most:
-                return _certificate(plan, state, needed)
-            state = _vote(step, task, state, needed, batch_size)
+        label, _ = choose(f, task, selection_key, n0, batch_size, compiled)
+        state = _begin(plan, label, settings)
+    most = math.inf if most_votes is None else check_integer("most_votes", most_votes, 1, 2**62)
+    return _run(make_step(f, compiled), task, plan, _check_state(state, settings), batch_size, most, progress)
 
 
 @jax.jit
@@ -172,6 +152,21 @@ def settle(plan: RadiiPlan, state: RadiiState) -> RadiiState:
     certified = jnp.where(is_look, jnp.maximum(state.certified, reached), state.certified)
     open_until = jnp.where(is_look, jnp.minimum(state.open_until, possible), state.open_until)
     return state._replace(certified=certified, open_until=open_until)
+
+
+def _run(
+    step: Step, task: Task, plan: RadiiPlan, state: RadiiState, batch_size: int, most: float, progress: bool
+) -> RadiiCertificate:
+    """Vote and look in turn until nothing is open, or as many votes were cast."""
+    most += np.sum(state.drawn)
+    with progress_bar("inputs", task.x.shape[0], progress) as advance:
+        while True:
+            state = RadiiState(*map(np.asarray, settle(plan, state)))
+            needed = _votes_needed(plan, state)
+            advance(int((needed == 0).sum()))
+            if not needed.any() or np.sum(state.drawn) >= most:
+                return _certificate(plan, state, needed)
+            state = _vote(step, task, state, needed, batch_size)
 
 
 def _vote(step: Step, task: Task, state: RadiiState, needed: np.ndarray, batch_size: int) -> RadiiState:
@@ -213,10 +208,10 @@ def _digest(plan: RadiiPlan, task: Task, n0: int, alpha: float, beta: float) -> 
     return np.frombuffer(digest.digest(), np.uint32)
 
 
-def _check_state(state: Any, number: int, settings: np.ndarray) -> RadiiState:
+def _check_state(state: Any, settings: np.ndarray) -> RadiiState:
     if not isinstance(state, RadiiState):
         raise TypeError(f"state must be a RadiiState, got {type(state).__name__}")
-    if np.shape(state.label) != (number,) or not np.array_equal(np.asarray(state.settings), settings):
+    if not np.array_equal(np.asarray(state.settings), settings):
         raise ValueError(
             "state must come from a call with the same x, ids, key, noise, radii, n0, n, alpha, beta and looks: what "
             "was looked at under one rule cannot be taken further under another"

@@ -28,6 +28,13 @@ def test_certify_mnist(tmp_path):
     assert (tmp_path / "certified_mnist.png").stat().st_size > 10_000
 
 
+def test_certify_mnist_sequentially(tmp_path):
+    done = run("certify_mnist.py", "--count", "10", "--n", "1000", "--radii", "--precision", "0.05", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "times fewer" in line]
+    assert [line.split()[0] for line in lines] == ["sequential,", "within"]
+
+
 @pytest.mark.parametrize("flags", [("--count", "0"), ("--sigma", "-1")])
 def test_certify_mnist_refuses_bad_flags(tmp_path, flags):
     done = run("certify_mnist.py", *flags, cwd=tmp_path)
