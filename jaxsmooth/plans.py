@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import signal, stats
+from scipy import fft, stats
 
 from jaxsmooth.checks import check_alpha, check_integer, check_noise, is_traced, safe_scale
 from jaxsmooth.types import Noise
@@ -172,6 +172,13 @@ def _walk(
             return
 
 
+def _convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    size = len(a) + len(b) - 1
+    padded = fft.next_fast_len(size, real=True)
+    product = np.asarray(fft.rfft(a, padded)) * np.asarray(fft.rfft(b, padded))
+    return np.asarray(fft.irfft(product, padded))[:size]
+
+
 @functools.lru_cache(maxsize=4096)
 def _binomial(n: int, p: float) -> tuple[int, np.ndarray]:
     """Return the probabilities of a binomial distribution from some count on, but for tails of less than 1e-30."""
@@ -200,7 +207,7 @@ def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
         return np.minimum.accumulate(lowest[::-1])[::-1]
 
     def crossed(bars: np.ndarray) -> float:
-        return crossing_probability(looks, bars, p, signal.fftconvolve)
+        return crossing_probability(looks, bars, p, _convolve)
 
     low, high = math.log(alpha) - 20, 0.0
     found, beyond = bars(math.exp(low)), bars(math.exp(high))

@@ -202,8 +202,9 @@ def _certificate(plan: RadiiPlan, state: RadiiState, needed: np.ndarray) -> Radi
 def _digest(plan: RadiiPlan, task: Task, n0: int, alpha: float, beta: float) -> np.ndarray:
     """Return a digest of all that a run must keep from its first vote to its last, the classifier apart."""
     digest = hashlib.sha256(repr((type(task.noise).__name__, n0, alpha, beta, task.x.dtype.name)).encode())
-    key = jax.random.key_data(task.key)
-    for array in (*jax.tree.leaves(task.noise), *plan, key, np.asarray(task.ids), np.asarray(task.x)):
+    noise = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(task.noise)]
+    key, ids = jax.random.key_data(task.key), np.asarray(task.ids, np.uint32)
+    for array in (*noise, *plan, key, ids, np.asarray(task.x)):
         digest.update(repr(np.shape(array)).encode() + np.ascontiguousarray(array).tobytes())
     return np.frombuffer(digest.digest(), np.uint32)
 

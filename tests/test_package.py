@@ -72,9 +72,11 @@ import jax, numpy as np, jaxsmooth
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
 f, noise, key = lambda x: x[:, :3], jaxsmooth.Gaussian(0.3), jax.random.key(0)
-results = jaxsmooth.certify(f, noise, key, x, n=500), jaxsmooth.predict(f, noise, key, x, n=500)
-print([leaf.tolist() for result in results for leaf in result])
-print(*(leaf.dtype for result in results for leaf in result))
+results = [jaxsmooth.certify(f, noise, key, x, n=500), jaxsmooth.predict(f, noise, key, x, n=500)]
+results += [jaxsmooth.certify_radii(f, noise, key, x, [0.1, 0.2], n=500), jaxsmooth.certify_within(f, noise, key, x)]
+leaves = [leaf for result in results for leaf in jax.tree.leaves(result)]
+print([leaf.tolist() for leaf in leaves])
+print(*(leaf.dtype for leaf in leaves))
 if jax.config.jax_enable_x64:
     wide = jaxsmooth.certify(f, noise, key, x.astype(np.float64), n=500)
     assert (wide.counts == results[0].counts).all() and (wide.radius == results[0].radius).all()
