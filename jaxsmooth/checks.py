@@ -201,5 +201,5 @@ def check_counts(name: str, counts: Any, n: int | None = None) -> jax.Array | np
 
 
 def safe_scale(noise: Noise) -> float:
-    """Return the smaller of the scale and of what float32 makes of it, which the noise is drawn with."""
-    return min(float(np.asarray(noise.scale, np.float64)), float(np.asarray(noise.scale, np.float32)))
+    """Return the scale, one float32 step down: below what was given, and below what noise is drawn with."""
+    return float(np.nextafter(np.asarray(noise.scale, np.float32), np.float32(0)))

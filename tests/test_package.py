@@ -91,4 +91,6 @@ def test_results_do_not_depend_on_jax_settings():
         for flag in ("0", "1")
     )
     assert plain == x64
-    assert plain.decode().split("\n")[1] == "int32 float32 float32 int32 int32 int32 float32 int32"
+    dtypes = plain.decode().split("\n")[1]
+    assert dtypes.startswith("int32 float32 float32 int32 int32 int32 float32 int32 int32 float32 int32 bool int32")
+    assert dtypes.endswith("uint32 int32 float32 float32 int32 int32 int32")
