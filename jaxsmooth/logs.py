@@ -49,7 +49,7 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
         idx      label    predict  radius   correct  time
         3        7        7        0.999999 1        0:00:01.500000
     """
-    lines = ["\t".join(COLUMNS), *map(_format, rows)]
+    lines = ["\t".join(COLUMNS), *map(format_row, rows)]
     path = Path(path)
     draft = path.with_name(path.name + ".partial")
     draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -75,7 +75,8 @@ def read_log(path: str | Path) -> list[LogRow]:
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
 
 
-def _format(row: LogRow) -> str:
+def format_row(row: LogRow) -> str:
+    """Return the line of a row, without its end."""
     for name, value in (("radius", row.radius), ("seconds", row.seconds)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be finite and not negative, got {value} for idx {row.idx}")

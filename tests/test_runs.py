@@ -1,0 +1,221 @@
+"""A run over a data set: the certificates of `certify`, whatever its order, its groups, and the moment it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import jaxsmooth
+from jaxsmooth import Gaussian, read_log
+from jaxsmooth.runs import certify_dataset
+from jaxsmooth.stores import read_votes
+
+KEY, NOISE = jax.random.key(3), Gaussian(0.5)
+
+
+def sign(x):
+    return jnp.stack([x[:, 0], -x[:, 0], x[:, 1]], axis=1)
+
+
+def examples(number=11):
+    rng = np.random.default_rng(0)
+    return [(rng.normal(size=4).astype(np.float32), idx % 3) for idx in range(number)]
+
+
+def run(path, data=None, f=sign, **changes):
+    data = examples() if data is None else data
+    return certify_dataset(f, NOISE, KEY, data, path, **{"n": 500, "verbose": False, **changes})
+
+
+def certificates(rows):
+    return [(row.idx, row.label, row.predict, row.radius) for row in rows]
+
+
+def test_certificates_are_those_of_certify(tmp_path):
+    rows = run(tmp_path / "a.tsv")
+    x = np.array([x for x, _ in examples()])
+    result = jaxsmooth.certify(sign, NOISE, KEY, x, n=500)
+    assert [row.predict for row in rows] == result.label.tolist()
+    assert [row.radius for row in rows] == result.radius.tolist()
+    assert [row.label for row in rows] == [label for _, label in examples()]
+    logged = read_log(tmp_path / "a.tsv")
+    assert [row[:3] for row in logged] == [row[:3] for row in rows]
+    # Radii are written rounded down.
+    assert all(0 <= row.radius - log.radius < 1e-6 for row, log in zip(rows, logged, strict=True))
+    _, votes = read_votes(tmp_path / "a.tsv.votes")
+    np.testing.assert_array_equal([row.counts for row in votes], result.counts)
+    np.testing.assert_array_equal([row.selection for row in votes], result.selection)
+
+
+@pytest.mark.parametrize("mode", [{"radii": [0.1, 0.3]}, {"precision": 0.1, "n": 3000}])
+def test_sequential_modes_give_their_own_certificates(tmp_path, mode):
+    rows, x = run(tmp_path / "a.tsv", **mode), np.array([x for x, _ in examples()])
+    function = jaxsmooth.certify_radii if "radii" in mode else jaxsmooth.certify_within
+    grid = mode.get("radii", mode.get("precision"))
+    result = function(sign, NOISE, KEY, x, grid, n0=100, n=mode.get("n", 500))
+    assert [row.predict for row in rows] == result.label.tolist()
+    assert [row.radius for row in rows] == result.radius.tolist()
+    assert [row.votes for row in read_votes(tmp_path / "a.tsv.votes")[1]] == result.votes.tolist()
+
+
+class Indexed:
+    def __len__(self):
+        return 11
+
+    def __getitem__(self, index):
+        return examples()[index]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group": 1},
+        {"group": 4, "batch_size": 7},
+        {"data": Indexed()},
+        {"data": (pair for pair in examples())},
+        {"f": lambda x: np.asarray(sign(x)), "compiled": False},
+    ],
+    ids=["one by one", "groups", "indexed", "generator", "host"],
+)
+def test_groups_sources_and_ways_to_call_change_no_certificate(tmp_path, changes):
+    assert certificates(run(tmp_path / "b.tsv", **changes)) == certificates(run(tmp_path / "a.tsv"))
+
+
+def test_skipping_and_shares_change_no_certificate(tmp_path):
+    whole = certificates(run(tmp_path / "a.tsv"))
+    assert certificates(run(tmp_path / "b.tsv", skip=3)) == whole[::3]
+    assert certificates(run(tmp_path / "c.tsv", most=5)) == whole[:5]
+    assert certificates(run(tmp_path / "c.tsv")) == whole
+    generated = (pair for pair in examples())
+    assert certificates(run(tmp_path / "d.tsv", generated, skip=2, most=6)) == whole[:6:2]
+
+
+def test_a_finished_run_calls_the_classifier_for_one_input_s_selection_alone(tmp_path):
+    run(tmp_path / "a.tsv")
+    calls = []
+
+    def counted(x):
+        calls.append(len(x))
+        return np.asarray(sign(x))
+
+    before = (tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()
+    run(tmp_path / "a.tsv", f=counted, compiled=False)
+    assert sum(calls) == 100
+    assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()) == before
+
+
+def scaled(weight):
+    return Partial(lambda w, x: sign(x) * w, jnp.float32(weight))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 501}, "was made under other settings"),
+        ({"alpha": 0.01}, "was made under other settings"),
+        ({"radii": [0.1]}, "was made under other settings"),
+        ({"f": scaled(1.0)}, "was made under other settings"),
+        ({"f": lambda x: -sign(x)}, "is of another classifier"),
+        ({"data": [(x + 1, label) for x, label in examples()]}, "is of another classifier"),
+        ({"data": [(x.astype(np.float16), label) for x, label in examples()]}, "was made under other settings"),
+    ],
+)
+def test_a_run_of_other_settings_or_another_classifier_is_refused_and_nothing_changes(tmp_path, changes, message):
+    run(tmp_path / "a.tsv", most=4)
+    before = (tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "a.tsv", **changes)
+    assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()) == before
+
+
+def test_a_log_without_votes_is_not_overwritten(tmp_path):
+    (tmp_path / "a.tsv").write_text("mine")
+    with pytest.raises(ValueError, match="it is no log to go on from"):
+        run(tmp_path / "a.tsv")
+    assert (tmp_path / "a.tsv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"radii": [0.1], "precision": 0.1}, "give one of them"),
+        ({"radii": [0.1], "bound": "runner_up"}, "bound must be 'cohen' with radii"),
+        ({"group": 0}, "group must be an integer"),
+        ({"skip": 0}, "skip must be an integer"),
+        ({"alpha": 2.0}, "alpha must be a number"),
+        ({"bound": "other"}, "bound must be"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_file_is_made(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "a.tsv", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from tests import test_runs
+def slow(x):
+    time.sleep(0.0005)
+    return np.asarray(x)[:, :3]
+print("ready", flush=True)
+test_runs.run(Path(sys.argv[1]), f=slow, compiled=False, group=2, n=100, n0=20, batch_size=40)
+"""
+
+
+def start(path):
+    """Start a run in a process of its own, and return it once it has imported everything."""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    with process.stdout as lines:
+        assert lines.readline() == b"ready\n"
+    return process
+
+
+def killed_again_and_again(path, kills, lasted, seed):
+    rng = np.random.default_rng(seed)
+    while kills:
+        process = start(path)
+        time.sleep(rng.uniform(0, lasted))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills -= 1
+        process.wait()
+        votes = path.with_name(path.name + ".votes")
+        if votes.exists() and rng.uniform() < 0.5:
+            # As a crash of the machine may leave it: the end of the last record is missing.
+            votes.write_bytes(votes.read_bytes()[:-3])
+    assert start(path).wait() == 0
+
+
+def test_a_run_killed_at_30_random_moments_ends_in_the_same_certificates(tmp_path):
+    began = time.monotonic()
+    assert start(tmp_path / "whole.tsv").wait() == 0
+    lasted = time.monotonic() - began
+    paths = [tmp_path / "first.tsv", tmp_path / "second.tsv"]
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(killed_again_and_again, path, 15, lasted, seed) for seed, path in enumerate(paths)]:
+            done.result()
+    expected = (tmp_path / "whole.tsv").read_text()
+    for path in paths:
+        without_time = [
+            [line.rsplit("\t", 1)[0] for line in text.splitlines()] for text in (path.read_text(), expected)
+        ]
+        assert without_time[0] == without_time[1]
+        rows, whole = (
+            sorted(read_votes(f"{p}.votes")[1], key=lambda row: row.idx) for p in (path, tmp_path / "whole.tsv")
+        )
+        assert [row.idx for row in rows] == list(range(11))
+        for row, other in zip(rows, whole, strict=True):
+            np.testing.assert_array_equal(row.counts, other.counts)
