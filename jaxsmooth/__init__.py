@@ -8,9 +8,11 @@ from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.precision import PrecisionCertificate, certify_within
 from jaxsmooth.predict import predict, prediction
+from jaxsmooth.runs import certify_dataset
 from jaxsmooth.samples import stream_samples
 from jaxsmooth.sequential import RadiiCertificate, RadiiState, certify_radii
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
+from jaxsmooth.stores import StoredVotes, read_votes
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction
 from jaxsmooth.votes import count_votes, decision_keys, stream_votes
 
@@ -27,6 +29,7 @@ __all__ = [
     "Prediction",
     "RadiiCertificate",
     "RadiiState",
+    "StoredVotes",
     "Uniform",
     "abstention_rate",
     "anytime_lower_bound",
@@ -35,6 +38,7 @@ __all__ = [
     "certified_accuracy",
     "certify",
     "certify_anytime",
+    "certify_dataset",
     "certify_radii",
     "certify_within",
     "class_gradients",
@@ -45,6 +49,7 @@ __all__ = [
     "predict",
     "prediction",
     "read_log",
+    "read_votes",
     "smooth",
     "stream_samples",
     "stream_votes",

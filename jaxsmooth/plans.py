@@ -110,7 +110,7 @@ def edge_probability(noise: Noise, radius: float) -> float:
     Example:
         >>> from jaxsmooth import Gaussian
         >>> edge_probability(Gaussian(0.5), 0.5)
-        0.841344746068...
+        0.84134...
     """
     if is_traced(noise.scale):
         raise TypeError("the scale of the noise must be a concrete number: a plan is made before anything is compiled")

@@ -84,8 +84,8 @@ def test_dropout_differs_from_step_to_step_and_repeats_with_the_seed(kind):
 class Mixed(nnx.Module):
     """Parameters of its own beside layers, layers in a list, attention and a layer that is called twice."""
 
-    def __init__(self, rngs):
-        self.blocks = nnx.List([nnx.Linear(16, 16, rngs=rngs) for _ in range(2)])
+    def __init__(self, width, rngs):  # the width is not kept: the module cannot be made again
+        self.blocks = nnx.List([nnx.Linear(16, width, rngs=rngs) for _ in range(2)])
         self.attention = nnx.MultiHeadAttention(2, 16, 16, rngs=rngs, decode=False)
         self.norm, self.scale = nnx.BatchNorm(16, rngs=rngs), nnx.Param(jnp.ones((16, 3)))
 
@@ -97,7 +97,7 @@ class Mixed(nnx.Module):
 
 
 def mixed():
-    return NNX.smoothed(Mixed(nnx.Rngs(0)), trainable=True)
+    return NNX.smoothed(Mixed(16, nnx.Rngs(0)), trainable=True)
 
 
 def test_layers_of_a_module_with_lists_and_nested_modules():

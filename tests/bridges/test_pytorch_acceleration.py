@@ -25,7 +25,9 @@ def votes(classifier):
 
 # torch.compile's own modules warn when they are loaded.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("ways", [("channels_last",), ("compile",), {"channels_last", "compile"}], ids=str)
+@pytest.mark.parametrize(
+    "ways", [("channels_last",), ("compile",), {"channels_last", "compile"}], ids=lambda ways: "+".join(sorted(ways))
+)
 def test_ways_that_keep_the_classifier(ways):
     classifier = smoothed(convolutional(), acceleration=ways)
     assert (classifier.acceleration, classifier.certified_dtype) == (frozenset(ways), "float32")
