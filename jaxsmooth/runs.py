@@ -143,21 +143,21 @@ def _prepare(
         return _columns(result.label, result.radius, result.votes, result.selection, result.counts)
 
     rule = on_grid if radii is not None else within if precision is not None else fixed
-    settings = {
+    settings: dict[str, Any] = {"radii": None if radii is None else [float(radius) for radius in radii]}
+    settings |= {"precision": precision, "n0": n0, "n": n, "alpha": alpha, "bound": bound}
+    return _Run(rule, {**settings, **_origin(f, noise, key)}, selection)
+
+
+def _origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
+    """Return what the votes of a run come from, in a form for its header."""
+    return {
         "noise": type(noise).__name__,
         "norm": noise.norm,
         "scale": [float(np.asarray(leaf, np.float32)) for leaf in jax.tree.leaves(noise)],
-        "radii": None if radii is None else [float(radius) for radius in radii],
-        "precision": precision,
-        "n0": n0,
-        "n": n,
-        "alpha": alpha,
-        "bound": bound,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "classifier": _digest(f),
         "versions": {name: version(name) for name in ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")},
     }
-    return _Run(rule, settings, selection)
 
 
 def _certify(run: _Run, pairs: Iterator[Any], total: int, path: Path, group: int, verbose: bool) -> list[LogRow]:

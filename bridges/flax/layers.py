@@ -72,8 +72,9 @@ def _nnx_layers(module: Any, path: Path, prefix: str = "") -> Iterator[tuple[Pat
 def redrawn(module: nnx.Module, key: jax.Array) -> Iterator[tuple[Any, jax.Array]]:
     """Return every variable of a module, random streams apart, with a fresh value.
 
-    A module whose constructor's arguments are among its attributes, as those of flax's layers are, gets the variables of
-    a new one, with flax's default initialisers. Parameters that belong to no such module are drawn uniformly within 1 / sqrt(fan in), as PyTorch draws a linear layer's.
+    A module whose constructor's arguments are among its attributes, as those of flax's layers are, gets the variables
+    of a new one, with flax's default initialisers. Parameters that belong to no such module are drawn uniformly within
+    1 / sqrt(fan in), as PyTorch draws a linear layer's.
     """
     rngs = nnx.Rngs(key)
     for _, part in nnx.iter_modules(module):
