@@ -10,6 +10,7 @@ from scipy import stats
 
 from jaxsmooth import Gaussian, Laplace, Uniform
 from jaxsmooth.plans import edge_probability, expected_votes, make_looks, plan_radii
+from tests.benchmarks.sequential_votes import table
 
 CASES = [(1000, 1e-2), (10_000, 1e-3), (100_000, 1e-3), (100_000, 1e-4)]
 NOISES = [Gaussian(0.5), Laplace(0.5), Uniform(0.5)]
@@ -77,8 +78,6 @@ def test_mean_votes_are_those_of_a_simulation():
 
 @pytest.mark.parametrize(("looks", "worst", "mean"), [(None, 1.70, 1.46), ((16, 1.05), 1.50, 1.28)])
 def test_votes_are_near_the_information_floor(looks, worst, mean):
-    from tests.benchmarks.sequential_votes import table
-
     ratios = [row.ratio for row in table(None if looks is None else make_looks(100_000, *looks)) if row.counts]
     assert len(ratios) > 15
     assert max(ratios) <= worst

@@ -1,16 +1,19 @@
 """Mean votes of the tests of `jaxsmooth.plans`, exactly: `python -m tests.benchmarks.sequential_votes`.
 
 For each radius and true probability, beside the floor that no sequential test with these error probabilities can beat,
-d(1 - beta, alpha) / KL(p || q), and beside a fixed number. alpha = beta = 0.001, at most 100,000 votes.
+d(1 - beta, alpha) / KL(p || q), and beside a fixed number. alpha = beta = 0.001, at most 100,000 votes. Then the share
+of computed rows that `certify_radii` uses on 500 inputs of all difficulties, in batches of 256.
 """
 
 import math
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import special, stats
 
-from jaxsmooth import Gaussian
+from jaxsmooth import Gaussian, certify_radii
 from jaxsmooth.plans import expected_votes, make_looks, plan_radii
 
 N, ALPHA = 100_000, 1e-3
@@ -53,8 +56,24 @@ def table(looks: tuple[int, ...] | None = None) -> list[Row]:
     return rows
 
 
+def used_rows() -> float:
+    """Return the share of the rows that a classifier was called with which were votes."""
+    rows = 0
+
+    def classifier(x: jax.Array) -> jax.Array:
+        nonlocal rows
+        rows += len(x)
+        return jnp.stack([x[:, 0], -x[:, 0]], axis=1)
+
+    x = np.zeros((500, 4), np.float32)
+    x[:, 0] = np.random.default_rng(0).normal(size=500)
+    radii, n0 = [0.0, 0.25, 0.5, 0.75], 100
+    result = certify_radii(classifier, Gaussian(0.5), jax.random.key(0), x, radii, n0=n0, compiled=False)
+    return (int(result.votes.sum()) + 500 * n0) / rows
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables and the share."""
     for name, looks in (("34 looks", None), ("looks from 16 growing by 1.05", make_looks(N, 16, 1.05))):
         rows = table(looks)
         print(f"{name}\n{'radius / sigma':>14}  {'p':>5}  {'votes':>7}  {'floor':>7}  votes/floor  {N:,}/votes")
@@ -63,6 +82,7 @@ def main() -> None:
             print(f"{row.unit:14}  {row.p:5}  {row.votes:7.0f}  {row.floor:7.0f}  {ratio}  {N / row.votes:9.0f}")
         ratios = np.array([row.ratio for row in rows if row.counts])
         print(f"worst {ratios.max():.2f}, geometric mean {math.exp(np.log(ratios).mean()):.2f}\n")
+    print(f"rows used {used_rows():.1%}")
 
 
 if __name__ == "__main__":
