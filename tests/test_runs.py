@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -160,62 +159,88 @@ def test_bad_arguments_are_refused_before_a_file_is_made(tmp_path, changes, mess
     assert list(tmp_path.iterdir()) == []
 
 
-KILLED = """
-import sys, time
+SERVER = """
+import os, sys, time
 from pathlib import Path
-import numpy as np
-from tests import test_runs
+import jax, numpy as np
+from jaxsmooth import Gaussian, certify_dataset
+
 def slow(x):
     time.sleep(0.0005)
     return np.asarray(x)[:, :3]
-print("ready", flush=True)
-test_runs.run(Path(sys.argv[1]), f=slow, compiled=False, group=2, n=100, n0=20, batch_size=40)
+
+def run(path):
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=4).astype(np.float32), idx % 3) for idx in range(11)]
+    settings = {"n0": 20, "n": 100, "batch_size": 40, "group": 2, "compiled": False, "verbose": False}
+    certify_dataset(slow, Gaussian(0.5), jax.random.key(3), data, path, **settings)
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        run(Path(line.strip()))
+        os._exit(0)
+    print(child, flush=True)
+    sys.stdin.readline()  # until then an ended child keeps its number
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def start(path):
-    """Start a run in a process of its own, and return it once it has imported everything."""
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
-    with process.stdout as lines:
-        assert lines.readline() == b"ready\n"
-    return process
+class Server:
+    """Starts runs in processes of their own that have imported everything, JAX not having begun anything."""
+
+    def __init__(self, cache):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        # The first run compiles for all.
+        settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        command = [sys.executable, "-W", "ignore", "-c", SERVER]
+        self.process = subprocess.Popen(command, env={**os.environ, **settings}, **pipes)
+
+    def run(self, path, kill_after=None):
+        """Return the exit status of a run, which is killed after so many seconds."""
+        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.flush()
+        child = int(self.process.stdout.readline())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(child, signal.SIGKILL)
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
 
 
-def killed_again_and_again(path, kills, lasted, seed):
-    rng = np.random.default_rng(seed)
-    while kills:
-        process = start(path)
-        time.sleep(rng.uniform(0, lasted))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills -= 1
-        process.wait()
-        votes = path.with_name(path.name + ".votes")
-        if votes.exists() and rng.uniform() < 0.5:
-            # As a crash of the machine may leave it: the end of the last record is missing.
-            votes.write_bytes(votes.read_bytes()[:-3])
-    assert start(path).wait() == 0
+def assert_same_run(path, whole):
+    without_time = [[line.rsplit("\t", 1)[0] for line in p.read_text().splitlines()] for p in (path, whole)]
+    assert without_time[0] == without_time[1]
+    rows, expected = (sorted(read_votes(f"{p}.votes")[1], key=lambda row: row.idx) for p in (path, whole))
+    assert [row.idx for row in rows] == list(range(11))
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(row.counts, other.counts)
 
 
 def test_a_run_killed_at_30_random_moments_ends_in_the_same_certificates(tmp_path):
+    server, rng, statuses = Server(tmp_path / "cache"), np.random.default_rng(0), []
+    whole, path = tmp_path / "whole.tsv", tmp_path / "killed.tsv"
+    votes = path.with_name("killed.tsv.votes")
+    assert server.run(whole) == 0
     began = time.monotonic()
-    assert start(tmp_path / "whole.tsv").wait() == 0
+    assert server.run(tmp_path / "again.tsv") == 0
     lasted = time.monotonic() - began
-    paths = [tmp_path / "first.tsv", tmp_path / "second.tsv"]
-    with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(killed_again_and_again, path, 15, lasted, seed) for seed, path in enumerate(paths)]:
-            done.result()
-    expected = (tmp_path / "whole.tsv").read_text()
-    for path in paths:
-        without_time = [
-            [line.rsplit("\t", 1)[0] for line in text.splitlines()] for text in (path.read_text(), expected)
-        ]
-        assert without_time[0] == without_time[1]
-        rows, whole = (
-            sorted(read_votes(f"{p}.votes")[1], key=lambda row: row.idx) for p in (path, tmp_path / "whole.tsv")
-        )
-        assert [row.idx for row in rows] == list(range(11))
-        for row, other in zip(rows, whole, strict=True):
-            np.testing.assert_array_equal(row.counts, other.counts)
+    while statuses.count(-signal.SIGKILL) < 30:
+        statuses.append(server.run(path, rng.uniform(0, lasted)))
+        if statuses[-1] == 0:  # done before the kill came: begin anew
+            assert_same_run(path, whole)
+            path.unlink()
+            votes.unlink()
+        elif votes.exists() and rng.uniform() < 0.5:
+            # As a crash of the machine may leave it: the end of the last record is missing.
+            votes.write_bytes(votes.read_bytes()[:-3])
+    assert set(statuses) <= {0, -signal.SIGKILL}
+    assert server.run(path) == 0
+    assert_same_run(path, whole)
+    server.close()
