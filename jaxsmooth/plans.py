@@ -124,10 +124,7 @@ def edge_probability(noise: Noise, radius: float) -> float:
 
 def crossing_probability(looks: Sequence[int], bars: np.ndarray, p: float, convolve: Callable[..., Any]) -> float:
     """Return the probability that successes of probability p meet a bar at some look."""
-    crossed = 0.0
-    for _, _, above in _walk(looks, bars, p, convolve):
-        crossed += above
-    return crossed
+    return float(sum(above for _, _, above in _walk(looks, bars, p, convolve)))
 
 
 def expected_votes(plan: RadiiPlan, index: int, p: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth.bounds import round_down
-from jaxsmooth.certify import check_bound
+from jaxsmooth.certify import at_label, check_bound, largest_rival
 from jaxsmooth.checks import check_alpha, check_integer, safe_scale
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.rounds import check_host_task, choose, make_step, vote_round
@@ -140,12 +140,10 @@ def _certificate(
     bound: str,
 ) -> PrecisionCertificate:
     """Decide in float64 on the host, since each input has its own number of votes."""
-    table, rows = np.asarray(counts, np.int64), np.arange(len(label))
-    hits = table[rows, label]
+    hits = np.asarray(at_label(counts, jnp.asarray(label)), np.int64)
     if bound == "runner_up":
         p_lower = _lower(hits, votes, alpha / 2)
-        others = np.where(np.arange(table.shape[1]) == label[:, None], 0, table).max(axis=1, initial=0)
-        rival = np.maximum(others, votes - table.sum(axis=1))
+        rival = np.asarray(largest_rival(counts, jnp.asarray(label), jnp.asarray(votes, jnp.int32)), np.int64)
         unit = (special.ndtri(p_lower) + special.ndtri(_lower(votes - rival, votes, alpha / 2))) / 2
     else:
         p_lower = _lower(hits, votes, alpha)
