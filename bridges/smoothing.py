@@ -26,8 +26,10 @@ class RandomizedSmoothingMixin:
     `batch_size`, which is what goes through the network at once.
 
     Noise N(0, scale^2) is added to the caller's x, before anything else, in predict, certify and fit alike. It is
-    never clipped. In predict and certify the noise of an input depends on the seed and on the input alone, not on the
-    batch size, its position or the other inputs: the same call gives the same result, another input meets other noise.
+    never clipped. In predict and certify the noise of an input depends on the seed and on the input, not on the batch
+    size, its position or the other inputs: another input meets other noise. `certify` gives an input the same
+    certificate whenever it is asked. Each call of `predict` votes anew, as in ART, since attacks ask again until the
+    answer changes; an instance made with the same seed gives the same predictions in the same order of calls.
 
     Args:
         sample_size: votes behind a prediction, and the selection votes of `certify` unless `n0` says otherwise.
@@ -76,7 +78,7 @@ class RandomizedSmoothingMixin:
         key = as_key(seed)
         super().__init__(*args, **kwargs)
         self.sample_size, self.scale, self.alpha, self.n0, self.output = sample_size, scale, alpha, n0, output
-        self.key, self._draws = key, 0
+        self.key, self._predicted, self._draws = key, 0, 0
 
     def predict(self, x: Any, batch_size: int = 128, verbose: bool = False, **kwargs: Any) -> np.ndarray:
         """Predict with `sample_size` noisy votes for each input.
@@ -94,7 +96,9 @@ class RandomizedSmoothingMixin:
         """
         abstains = bool(kwargs.pop("is_abstain", True))
         key, inputs = fold_in(self.key, _PREDICTION), as_inputs(x, self._shape())
-        counts = self._count_votes(key, inputs, input_ids(inputs), self.sample_size, batch_size, verbose, **kwargs)
+        first, ids = self._predicted, input_ids(inputs)
+        counts = self._count_votes(key, inputs, ids, self.sample_size, batch_size, verbose, first, **kwargs)
+        self._predicted = (first + self.sample_size) % 2**31
         if self.output == "frequencies":
             return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.output == "log_frequencies":
@@ -171,6 +175,7 @@ class RandomizedSmoothingMixin:
         n: int,
         batch_size: int,
         verbose: bool,
+        first: int = 0,
         **kwargs: Any,
     ) -> np.ndarray:
         training_mode = kwargs.pop("training_mode", False)
@@ -184,7 +189,7 @@ class RandomizedSmoothingMixin:
         rows = _rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))
         noise = jaxsmooth.Gaussian(self.scale)
         return np.asarray(
-            jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, progress=verbose)
+            jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, first=first, progress=verbose)
         )
 
     def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:

@@ -55,9 +55,21 @@ def test_predict_is_one_hot_or_zeros():
     assert (rows.shape, rows.dtype) == ((12, 3), np.float64)
     assert set(rows.sum(axis=1)) == {0.0, 1.0}
     assert (forced.sum(axis=1) == 1).all()
+    at_once = smoothed().predict(x, is_abstain=np.bool_(False))
     kept = rows.sum(axis=1) == 1
-    np.testing.assert_array_equal(rows[kept], forced[kept])
-    np.testing.assert_array_equal(classifier.predict(x, is_abstain=np.bool_(False)), forced)
+    np.testing.assert_array_equal(rows[kept], at_once[kept])
+    assert (at_once.sum(axis=1) == 1).all()
+
+
+def test_predict_votes_anew_at_every_call_and_repeats_with_the_seed():
+    x = inputs()
+    first, second = smoothed(output="frequencies"), smoothed(output="frequencies")
+    calls = [first.predict(x) for _ in range(3)]
+    assert all((calls[a] != calls[b]).any(axis=1).sum() > 6 for a, b in ((0, 1), (0, 2), (1, 2)))
+    np.testing.assert_array_equal(calls, [second.predict(x) for _ in range(3)])
+    # Together they are the votes of one longer call.
+    longer = smoothed(output="frequencies", sample_size=600)
+    np.testing.assert_allclose(np.mean(calls, axis=0), longer.predict(x), rtol=1e-12)
 
 
 def test_results_depend_on_the_input_and_the_seed_alone():
@@ -67,7 +79,7 @@ def test_results_depend_on_the_input_and_the_seed_alone():
         np.testing.assert_array_equal(
             classifier.certify(x[part], 300, batch_size=batch_size), (label[part], radius[part])
         )
-        np.testing.assert_array_equal(classifier.predict(x[part]), classifier.predict(x)[part])
+        np.testing.assert_array_equal(smoothed().predict(x[part]), smoothed().predict(x)[part])
     np.testing.assert_array_equal(smoothed(seed=jax.random.key(3)).certify(x, 300)[1], radius)
     assert (smoothed(seed=4).certify(x, 300)[1] != radius).any()
     assert (smoothed(seed=None).certify(x, 300)[1] != smoothed(seed=None).certify(x, 300)[1]).any()
