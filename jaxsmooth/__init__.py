@@ -3,12 +3,19 @@
 from jaxsmooth import losses
 from jaxsmooth.anytime import AnytimeCertificate, anytime_lower_bound, certify_anytime
 from jaxsmooth.certify import certificate, certify
-from jaxsmooth.curves import abstention_rate, average_certified_radius, certified_accuracy
+from jaxsmooth.curves import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    certified_accuracy_bound,
+    most_false_certificates,
+)
+from jaxsmooth.devices import over_devices
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.precision import PrecisionCertificate, certify_within
 from jaxsmooth.predict import predict, prediction
-from jaxsmooth.runs import certify_dataset
+from jaxsmooth.runs import certify_dataset, merge_shares
 from jaxsmooth.samples import stream_samples
 from jaxsmooth.sequential import RadiiCertificate, RadiiState, certify_radii
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
@@ -36,6 +43,7 @@ __all__ = [
     "average_certified_radius",
     "certificate",
     "certified_accuracy",
+    "certified_accuracy_bound",
     "certify",
     "certify_anytime",
     "certify_dataset",
@@ -46,6 +54,9 @@ __all__ = [
     "cross_entropy",
     "decision_keys",
     "losses",
+    "merge_shares",
+    "most_false_certificates",
+    "over_devices",
     "predict",
     "prediction",
     "read_log",

@@ -2,7 +2,9 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
+from jaxsmooth.checks import check_alpha, check_integer
 from jaxsmooth.types import ABSTAIN
 
 
@@ -48,6 +50,47 @@ def average_certified_radius(predicted: ArrayLike, radius: ArrayLike, truth: Arr
     """
     correct, radius = _correct(predicted, truth, radius)
     return float(np.where(correct, radius, 0.0).mean())
+
+
+def most_false_certificates(number: int, alpha: float, delta: float = 1e-3) -> int:
+    """Return how many of independent certificates are false at most, with probability at least 1 - delta.
+
+    Each is false with probability at most alpha, so that their number is at most binomial. Certificates of `certify`
+    and the like are independent where each input has an id of its own.
+
+    Args:
+        number: of certificates.
+        alpha: failure probability of each, in (0, 1).
+        delta: failure probability of the statement about all of them, in (0, 1).
+
+    Example:
+        >>> most_false_certificates(500, alpha=0.001), most_false_certificates(10_000, alpha=0.001)
+        (4, 21)
+    """
+    number, alpha, delta = check_integer("number", number, 0), check_alpha(alpha), check_alpha(delta, "delta")
+    tail = special.bdtrc(np.arange(number), number, alpha)
+    return int((tail > delta).sum())
+
+
+def certified_accuracy_bound(
+    predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike, radii: ArrayLike, *, alpha: float, delta: float = 1e-3
+) -> np.ndarray:
+    """Return `certified_accuracy` less as many inputs as may be falsely certified.
+
+    With probability at least 1 - delta over the noise, for all radii together, at least this share of these inputs is
+    classified by the smoothed classifier as what it is, on every perturbation below r.
+
+    Args:
+        predicted, radius, truth, radii: as for `certified_accuracy`.
+        alpha, delta: as for `most_false_certificates`.
+
+    Example:
+        >>> certified_accuracy_bound([1] * 50, [0.6] * 50, [1] * 50, [0.0, 1.0], alpha=0.001)
+        array([0.96, 0.  ])
+    """
+    number = np.size(np.asarray(predicted))
+    accuracy = certified_accuracy(predicted, radius, truth, radii)
+    return np.maximum(0.0, np.round(accuracy * number) - most_false_certificates(number, alpha, delta)) / number
 
 
 def abstention_rate(predicted: ArrayLike) -> float:

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(unit: str, total: int, shown: bool) -> Generator[Callable[[int], None]]:
-    """Show a bar, if asked for, and give a function that is told how many of the total are done.
+def progress_bar(unit: str, total: int | None, shown: bool) -> Generator[Callable[..., None]]:
+    """Show a bar, if asked for, and give a function that is told how many of the total are done, and notes by name.
 
     Raises:
         ImportError: it is asked for and tqdm is missing.
@@ -16,7 +16,7 @@ def progress_bar(unit: str, total: int, shown: bool) -> Generator[Callable[[int]
         ...     advance(50)
     """
     if not shown:
-        yield lambda _: None
+        yield lambda *_, **__: None
         return
     try:
         from tqdm import tqdm
@@ -24,7 +24,8 @@ def progress_bar(unit: str, total: int, shown: bool) -> Generator[Callable[[int]
         raise ImportError("progress=True needs tqdm: pip install 'jaxsmooth[progress]'") from None
     with tqdm(total=total, desc=unit, unit=f" {unit}", unit_scale=True) as bar:
 
-        def advance(done: int) -> None:
+        def advance(done: int, **notes: str) -> None:
+            bar.set_postfix(notes, refresh=False)
             bar.update(done - bar.n)
 
         yield advance

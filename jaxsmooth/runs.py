@@ -1,36 +1,23 @@
 """Certify a whole data set, so that a crash loses nothing: what is done is on the disk, and the same call goes on."""
 
-import hashlib
+import itertools
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxsmooth.callables import split_callable
-from jaxsmooth.certify import certificate, check_bound
-from jaxsmooth.checks import check_alpha, check_classifier, check_integer, check_key, check_noise
-from jaxsmooth.logs import COLUMNS, LogRow, format_row, write_log
-from jaxsmooth.precision import certify_within
+from jaxsmooth.anytime import AnytimeCertificate
+from jaxsmooth.checks import check_integer
+from jaxsmooth.datasets import Item, count_items, describe, list_items
+from jaxsmooth.logs import HEADER, LogRow, format_row, write_log
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.sequential import certify_radii
-from jaxsmooth.stores import StoredVotes, VoteStore
+from jaxsmooth.rules import Rule, claim, make_rule
+from jaxsmooth.stores import StoredVotes, VoteStore, read_votes
 from jaxsmooth.types import Classifier, Noise
-from jaxsmooth.votes import count_votes, decision_keys, stream_votes
-
-Rule = Callable[[np.ndarray, np.ndarray], list[tuple[int, float, int, np.ndarray, np.ndarray]]]
-"""Returns class, radius, number of votes, selection and estimation votes of each input, from inputs and ids."""
-
-
-class _Run(NamedTuple):
-    """What a run needs beside the data: the rule, what its header says, and how to count selection votes again."""
-
-    rule: Rule
-    settings: dict[str, Any]
-    selection: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def certify_dataset(
@@ -42,42 +29,52 @@ def certify_dataset(
     *,
     radii: Sequence[float] | None = None,
     precision: float | None = None,
+    until: Callable[[AnytimeCertificate], bool] | None = None,
     n0: int = 100,
     n: int = 100_000,
     alpha: float = 1e-3,
     bound: Literal["cohen", "runner_up"] = "cohen",
     batch_size: int = 256,
-    group: int = 16,
+    group: int | None = None,
     skip: int = 1,
     most: int | None = None,
     compiled: bool = True,
+    devices: Sequence[Any] | None = None,
+    share: tuple[int, int] | None = None,
     verbose: bool = True,
 ) -> list[LogRow]:
     """Certify inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
 
     Input i is certified as `certify(f, noise, key, x[i : i + 1], ids=[i])` certifies it, or `certify_radii` with radii,
-    or `certify_within` with a precision: skipping, order, grouping and restarting change no certificate. Two files
-    are written: `<path>`, the log in Cohen's columns, and `<path>.votes`, which keeps the votes (`read_votes`) and is
-    what a run resumes from. A group is on the disk before the next one begins.
+    or `certify_within` with a precision, or `certify_anytime` until a condition holds or n votes are cast: skipping,
+    order, grouping, devices, processes and restarting change no certificate. Two files are written: `<path>`, the log
+    in Cohen's columns and ours, and `<path>.votes`, which keeps the votes (`read_votes`) and is what a run resumes
+    from. A group is on the disk before the next one begins.
+
+    Where JAX runs in several processes (`jax.distributed`), each takes every so-many-th input and writes files of its
+    own, `<stem>.<index>-of-<count><suffix>`; `merge_shares` makes one log of them. A process that dies leaves only its
+    share undone, and any later call, of as many processes or of others, goes on from the files of all.
 
     Args:
         f, noise, key, n0, n, alpha, bound, batch_size: as for `certify`; see `certify_radii` and `certify_within`.
-        data: pairs (x, label): anything with a length and an index, such as a torch `Dataset`, or an iterable in a
-            fixed order. x is a floating-point array `[*event]`.
+        data: pairs (x, label): anything with a length and an index, such as a torch `Dataset`; an iterable in a fixed
+            order, such as a `tf.data.Dataset`; or two arrays. x is a floating-point array `[*event]`.
         path: of the log.
-        radii, precision: at most one of them, to certify with as few votes as it takes.
-        group: inputs that are certified together, at least 1.
+        radii, precision, until: at most one of them, to certify with as few votes as it takes.
+        group: inputs that are certified together. By default one where n is large, more where it is small.
         skip: certify every skip-th input, those of index 0, skip, 2 skip, ...
         most: certify inputs of an index below this alone.
         compiled: run f within a compiled step; if false call it, any function of a JAX array.
+        devices: to run a compiled f on, each with a batch of its own; all of this process by default.
+        share: which part of the inputs to certify, (index, count); by default that of this process among all of JAX's.
         verbose: show a bar (needs tqdm, the extra `progress`).
 
     Returns:
-        The rows of the log, in the order of their indices.
+        The rows of the log for the inputs of this share, in the order of their indices.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the files are of other settings, of another classifier,
-            or damaged. They are left as they were.
+            or damaged. They are left as they were. OSError: the disk is full, say; what was written before stays.
 
     Example:
         >>> import tempfile
@@ -89,177 +86,180 @@ def certify_dataset(
         >>> [(row.label, row.predict) for row in rows]
         [(1, 1), (0, 0), (0, 0)]
     """
-    run = _prepare(f, noise, key, radii, precision, n0, n, alpha, bound, batch_size, compiled)
-    group, skip = check_integer("group", group, 1), check_integer("skip", skip, 1)
-    pairs = _pairs(data, skip, most)
-    return _certify(run, pairs, _length(data, skip, most), Path(path), group, verbose)
+    rule = make_rule(f, noise, key, radii, precision, until, n0, n, alpha, bound, batch_size, compiled, devices)
+    size = rule.group if group is None else check_integer("group", group, 1)
+    skip, most = check_integer("skip", skip, 1), None if most is None else check_integer("most", most, 0)
+    part = _check_share(share)
+    items = list_items(data, skip, most, part)
+    total = count_items(data, skip, most, part)
+    return _certify(rule, items, total, _share_path(Path(path), *part), Path(path), size, verbose)
 
 
-def _prepare(
-    f: Classifier,
-    noise: Noise,
-    key: jax.Array,
-    radii: Sequence[float] | None,
-    precision: float | None,
-    n0: int,
-    n: int,
-    alpha: float,
-    bound: Any,
-    batch_size: int,
-    compiled: bool,
-) -> _Run:
-    check_classifier(f)
-    noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
-    n0, n, batch_size = (check_integer(k, v, 1, 2**30) for k, v in (("n0", n0), ("n", n), ("batch_size", batch_size)))
-    check_bound(bound, noise)
-    if radii is not None and precision is not None:
-        raise ValueError("radii and precision are two modes: give one of them")
-    if radii is not None and bound != "cohen":
-        raise ValueError("bound must be 'cohen' with radii")
-    selection_key, estimation_key = decision_keys(key)
-    count = count_votes if compiled else stream_votes
-    common: Any = {"n0": n0, "n": n, "alpha": alpha, "batch_size": batch_size}
+def merge_shares(path: str | Path) -> list[LogRow]:
+    """Write one log of the files that the processes of a run wrote, and return its rows.
 
-    def selection(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        return np.asarray(count(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids))
+    Args:
+        path: of the log, as it was given to `certify_dataset` in each process.
 
-    def fixed(x: np.ndarray, ids: np.ndarray) -> Any:
-        chosen = selection(x, ids)
-        counts = count(f, noise, estimation_key, x, n=n, batch_size=batch_size, ids=ids)
-        result = certificate(chosen, counts, noise, n=n, alpha=alpha, bound=bound)
-        return _columns(result.label, result.radius, np.full(len(x), n), chosen, counts)
+    Raises:
+        ValueError: there are no such files, they are of different settings, or two of them certify an input
+            differently. The log stays as it was.
 
-    def on_grid(x: np.ndarray, ids: np.ndarray) -> Any:
-        grid = cast(Sequence[float], radii)
-        result = certify_radii(f, noise, key, x, grid, ids=ids, compiled=compiled, **common)
-        chosen = selection(x, ids)
-        counts = np.zeros_like(chosen)
-        counts[np.arange(len(x)), np.asarray(result.state.label)] = result.state.hits
-        return _columns(result.label, result.radius, result.votes, chosen, counts)
-
-    def within(x: np.ndarray, ids: np.ndarray) -> Any:
-        share = cast(float, precision)
-        result = certify_within(f, noise, key, x, share, ids=ids, bound=bound, compiled=compiled, **common)
-        return _columns(result.label, result.radius, result.votes, result.selection, result.counts)
-
-    rule = on_grid if radii is not None else within if precision is not None else fixed
-    settings: dict[str, Any] = {"radii": None if radii is None else [float(radius) for radius in radii]}
-    settings |= {"precision": precision, "n0": n0, "n": n, "alpha": alpha, "bound": bound}
-    return _Run(rule, {**settings, **_origin(f, noise, key)}, selection)
-
-
-def _origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
-    """Return what the votes of a run come from, in a form for its header."""
-    return {
-        "noise": type(noise).__name__,
-        "norm": noise.norm,
-        "scale": [float(np.asarray(leaf, np.float32)) for leaf in jax.tree.leaves(noise)],
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "classifier": _digest(f),
-        "versions": {name: version(name) for name in ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")},
-    }
-
-
-def _certify(run: _Run, pairs: Iterator[Any], total: int, path: Path, group: int, verbose: bool) -> list[LogRow]:
-    store: VoteStore | None = None
+    Example:
+        >>> import tempfile
+        >>> from jaxsmooth import Gaussian
+        >>> data = np.eye(4, dtype=np.float32), np.arange(4)
+        >>> path, f = Path(tempfile.mkdtemp()) / "run.tsv", lambda x: x
+        >>> for index in range(2):
+        ...     rows = certify_dataset(
+        ...         f, Gaussian(0.2), jax.random.key(0), data, path, n=100, share=(index, 2), verbose=False
+        ...     )
+        >>> [(row.idx, row.predict) for row in merge_shares(path)]
+        [(0, 0), (1, 1), (2, 2), (3, 3)]
+    """
+    path = Path(path)
+    found = {store: read_votes(store) for store in _stores(path)}
+    if not found:
+        raise ValueError(f"there is no file of votes of {path}: expected {path.name}.votes or those of its shares")
+    first = next(iter(found))
     done: dict[int, StoredVotes] = {}
-    try:
-        with progress_bar("inputs", total, verbose) as advance:
-            for batch in _groups(pairs, group):
-                ids, x, labels = (np.array(column) for column in zip(*batch, strict=True))
-                if store is None:
-                    store = _open(run, path, x[:1], ids[:1])
-                    done = {row.idx: row for row in store.rows}
-                open_ = np.array([idx not in done for idx in ids.tolist()])
-                if open_.any():
-                    rows = _certified(run.rule, ids[open_], x[open_], labels[open_])
-                    for row in rows:
-                        store.append(row)
-                        done[row.idx] = row
-                    with path.open("a", encoding="utf-8") as log:
-                        log.writelines(format_row(_log_row(row)) + "\n" for row in rows)
-                advance(len(done))
-        ordered = [_log_row(done[idx]) for idx in sorted(done)]
-        write_log(path, ordered)
-        return ordered
-    finally:
-        if store is not None:
-            store.close()
+    for store, (settings, rows) in found.items():
+        if settings != found[first][0]:
+            raise ValueError(f"{store} was made under other settings than {first}: {settings}, {found[first][0]}")
+        for row in rows:
+            other = done.setdefault(row.idx, row)
+            if (other.predict, other.radius) != (row.predict, row.radius):
+                raise ValueError(f"{store} certifies input {row.idx} otherwise than another file of {path}")
+    return _write_log(path, done, claim(found[first][0]))
 
 
-def _certified(rule: Rule, ids: np.ndarray, x: np.ndarray, labels: np.ndarray) -> list[StoredVotes]:
-    began = time.perf_counter()
-    results = rule(x, ids)
+class _Progress(NamedTuple):
+    """What the bar shows: how many inputs are right so far, and how many votes they took."""
+
+    done: int = 0
+    correct: int = 0
+    votes: int = 0
+
+    def add(self, row: StoredVotes) -> "_Progress":
+        return _Progress(self.done + 1, self.correct + (row.predict == row.label), self.votes + row.votes)
+
+    def notes(self, n: int) -> dict[str, str]:
+        saved = 1 - self.votes / (n * max(self.done, 1))
+        return {"accuracy": f"{self.correct / max(self.done, 1):.3f}", "votes_saved": f"{saved:.1%}"}
+
+
+def _certify(
+    rule: Rule, items: Iterator[Item], total: int | None, own: Path, path: Path, size: int, verbose: bool
+) -> list[LogRow]:
+    first = next(items, None)
+    if first is None:
+        write_log(own, [])
+        return []
+    like, wanted, progress = describe(first.load()[0]), set[int](), _Progress()
+    settings = {**rule.settings, **like}
+    with _open(rule, settings, own, first) as store, progress_bar("inputs", total, verbose) as advance:
+        done = {row.idx: row for other in _stores(path) for row in _read(other, settings)}
+        done |= {row.idx: row for row in store.rows}
+
+        def advance_by(rows: Iterable[StoredVotes]) -> None:
+            nonlocal progress
+            for row in rows:
+                progress = progress.add(row)
+            advance(progress.done, **progress.notes(rule.settings["n"]))
+
+        def undone() -> Iterator[Item]:
+            for item in itertools.chain([first], items):
+                wanted.add(item.idx)
+                if item.idx in done:
+                    advance_by([done[item.idx]])
+                else:
+                    yield item
+
+        for batch in _batches(undone(), size):
+            rows = _certified(rule, batch, like)
+            for row in rows:
+                store.append(row)
+                done[row.idx] = row
+            with own.open("a", encoding="utf-8") as log:
+                log.writelines(format_row(_log_row(row, claim(settings))) + "\n" for row in rows)
+            advance_by(rows)
+    return _write_log(own, {idx: done[idx] for idx in wanted}, claim(settings))
+
+
+def _certified(rule: Rule, batch: list[Item], like: dict[str, Any]) -> list[StoredVotes]:
+    """Certify a group of inputs."""
+    pairs = [item.load(like) for item in batch]
+    ids, began = np.array([item.idx for item in batch]), time.perf_counter()
+    columns = map(np.asarray, rule.certify(np.stack([x for x, _ in pairs]), ids))
+    results = list(zip(*columns, strict=True))
     seconds = (time.perf_counter() - began) / len(ids)
     return [
-        StoredVotes(int(idx), int(label), int(predict), float(radius), seconds, int(votes), selection, counts)
-        for idx, label, (predict, radius, votes, selection, counts) in zip(ids, labels, results, strict=True)
+        StoredVotes(item.idx, label, int(predict), float(radius), seconds, int(votes), selection, counts)
+        for item, (_, label), (predict, radius, votes, selection, counts) in zip(batch, pairs, results, strict=True)
     ]
 
 
-def _open(run: _Run, path: Path, x: np.ndarray, ids: np.ndarray) -> VoteStore:
+def _open(rule: Rule, settings: dict[str, Any], path: Path, first: Item) -> VoteStore:
     """Open the store, once the first input gives the same selection votes as it did, and write the log anew from it."""
-    selection = run.selection(x, ids)
-    settings = {**run.settings, "dtype": x.dtype.name, "shape": list(x.shape[1:])}
+    selection = rule.select(first.load()[0][None], np.array([first.idx]))[0]
     votes = path.with_name(path.name + ".votes")
     if path.exists() and not votes.exists():
         raise ValueError(f"{path} is there without {votes}: it is no log to go on from, and is not overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
-    store = VoteStore(votes, settings, selection.shape[1])
-    first = next((row for row in store.rows if row.idx == ids[0]), None)
-    if first is not None and not np.array_equal(first.selection, selection[0]):
+    store = VoteStore(votes, settings, len(selection))
+    before = next((row for row in store.rows if row.idx == first.idx), None)
+    if before is not None and not np.array_equal(before.selection, selection):
         store.close()
         raise ValueError(
-            f"{votes} is of another classifier, data set or machine: input {ids[0]} got selection votes "
-            f"{first.selection.tolist()}, and now {selection[0].tolist()}"
+            f"{votes} is of another classifier, data set or machine: input {first.idx} got selection votes "
+            f"{before.selection.tolist()}, and now {selection.tolist()}"
         )
     if store.rows:
-        write_log(path, [_log_row(row) for row in store.rows])
+        write_log(path, [_log_row(row, claim(settings)) for row in store.rows])
     else:
-        path.write_text("\t".join(COLUMNS) + "\n", encoding="utf-8")
+        path.write_text(HEADER + "\n", encoding="utf-8")
     return store
 
 
-def _columns(*columns: Any) -> Any:
-    return list(zip(*map(np.asarray, columns), strict=True))
+def _read(path: Path, settings: dict[str, Any]) -> list[StoredVotes]:
+    """Return what another process has certified under the same settings."""
+    found, rows = read_votes(path)
+    if found != settings:
+        raise ValueError(f"{path} was made under other settings: expected {settings}, found {found}")
+    return rows
 
 
-def _log_row(row: StoredVotes) -> LogRow:
-    return LogRow(row.idx, row.label, row.predict, row.radius, row.seconds)
+def _write_log(path: Path, rows: dict[int, StoredVotes], words: str) -> list[LogRow]:
+    """Write a log in the order of the inputs, and return it."""
+    ordered = [_log_row(rows[idx], words) for idx in sorted(rows)]
+    write_log(path, ordered)
+    return ordered
 
 
-def _digest(f: Any) -> str:
-    """Return a digest of the arrays in a callable pytree."""
-    digest = hashlib.sha256()
-    for array in split_callable(f)[0]:
-        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _log_row(row: StoredVotes, words: str) -> LogRow:
+    return LogRow(row.idx, row.label, row.predict, row.radius, row.seconds, row.votes, words)
 
 
-def _pairs(data: Any, skip: int, most: int | None) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Yield index, input and label of the inputs that are wanted."""
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        wanted = range(0, len(data) if most is None else min(most, len(data)), skip)
-        items: Iterable[tuple[int, Any]] = ((idx, data[idx]) for idx in wanted)
-    else:
-        items = ((idx, pair) for idx, pair in enumerate(data) if idx % skip == 0)
-    for idx, (x, label) in items:
-        if most is not None and idx >= most:
-            return
-        yield idx, np.asarray(x), int(label)
+def _check_share(share: Any) -> tuple[int, int]:
+    """Return which part of the inputs is meant: an index and a count."""
+    if share is None:
+        return jax.process_index(), jax.process_count()
+    if not isinstance(share, tuple) or len(share) != 2:
+        raise TypeError(f"share must be a tuple (index, count), got {share!r}")
+    count = check_integer("share's count", share[1], 1)
+    return check_integer("share's index", share[0], 0, count - 1), count
 
 
-def _length(data: Any, skip: int, most: int | None) -> int:
-    number = len(data) if hasattr(data, "__len__") else most or 0
-    return -(-min(number, number if most is None else most) // skip)
+def _share_path(path: Path, index: int, count: int) -> Path:
+    return path if count == 1 else path.with_name(f"{path.stem}.{index}-of-{count}{path.suffix}")
 
 
-def _groups(pairs: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    group: list[Any] = []
-    for pair in pairs:
-        group.append(pair)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _stores(path: Path) -> list[Path]:
+    """Return the files of votes of a run, whole or of a share."""
+    name = re.compile(re.escape(path.stem) + r"(\.\d+-of-\d+)?" + re.escape(path.suffix) + r"\.votes")
+    return sorted(found for found in path.parent.glob("*.votes") if name.fullmatch(found.name))
+
+
+def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch

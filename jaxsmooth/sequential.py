@@ -37,20 +37,25 @@ class RadiiState(NamedTuple):
     """How far the tests of `certify_radii` are: a pytree of arrays, to be stored and resumed.
 
     Attributes:
-        label: `i32[N]`, the class that is tested.
-        hits: `i32[N]`, votes for it.
-        drawn: `i32[N]`, all votes.
+        selection: `i32[N, K]`, the selection votes.
+        hits: `i32[N]`, estimation votes for the class with most of them, the one that is tested.
+        drawn: `i32[N]`, all estimation votes.
         certified: `i32[N]`, how many radii of the grid are certified.
         open_until: `i32[N]`, how many are not given up.
         settings: `u32[8]`, a digest of all that must not change on the way.
     """
 
-    label: ArrayLike
+    selection: ArrayLike
     hits: ArrayLike
     drawn: ArrayLike
     certified: ArrayLike
     open_until: ArrayLike
     settings: ArrayLike
+
+    @property
+    def label(self) -> np.ndarray:
+        """`i32[N]`, the class that is tested."""
+        return np.asarray(self.selection).argmax(axis=1).astype(np.int32)
 
 
 class RadiiCertificate(NamedTuple):
@@ -126,8 +131,8 @@ def certify_radii(
     task, batch_size = check_host_task("certify_radii", f, noise, estimation_key, x, n, batch_size, ids)
     settings = _digest(plan, task, n0, alpha, beta)
     if state is None:
-        label, _ = choose(f, task, selection_key, n0, batch_size, compiled)
-        state = _begin(plan, label, settings)
+        _, selection = choose(f, task, selection_key, n0, batch_size, compiled)
+        state = _begin(plan, selection, settings)
     most = math.inf if most_votes is None else check_integer("most_votes", most_votes, 1, 2**62)
     return _run(make_step(f, compiled), task, plan, _check_state(state, settings), batch_size, most, progress)
 
@@ -140,7 +145,7 @@ def settle(plan: RadiiPlan, state: RadiiState) -> RadiiState:
         >>> from jaxsmooth import Gaussian
         >>> plan = plan_radii([0.5, 1.0], Gaussian(1.0), n=1000)
         >>> one = np.ones(1, np.int32)
-        >>> state = RadiiState(0 * one, 60 * one, 64 * one, 0 * one, 2 * one, np.zeros(8, np.uint32))
+        >>> state = RadiiState([[100, 0]], 60 * one, 64 * one, 0 * one, 2 * one, np.zeros(8, np.uint32))
         >>> settle(plan, state).certified
         Array([1], dtype=int32)
     """
@@ -171,8 +176,7 @@ def _run(
 
 def _vote(step: Step, task: Task, state: RadiiState, needed: np.ndarray, batch_size: int) -> RadiiState:
     """Return the state after one round of votes."""
-    label = np.asarray(state.label)
-    rows = np.arange(len(label))
+    label, rows = state.label, np.arange(len(needed))
     counts = jnp.zeros((len(label), label.max(initial=0) + 1), jnp.int32).at[rows, label].set(state.hits)
     counts, drawn = vote_round(step, task, counts, np.asarray(state.drawn, np.int64), needed, batch_size)
     return state._replace(hits=np.asarray(counts[rows, label]), drawn=drawn.astype(np.int32))
@@ -185,10 +189,10 @@ def _votes_needed(plan: RadiiPlan, state: RadiiState) -> np.ndarray:
     return np.where(np.asarray(state.certified) < np.asarray(state.open_until), upcoming - drawn, 0)
 
 
-def _begin(plan: RadiiPlan, label: np.ndarray, settings: np.ndarray) -> RadiiState:
-    """Return the state before the first vote."""
-    none = np.zeros(len(label), np.int32)
-    return RadiiState(label.astype(np.int32), none, none, none, none + len(plan.radii), settings)
+def _begin(plan: RadiiPlan, selection: jax.Array, settings: np.ndarray) -> RadiiState:
+    """Return the state before the first estimation vote."""
+    none = np.zeros(len(selection), np.int32)
+    return RadiiState(np.asarray(selection), none, none, none, none + len(plan.radii), settings)
 
 
 def _certificate(plan: RadiiPlan, state: RadiiState, needed: np.ndarray) -> RadiiCertificate:

@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 
 from jaxsmooth import LogRow, certified_accuracy, read_log, write_log
 
-# The form of the files that Cohen et al. published: three significant digits, abstention -1.
+# The forms of the files that Cohen et al. published: three significant digits, abstention -1, clock times or seconds.
 PUBLISHED = (
     "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
-    "0\t3\t3\t0.464\t1\t0:00:18.512\n20\t7\t-1\t0.0\t0\t0:00:18.4\n40\t4\t5\t0.921\t0\t1 day, 0:01:02\n"
+    "0\t3\t3\t0.464\t1\t0:00:18.512\n20\t7\t-1\t0.0\t0\t15.6\n40\t4\t5\t0.921\t0\t1 day, 0:01:02\n"
 )
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
 
 def test_what_is_written_is_read(tmp_path):
-    rows = [LogRow(0, 3, 3, 0.125, 1.25), LogRow(7, 2, -1, 0.0, 0.0), LogRow(9, 1, 0, 3.811456, 90_000.5)]
+    rows = [LogRow(0, 3, 3, 0.125, 1.25, 480, "norm=2 alpha=0.001"), LogRow(7, 2, -1, 0.0, 0.0)]
+    rows += [LogRow(9, 1, 0, 3.811456, 90_000.5)]
     write_log(tmp_path / "log.tsv", rows)
     assert read_log(tmp_path / "log.tsv") == rows
     assert [path.name for path in tmp_path.iterdir()] == ["log.tsv"]
@@ -29,7 +30,7 @@ def test_published_logs_are_read(tmp_path):
     (tmp_path / "log.tsv").write_text(PUBLISHED)
     rows = read_log(tmp_path / "log.tsv")
     assert [row.correct for row in rows] == [True, False, False]
-    assert rows[2].seconds == 86_462
+    assert [row.seconds for row in rows] == [18.512, 15.6, 86_462]
     predicted, radius, truth = zip(*((row.predict, row.radius, row.label) for row in rows), strict=True)
     np.testing.assert_allclose(certified_accuracy(predicted, radius, truth, [0.0, 0.5]), [1 / 3, 0])
 
@@ -38,13 +39,13 @@ def test_published_logs_are_read(tmp_path):
 def test_radii_are_rounded_down_and_by_less_than_a_millionth(tmp_path_factory, radius):
     path = tmp_path_factory.mktemp("log") / "log.tsv"
     write_log(path, [LogRow(0, 1, 1, np.float32(radius), 0.0)])
-    written = Fraction(path.read_text().split("\t")[-3])
+    written = Fraction(path.read_text().splitlines()[1].split("\t")[3])
     assert Fraction(radius) - Fraction(1, 10**6) < written <= Fraction(radius)
     assert read_log(path)[0].radius <= radius
 
 
 @pytest.mark.parametrize(("radius", "seconds"), [(-0.1, 0.0), (np.nan, 0.0), (0.1, np.inf)])
-def test_nothing_is_written_when_a_row_is_bad(tmp_path, radius, seconds):
+def test_nothing_is_written_when_a_number_is_bad(tmp_path, radius, seconds):
     path = tmp_path / "log.tsv"
     path.write_text("kept")
     with pytest.raises(ValueError, match="must be finite and not negative"):
@@ -52,12 +53,27 @@ def test_nothing_is_written_when_a_row_is_bad(tmp_path, radius, seconds):
     assert path.read_text() == "kept"
 
 
+@pytest.mark.parametrize("claim", ["alpha", "a=1  b=2", "a=1\tb=2", "a=1\nb=2", " a=1", "a=1\r"])
+def test_a_claim_that_could_not_be_read_again_is_refused(tmp_path, claim):
+    with pytest.raises(ValueError, match="claim must be name=value words"):
+        write_log(tmp_path / "log.tsv", [LogRow(0, 1, 1, 0.5, 0.0, 10, claim)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_read_by_name():
+    assert LogRow(0, 1, 1, 0.5, 0.0, 10, "norm=2 radii=0.25,0.5").settings == {"norm": "2", "radii": "0.25,0.5"}
+    assert LogRow(0, 1, 1, 0.5, 0.0).settings == {}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "must begin with the columns"),
         ("idx\tpredict\n", "must begin with the columns"),
-        (HEADER + "0\t3\t3\t0.4", r"line 2: expected idx label"),
+        (HEADER + "0\t3\t3\t0.4", "line 2 is torn"),
+        (HEADER + "0\t3\t3\t0.4\t1\t15.", "line 2 is torn"),
+        (HEADER + "0\t3\t3\t0.4\n", "line 2: expected idx label"),
+        (HEADER + "0\t3\t3\t0.4\t1\t15.2\t100\t\n", "line 2: expected idx label"),
         (HEADER + "0\t3\t3\tnan\t1\t0:00:01\n", "line 2: expected"),
         (HEADER + "0\t3\t3\t-0.1\t1\t0:00:01\n", "line 2: expected"),
         (HEADER + "0\t3\t3\t0.5\t1\t0:00:01\n1\t3\t3\t0.5\t0\t0:00:01\n", "line 3: expected"),

@@ -116,13 +116,14 @@ def test_a_state_of_other_settings_is_refused(changes):
 
 def test_votes_that_were_looked_at_cannot_be_passed_to_the_rule_of_fixed_n():
     state = run(spread(3)).state
-    with pytest.raises(ValueError, match="selection must"):
-        jaxsmooth.certificate(state.label, state.hits, Gaussian(SIGMA), n=10_000)
+    with pytest.raises(ValueError, match="counts must"):
+        jaxsmooth.certificate(state.selection, state.hits, Gaussian(SIGMA), n=10_000)
 
 
 def test_settle_under_jit_remembers_and_changes_nothing_between_looks():
     plan, none = plan_radii([0.25, 0.5], Gaussian(SIGMA), n=1000), np.zeros(3, np.int32)
-    state = RadiiState(none, np.array([64, 60, 0]), none + 64, none, none + 2, np.zeros(8, np.uint32))
+    selection = np.array([[9, 1]] * 3)
+    state = RadiiState(selection, np.array([64, 60, 0]), none + 64, none, none + 2, np.zeros(8, np.uint32))
     settled = jax.jit(settle)(plan, state)
     np.testing.assert_array_equal(settled.certified, [2, 1, 0])
     np.testing.assert_array_equal(settled.open_until, [2, 2, 0])

@@ -33,8 +33,10 @@ def test_ways_that_keep_the_classifier(ways):
     assert (classifier.acceleration, classifier.certified_dtype) == (frozenset(ways), "float32")
     # 1,000 votes; rounding may move one whose two best scores are within 1e-6.
     assert np.abs(votes(classifier) - votes(smoothed(convolutional()))).sum() <= 2
-    for again in (copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))):
-        np.testing.assert_array_equal(votes(again), votes(classifier))
+    copies = copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))
+    expected = votes(classifier)
+    for again in copies:
+        np.testing.assert_array_equal(votes(again), expected)
         assert again.acceleration == frozenset(ways)
     before = classifier.acceleration
     classifier.set_params(alpha=0.02)

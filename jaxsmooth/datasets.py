@@ -1,0 +1,117 @@
+"""Pairs of input and label, from whatever holds them, each under the index that names it to the noise."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsmooth.checks import check_integer
+
+
+class Item(NamedTuple):
+    """One input of a data set, to be loaded when it is wanted.
+
+    Attributes:
+        idx: its index.
+        get: returns the pair (x, label).
+    """
+
+    idx: int
+    get: Callable[[], Any]
+
+    def load(self, like: dict[str, Any] | None = None) -> tuple[np.ndarray, int]:
+        """Return the input and its label.
+
+        Args:
+            like: what `describe` says of another input, of which this one must have shape and dtype.
+
+        Raises:
+            ValueError, TypeError: it is no pair of an array and a class, or differs from the other one.
+        """
+        pair = self.get()
+        if len(pair) != 2:
+            raise ValueError(f"data must hold pairs (x, label), got {len(pair)} entries at index {self.idx}")
+        x, label = np.asarray(pair[0]), np.asarray(pair[1])
+        if like is not None and describe(x) != like:
+            raise ValueError(f"all inputs must be like the first, {like}, got {describe(x)} at index {self.idx}")
+        if label.size != 1:
+            raise ValueError(f"the label of input {self.idx} must be one class, got shape {label.shape}")
+        return x, check_integer(f"the label of input {self.idx}", label.reshape(())[()], 0)
+
+
+def describe(x: np.ndarray) -> dict[str, Any]:
+    """Return what must be the same for all inputs of a run.
+
+    Example:
+        >>> describe(np.zeros((2, 3), np.float32))
+        {'dtype': 'float32', 'shape': [2, 3]}
+    """
+    return {"dtype": x.dtype.name, "shape": list(x.shape)}
+
+
+def list_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) -> Iterator[Item]:
+    """Return the inputs of index 0, skip, 2 skip, ... below `most`, of which one share is wanted.
+
+    Example:
+        >>> [item.idx for item in list_items([("x", 0)] * 10, 2, 9, (1, 2))]
+        [2, 6]
+    """
+    index, count = share
+    data = _paired(data)
+    if _is_indexed(data):
+        for idx in range(0, len(data) if most is None else min(most, len(data)), skip)[index::count]:
+            yield Item(idx, partial(data.__getitem__, idx))
+        return
+    for idx, pair in enumerate(data):
+        if most is not None and idx >= most:
+            return
+        if idx % skip == 0 and idx // skip % count == index:
+            yield Item(idx, partial(_same, pair))
+
+
+def count_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) -> int | None:
+    """Return how many inputs `list_items` gives, or None where the data have no length.
+
+    Example:
+        >>> count_items([("x", 0)] * 10, 2, 9, (1, 2))
+        2
+    """
+    index, count = share
+    try:
+        number = len(_paired(data))
+    except TypeError:
+        number = math.inf
+    number = min(number, math.inf if most is None else most)
+    return None if number == math.inf else len(range(0, int(number), skip)[index::count])
+
+
+def _paired(data: Any) -> Any:
+    """Return pairs, also of two arrays."""
+    if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
+        if len(data[0]) != len(data[1]):
+            raise ValueError(f"data must be as many inputs as labels, got {len(data[0])} and {len(data[1])}")
+        return _Pairs(*data)
+    return data
+
+
+class _Pairs:
+    """Inputs and labels side by side."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self._x, self._y = x, y
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self._x[index], self._y[index]
+
+
+def _is_indexed(data: Any) -> bool:
+    return hasattr(data, "__len__") and hasattr(data, "__getitem__")
+
+
+def _same(pair: Any) -> Any:
+    return pair

@@ -1,0 +1,58 @@
+"""One classifier on many devices: each takes its part of every batch."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from jaxsmooth.checks import check_classifier
+from jaxsmooth.types import Classifier
+
+
+def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classifier:
+    """Return a classifier that runs `f` on several devices of this process, each with its part of the batch.
+
+    Wherever f stands it can stand: noise is drawn and votes are counted on the same devices, and counts are those of
+    one device, since the noise of a sample depends on neither. Give a batch size as many times as large as there are
+    devices. What f closes over, or carries as a pytree, is on all of them.
+
+    Args:
+        f: base classifier, traceable by JAX. That of `bridges.*.as_jax` runs the framework's model once a device.
+        devices: of this process, all of them by default.
+
+    Raises:
+        TypeError: f cannot be called. ValueError: there are no devices, or one of another process.
+
+    Example:
+        >>> from jaxsmooth import Gaussian, count_votes
+        >>> f = lambda x: jnp.stack([x.sum(-1), -x.sum(-1)], -1)
+        >>> x = jnp.array([[9.0, 0.0], [0.0, 0.0]])
+        >>> count_votes(over_devices(f), Gaussian(1.0), jax.random.key(0), x, n=1000, batch_size=1024)
+        Array([[1000,    0],
+               [ 492,  508]], dtype=int32)
+    """
+    check_classifier(f)
+    local = jax.local_devices()
+    used = local if devices is None else list(devices)
+    if not used or not set(used) <= set(local):
+        raise ValueError(f"devices must be some of this process's devices {local}, got {used}")
+    return _OverDevices(f, Mesh(used, ("device",), axis_types=(AxisType.Auto,)))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["f"], meta_fields=["mesh"])
+@dataclasses.dataclass(frozen=True)
+class _OverDevices:
+    """The classifier: a pytree of `f`, so that the arrays in it are traced as they are without it."""
+
+    f: Classifier
+    mesh: Mesh
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows, parts = x.shape[0], self.mesh.size
+        padded = jnp.pad(x, [(0, -rows % parts)] + [(0, 0)] * (x.ndim - 1))
+        spec: Any = PartitionSpec("device")
+        return jax.shard_map(self.f, mesh=self.mesh, in_specs=spec, out_specs=spec)(padded)[:rows]

@@ -1,0 +1,176 @@
+"""What a run over a data set does with each group of inputs, and what it writes of that."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxsmooth.anytime import AnytimeCertificate, certify_anytime
+from jaxsmooth.callables import split_callable
+from jaxsmooth.certify import certificate, check_bound
+from jaxsmooth.checks import check_alpha, check_classifier, check_integer, check_key, check_noise
+from jaxsmooth.devices import over_devices
+from jaxsmooth.precision import certify_within
+from jaxsmooth.rounds import check_host_task, choose, make_step, vote_until
+from jaxsmooth.sequential import certify_radii
+from jaxsmooth.types import Classifier, Noise
+from jaxsmooth.votes import decision_keys
+
+_PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
+_SILENT = ("key", "classifier", "versions", "shape")  # in the header of a run and not in the claim of an input
+
+
+class Certificates(NamedTuple):
+    """What a rule finds for `N` inputs: classes, radii, numbers of votes, and the votes `[N, K]`."""
+
+    label: Any
+    radius: Any
+    votes: Any
+    selection: Any
+    counts: Any
+
+
+class Rule(NamedTuple):
+    """How a run certifies.
+
+    Attributes:
+        certify: from inputs `[N, *event]` and their ids to `Certificates`.
+        select: from the same to the selection votes alone.
+        settings: what must not change within a run, in a form that JSON can hold.
+        group: how many inputs to certify together, by default.
+    """
+
+    certify: Callable[[np.ndarray, np.ndarray], Certificates]
+    select: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    settings: dict[str, Any]
+    group: int
+
+
+def make_rule(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    radii: Sequence[float] | None,
+    precision: float | None,
+    until: Callable[[AnytimeCertificate], bool] | None,
+    n0: int,
+    n: int,
+    alpha: float,
+    bound: Literal["cohen", "runner_up"],
+    batch_size: int,
+    compiled: bool,
+    devices: Sequence[Any] | None,
+) -> Rule:
+    """Return the rule of `certify_dataset`'s arguments.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+    """
+    check_classifier(f)
+    noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
+    n0, n, batch_size = (check_integer(k, v, 1, 2**30) for k, v in (("n0", n0), ("n", n), ("batch_size", batch_size)))
+    check_bound(bound, noise)
+    mode = _mode(radii, precision, until, bound)
+    settings: dict[str, Any] = {"noise": type(noise).__name__, "norm": noise.norm, "scale": _scales(noise)}
+    settings |= {"alpha": alpha, "n0": n0, "n": n, "mode": mode, "bound": bound, "precision": precision}
+    settings |= {"radii": None if radii is None else [float(radius) for radius in radii]}
+    settings |= {"key": np.asarray(jax.random.key_data(key)).tolist(), "classifier": _digest(f)}
+    settings |= {"versions": {name: version(name) for name in _PACKAGES}}
+    f, batch_size = _spread(f, batch_size, compiled, devices)
+    selection_key, estimation_key = decision_keys(key)
+    step = make_step(f, compiled)
+    common: Any = {"n0": n0, "alpha": alpha, "batch_size": batch_size, "compiled": compiled}
+
+    def select(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        task, _ = check_host_task("certify_dataset", f, noise, selection_key, x, n0, batch_size, ids)
+        return np.asarray(choose(f, task, selection_key, n0, batch_size, compiled)[1])
+
+    def fixed(x: np.ndarray, ids: np.ndarray) -> Certificates:
+        selection = select(x, ids)
+        task, _ = check_host_task("certify_dataset", f, noise, estimation_key, x, n, batch_size, ids)
+        counts = vote_until(step, task, np.full(len(x), n), batch_size)
+        result = certificate(selection, counts, noise, n=n, alpha=alpha, bound=bound)
+        return Certificates(result.label, result.radius, np.full(len(x), n), selection, counts)
+
+    def grid(x: np.ndarray, ids: np.ndarray) -> Certificates:
+        result = certify_radii(f, noise, key, x, radii or [], n=n, ids=ids, **common)
+        counts = _only(result.state.label, result.state.hits, np.shape(result.state.selection))
+        return Certificates(result.label, result.radius, result.votes, result.state.selection, counts)
+
+    def within(x: np.ndarray, ids: np.ndarray) -> Certificates:
+        result = certify_within(f, noise, key, x, precision or 0.0, n=n, ids=ids, bound=bound, **common)
+        return Certificates(result.label, result.radius, result.votes, result.selection, result.counts)
+
+    def anytime(x: np.ndarray, ids: np.ndarray) -> Certificates:
+        results = certify_anytime(f, noise, key, x, ids=ids, **common)
+        result = next(r for r in results if r.votes >= n or (until is not None and until(r)))
+        selection = select(x, ids)
+        counts = _only(selection.argmax(axis=1), result.hits, selection.shape)
+        return Certificates(result.label, result.radius, np.full(len(x), result.votes), selection, counts)
+
+    certify = {"fixed": fixed, "grid": grid, "precision": within, "anytime": anytime}[mode]
+    # Of fixed votes as many inputs as leave at most 1 % of the rows unused; one input at a time to be stopped alone.
+    group = {"fixed": min(64, -(-100 * batch_size // n)), "anytime": 1}.get(mode, 64)
+    return Rule(certify, select, settings, group)
+
+
+def claim(settings: Mapping[str, Any]) -> str:
+    """Return what a certificate of a run claims, as `name=value` words for its line in the log.
+
+    Example:
+        >>> claim({"norm": 2, "radii": [0.25, 0.5], "precision": None, "key": [0, 1], "versions": {"jaxsmooth": "0.1"}})
+        'norm=2 radii=0.25,0.5 jaxsmooth=0.1'
+    """
+    words = {name: value for name, value in settings.items() if name not in _SILENT and value is not None}
+    words |= {name: settings["versions"][name] for name in ("jaxsmooth", "jax") if name in settings["versions"]}
+    texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in words.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())
+
+
+def _mode(radii: Any, precision: Any, until: Any, bound: str) -> str:
+    """Return the mode that the arguments ask for."""
+    given = {"radii": radii, "precision": precision, "until": until}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} are different modes: give one of them")
+    mode = {"radii": "grid", "precision": "precision", "until": "anytime"}[named[0]] if named else "fixed"
+    if mode in ("grid", "anytime") and bound != "cohen":
+        raise ValueError(f"bound must be 'cohen' with {named[0]}")
+    if until is not None and not callable(until):
+        raise TypeError(f"until must be a function of an AnytimeCertificate, got {until!r}")
+    if precision is not None:
+        check_alpha(precision, "precision")
+    return mode
+
+
+def _spread(f: Any, batch_size: int, compiled: bool, devices: Sequence[Any] | None) -> tuple[Any, int]:
+    """Return the classifier on the devices that are to be used, and the rows of a batch for all of them."""
+    if not compiled:
+        if devices is not None:
+            raise ValueError("devices must be None where compiled is false: f is called here, wherever it runs")
+        return f, batch_size
+    number = len(jax.local_devices() if devices is None else devices)
+    return (f, batch_size) if devices is None and number == 1 else (over_devices(f, devices), number * batch_size)
+
+
+def _only(label: Any, hits: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return votes for one class each, the others not being known."""
+    counts = np.zeros(shape, np.int32)
+    counts[np.arange(shape[0]), np.asarray(label)] = hits
+    return counts
+
+
+def _scales(noise: Noise) -> list[float]:
+    """Return the numbers in a noise: float32, as it would be written shortest."""
+    return [float(str(np.asarray(leaf, np.float32))) for leaf in jax.tree.leaves(noise)]
+
+
+def _digest(f: Any) -> str:
+    """Return a digest of the arrays in a callable pytree."""
+    digest = hashlib.sha256()
+    for array in split_callable(f)[0]:
+        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
