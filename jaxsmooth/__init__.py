@@ -15,9 +15,11 @@ from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.precision import PrecisionCertificate, certify_within
 from jaxsmooth.predict import predict, prediction
-from jaxsmooth.runs import certify_dataset, merge_shares
+from jaxsmooth.reports import draw_curves, report_table
+from jaxsmooth.runs import certify_dataset, predict_dataset
 from jaxsmooth.samples import stream_samples
 from jaxsmooth.sequential import RadiiCertificate, RadiiState, certify_radii
+from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
 from jaxsmooth.stores import StoredVotes, read_votes
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction
@@ -53,14 +55,17 @@ __all__ = [
     "count_votes",
     "cross_entropy",
     "decision_keys",
+    "draw_curves",
     "losses",
     "merge_shares",
     "most_false_certificates",
     "over_devices",
     "predict",
+    "predict_dataset",
     "prediction",
     "read_log",
     "read_votes",
+    "report_table",
     "smooth",
     "stream_samples",
     "stream_votes",

@@ -61,9 +61,11 @@ def choose(
     return np.asarray(selection).argmax(axis=1).astype(np.int32), selection
 
 
-def vote_until(step: Step, task: Task, wanted: np.ndarray, batch_size: int) -> jax.Array:
-    """Return the votes of at least one input, as many as are wanted of each."""
-    counts, drawn = None, np.zeros(len(wanted), np.int64)
+def vote_until(
+    step: Step, task: Task, wanted: np.ndarray, batch_size: int, counts: jax.Array | None = None, first: int = 0
+) -> jax.Array:
+    """Return the votes of at least one input, as many as are wanted of each, the first of which are counted already."""
+    drawn = np.full(len(wanted), first, np.int64)
     while counts is None or (drawn < wanted).any():
         counts, drawn = vote_round(step, task, counts, drawn, wanted - drawn, batch_size)
     return counts

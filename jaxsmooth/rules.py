@@ -14,13 +14,14 @@ from jaxsmooth.certify import certificate, check_bound
 from jaxsmooth.checks import check_alpha, check_classifier, check_integer, check_key, check_noise
 from jaxsmooth.devices import over_devices
 from jaxsmooth.precision import certify_within
+from jaxsmooth.predict import prediction
 from jaxsmooth.rounds import check_host_task, choose, make_step, vote_until
 from jaxsmooth.sequential import certify_radii
 from jaxsmooth.types import Classifier, Noise
 from jaxsmooth.votes import decision_keys
 
 _PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
-_SILENT = ("key", "classifier", "versions", "shape")  # in the header of a run and not in the claim of an input
+_CLAIMED = ("noise", "scale", "norm", "mode", "radii", "precision", "alpha", "n0", "n", "bound", "dtype")
 
 
 class Certificates(NamedTuple):
@@ -74,11 +75,8 @@ def make_rule(
     n0, n, batch_size = (check_integer(k, v, 1, 2**30) for k, v in (("n0", n0), ("n", n), ("batch_size", batch_size)))
     check_bound(bound, noise)
     mode = _mode(radii, precision, until, bound)
-    settings: dict[str, Any] = {"noise": type(noise).__name__, "norm": noise.norm, "scale": _scales(noise)}
-    settings |= {"alpha": alpha, "n0": n0, "n": n, "mode": mode, "bound": bound, "precision": precision}
-    settings |= {"radii": None if radii is None else [float(radius) for radius in radii]}
-    settings |= {"key": np.asarray(jax.random.key_data(key)).tolist(), "classifier": _digest(f)}
-    settings |= {"versions": {name: version(name) for name in _PACKAGES}}
+    settings = {**_origin(f, noise, key), "alpha": alpha, "n0": n0, "n": n, "mode": mode, "bound": bound}
+    settings |= {"precision": precision, "radii": None if radii is None else [float(radius) for radius in radii]}
     f, batch_size = _spread(f, batch_size, compiled, devices)
     selection_key, estimation_key = decision_keys(key)
     step = make_step(f, compiled)
@@ -112,9 +110,45 @@ def make_rule(
         return Certificates(result.label, result.radius, np.full(len(x), result.votes), selection, counts)
 
     certify = {"fixed": fixed, "grid": grid, "precision": within, "anytime": anytime}[mode]
-    # Of fixed votes as many inputs as leave at most 1 % of the rows unused; one input at a time to be stopped alone.
-    group = {"fixed": min(64, -(-100 * batch_size // n)), "anytime": 1}.get(mode, 64)
+    # One input at a time is stopped when it is ready; the other sequential modes fill batches from many.
+    group = {"fixed": _group(batch_size, n), "anytime": 1}.get(mode, 64)
     return Rule(certify, select, settings, group)
+
+
+def make_prediction_rule(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    n: int,
+    alpha: float,
+    batch_size: int,
+    compiled: bool,
+    devices: Sequence[Any] | None,
+) -> Rule:
+    """Return the rule of `predict_dataset`'s arguments.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+    """
+    check_classifier(f)
+    noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
+    n, batch_size = check_integer("n", n, 1, 2**30), check_integer("batch_size", batch_size, 1, 2**30)
+    settings = {**_origin(f, noise, key), "alpha": alpha, "n": n, "mode": "prediction"}
+    f, batch_size = _spread(f, batch_size, compiled, devices)
+    step, few = make_step(f, compiled), min(n, 100)
+
+    def select(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        task, _ = check_host_task("predict_dataset", f, noise, key, x, n, batch_size, ids)
+        return np.asarray(vote_until(step, task, np.full(len(x), few), batch_size))
+
+    def predict(x: np.ndarray, ids: np.ndarray) -> Certificates:
+        task, _ = check_host_task("predict_dataset", f, noise, key, x, n, batch_size, ids)
+        begun = select(x, ids)
+        counts = vote_until(step, task, np.full(len(x), n), batch_size, jax.numpy.asarray(begun), few)
+        result = prediction(counts, n=n, alpha=alpha)
+        return Certificates(result.label, np.zeros(len(x)), np.full(len(x), n), begun, counts)
+
+    return Rule(predict, select, settings, _group(batch_size, n))
 
 
 def claim(settings: Mapping[str, Any]) -> str:
@@ -124,10 +158,28 @@ def claim(settings: Mapping[str, Any]) -> str:
         >>> claim({"norm": 2, "radii": [0.25, 0.5], "precision": None, "key": [0, 1], "versions": {"jaxsmooth": "0.1"}})
         'norm=2 radii=0.25,0.5 jaxsmooth=0.1'
     """
-    words = {name: value for name, value in settings.items() if name not in _SILENT and value is not None}
+    words = {name: settings[name] for name in _CLAIMED if settings.get(name) is not None}
     words |= {name: settings["versions"][name] for name in ("jaxsmooth", "jax") if name in settings["versions"]}
     texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in words.items()}
     return " ".join(f"{name}={text}" for name, text in texts.items())
+
+
+def _origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
+    """Return what the votes of a run come from, in a form for its header."""
+    return {
+        "noise": type(noise).__name__,
+        "norm": noise.norm,
+        # float32, as it would be written shortest
+        "scale": [float(str(np.asarray(leaf, np.float32))) for leaf in jax.tree.leaves(noise)],
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "classifier": _digest(f),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _group(batch_size: int, n: int) -> int:
+    """Return how many inputs with n votes each leave at most 1 % of the rows of their batches unused, up to 64."""
+    return min(64, -(-100 * batch_size // n))
 
 
 def _mode(radii: Any, precision: Any, until: Any, bound: str) -> str:
@@ -161,11 +213,6 @@ def _only(label: Any, hits: Any, shape: tuple[int, ...]) -> np.ndarray:
     counts = np.zeros(shape, np.int32)
     counts[np.arange(shape[0]), np.asarray(label)] = hits
     return counts
-
-
-def _scales(noise: Noise) -> list[float]:
-    """Return the numbers in a noise: float32, as it would be written shortest."""
-    return [float(str(np.asarray(leaf, np.float32))) for leaf in jax.tree.leaves(noise)]
 
 
 def _digest(f: Any) -> str:

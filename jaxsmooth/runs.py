@@ -1,7 +1,6 @@
 """Certify a whole data set, so that a crash loses nothing: what is done is on the disk, and the same call goes on."""
 
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from jaxsmooth.checks import check_integer
 from jaxsmooth.datasets import Item, count_items, describe, list_items
 from jaxsmooth.logs import HEADER, LogRow, format_row, write_log
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.rules import Rule, claim, make_rule
-from jaxsmooth.stores import StoredVotes, VoteStore, read_votes
+from jaxsmooth.rules import Rule, claim, make_prediction_rule, make_rule
+from jaxsmooth.shares import check_share, list_stores, log_row, read_share, share_path, write_rows
+from jaxsmooth.stores import StoredVotes, VoteStore
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -87,50 +87,67 @@ def certify_dataset(
         [(1, 1), (0, 0), (0, 0)]
     """
     rule = make_rule(f, noise, key, radii, precision, until, n0, n, alpha, bound, batch_size, compiled, devices)
-    size = rule.group if group is None else check_integer("group", group, 1)
-    skip, most = check_integer("skip", skip, 1), None if most is None else check_integer("most", most, 0)
-    part = _check_share(share)
-    items = list_items(data, skip, most, part)
-    total = count_items(data, skip, most, part)
-    return _certify(rule, items, total, _share_path(Path(path), *part), Path(path), size, verbose)
+    return _start(rule, data, path, group, skip, most, share, verbose)
 
 
-def merge_shares(path: str | Path) -> list[LogRow]:
-    """Write one log of the files that the processes of a run wrote, and return its rows.
+def predict_dataset(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    data: Any,
+    path: str | Path,
+    *,
+    n: int = 1000,
+    alpha: float = 1e-3,
+    batch_size: int = 256,
+    group: int | None = None,
+    skip: int = 1,
+    most: int | None = None,
+    compiled: bool = True,
+    devices: Sequence[Any] | None = None,
+    share: tuple[int, int] | None = None,
+    verbose: bool = True,
+) -> list[LogRow]:
+    """Predict inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
+
+    Input i gets the prediction of `predict(f, noise, key, x, n=n, alpha=alpha)` for the id i: a class, or an abstention
+    at level alpha. All else is as in `certify_dataset`; the radius in the log is 0.
 
     Args:
-        path: of the log, as it was given to `certify_dataset` in each process.
+        f, noise, key, n, alpha, batch_size: as for `predict`.
+        data, path, group, skip, most, compiled, devices, share, verbose: as for `certify_dataset`.
 
     Raises:
-        ValueError: there are no such files, they are of different settings, or two of them certify an input
-            differently. The log stays as it was.
+        ValueError, TypeError, OSError: as `certify_dataset`.
 
     Example:
         >>> import tempfile
         >>> from jaxsmooth import Gaussian
-        >>> data = np.eye(4, dtype=np.float32), np.arange(4)
-        >>> path, f = Path(tempfile.mkdtemp()) / "run.tsv", lambda x: x
-        >>> for index in range(2):
-        ...     rows = certify_dataset(
-        ...         f, Gaussian(0.2), jax.random.key(0), data, path, n=100, share=(index, 2), verbose=False
-        ...     )
-        >>> [(row.idx, row.predict) for row in merge_shares(path)]
-        [(0, 0), (1, 1), (2, 2), (3, 3)]
+        >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
+        >>> rows = predict_dataset(lambda x: x, Gaussian(0.2), jax.random.key(0), data, path, verbose=False)
+        >>> [row.predict for row in rows]
+        [0, 1, 2]
     """
-    path = Path(path)
-    found = {store: read_votes(store) for store in _stores(path)}
-    if not found:
-        raise ValueError(f"there is no file of votes of {path}: expected {path.name}.votes or those of its shares")
-    first = next(iter(found))
-    done: dict[int, StoredVotes] = {}
-    for store, (settings, rows) in found.items():
-        if settings != found[first][0]:
-            raise ValueError(f"{store} was made under other settings than {first}: {settings}, {found[first][0]}")
-        for row in rows:
-            other = done.setdefault(row.idx, row)
-            if (other.predict, other.radius) != (row.predict, row.radius):
-                raise ValueError(f"{store} certifies input {row.idx} otherwise than another file of {path}")
-    return _write_log(path, done, claim(found[first][0]))
+    rule = make_prediction_rule(f, noise, key, n, alpha, batch_size, compiled, devices)
+    return _start(rule, data, path, group, skip, most, share, verbose)
+
+
+def _start(
+    rule: Rule,
+    data: Any,
+    path: str | Path,
+    group: int | None,
+    skip: int,
+    most: int | None,
+    share: tuple[int, int] | None,
+    verbose: bool,
+) -> list[LogRow]:
+    """Run a rule over this process's share of the data."""
+    size = rule.group if group is None else check_integer("group", group, 1)
+    skip, most = check_integer("skip", skip, 1), None if most is None else check_integer("most", most, 0)
+    part = check_share(share)
+    items, total = list_items(data, skip, most, part), count_items(data, skip, most, part)
+    return _certify(rule, items, total, share_path(Path(path), *part), Path(path), size, verbose)
 
 
 class _Progress(NamedTuple):
@@ -158,7 +175,7 @@ def _certify(
     like, wanted, progress = describe(first.load()[0]), set[int](), _Progress()
     settings = {**rule.settings, **like}
     with _open(rule, settings, own, first) as store, progress_bar("inputs", total, verbose) as advance:
-        done = {row.idx: row for other in _stores(path) for row in _read(other, settings)}
+        done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
         done |= {row.idx: row for row in store.rows}
 
         def advance_by(rows: Iterable[StoredVotes]) -> None:
@@ -181,9 +198,9 @@ def _certify(
                 store.append(row)
                 done[row.idx] = row
             with own.open("a", encoding="utf-8") as log:
-                log.writelines(format_row(_log_row(row, claim(settings))) + "\n" for row in rows)
+                log.writelines(format_row(log_row(row, claim(settings))) + "\n" for row in rows)
             advance_by(rows)
-    return _write_log(own, {idx: done[idx] for idx in wanted}, claim(settings))
+    return write_rows(own, {idx: done[idx] for idx in wanted}, claim(settings))
 
 
 def _certified(rule: Rule, batch: list[Item], like: dict[str, Any]) -> list[StoredVotes]:
@@ -215,49 +232,10 @@ def _open(rule: Rule, settings: dict[str, Any], path: Path, first: Item) -> Vote
             f"{before.selection.tolist()}, and now {selection.tolist()}"
         )
     if store.rows:
-        write_log(path, [_log_row(row, claim(settings)) for row in store.rows])
+        write_log(path, [log_row(row, claim(settings)) for row in store.rows])
     else:
         path.write_text(HEADER + "\n", encoding="utf-8")
     return store
-
-
-def _read(path: Path, settings: dict[str, Any]) -> list[StoredVotes]:
-    """Return what another process has certified under the same settings."""
-    found, rows = read_votes(path)
-    if found != settings:
-        raise ValueError(f"{path} was made under other settings: expected {settings}, found {found}")
-    return rows
-
-
-def _write_log(path: Path, rows: dict[int, StoredVotes], words: str) -> list[LogRow]:
-    """Write a log in the order of the inputs, and return it."""
-    ordered = [_log_row(rows[idx], words) for idx in sorted(rows)]
-    write_log(path, ordered)
-    return ordered
-
-
-def _log_row(row: StoredVotes, words: str) -> LogRow:
-    return LogRow(row.idx, row.label, row.predict, row.radius, row.seconds, row.votes, words)
-
-
-def _check_share(share: Any) -> tuple[int, int]:
-    """Return which part of the inputs is meant: an index and a count."""
-    if share is None:
-        return jax.process_index(), jax.process_count()
-    if not isinstance(share, tuple) or len(share) != 2:
-        raise TypeError(f"share must be a tuple (index, count), got {share!r}")
-    count = check_integer("share's count", share[1], 1)
-    return check_integer("share's index", share[0], 0, count - 1), count
-
-
-def _share_path(path: Path, index: int, count: int) -> Path:
-    return path if count == 1 else path.with_name(f"{path.stem}.{index}-of-{count}{path.suffix}")
-
-
-def _stores(path: Path) -> list[Path]:
-    """Return the files of votes of a run, whole or of a share."""
-    name = re.compile(re.escape(path.stem) + r"(\.\d+-of-\d+)?" + re.escape(path.suffix) + r"\.votes")
-    return sorted(found for found in path.parent.glob("*.votes") if name.fullmatch(found.name))
 
 
 def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
-from jaxsmooth import abstention_rate, average_certified_radius, certified_accuracy
+from jaxsmooth import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    certified_accuracy_bound,
+    most_false_certificates,
+)
 
 PREDICTED, RADIUS, TRUTH = [1, 0, -1, 2, 3], [0.5, 0.25, 0.0, 0.9, 0.0], [1, 0, -1, 0, 3]
 
@@ -16,6 +25,20 @@ def test_certified_accuracy_counts_right_classes_at_the_radius_or_above():
 
 def test_average_certified_radius_counts_errors_and_abstentions_as_zero():
     assert average_certified_radius(PREDICTED, RADIUS, TRUTH) == 0.15
+
+
+@given(st.integers(0, 5000), st.floats(1e-5, 0.3), st.floats(1e-6, 0.3))
+def test_most_false_certificates_is_the_quantile_of_the_binomial(number, alpha, delta):
+    most = most_false_certificates(number, alpha, delta)
+    assert stats.binom.sf(most, number, alpha) <= delta * (1 + 1e-9)
+    assert most == 0 or stats.binom.sf(most - 1, number, alpha) >= delta * (1 - 1e-9)
+
+
+def test_the_bound_takes_off_as_many_inputs():
+    predicted, radius, truth = [1] * 500, np.linspace(0, 1, 500), [1] * 500
+    accuracy = certified_accuracy(predicted, radius, truth, [0.0, 0.5, 0.999, 2.0])
+    bound = certified_accuracy_bound(predicted, radius, truth, [0.0, 0.5, 0.999, 2.0], alpha=0.001)
+    np.testing.assert_allclose(bound, np.maximum(accuracy - 4 / 500, 0), atol=1e-12)
 
 
 def test_abstention_rate():

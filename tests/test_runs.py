@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -80,12 +81,44 @@ class Indexed:
         {"group": 4, "batch_size": 7},
         {"data": Indexed()},
         {"data": (pair for pair in examples())},
+        {"data": (np.array([x for x, _ in examples()]), np.array([y for _, y in examples()]))},
         {"f": lambda x: np.asarray(sign(x)), "compiled": False},
+        {"devices": jax.local_devices()[1:2]},
+        {"devices": jax.local_devices()[:3]},
     ],
-    ids=["one by one", "groups", "indexed", "generator", "host"],
+    ids=["one by one", "groups", "indexed", "generator", "arrays", "host", "another device", "three devices"],
 )
 def test_groups_sources_and_ways_to_call_change_no_certificate(tmp_path, changes):
     assert certificates(run(tmp_path / "b.tsv", **changes)) == certificates(run(tmp_path / "a.tsv"))
+
+
+def test_until_is_the_rule_that_holds_at_every_number_of_votes(tmp_path):
+    asked = []
+
+    def until(result):
+        asked.append(result.votes)
+        return bool((result.radius >= 0.2).all())
+
+    rows, x = run(tmp_path / "a.tsv", until=until, n=2000), np.array([x for x, _ in examples()])
+    assert max(asked) < 2000
+    for row, one in zip(rows, x, strict=True):
+        results = jaxsmooth.certify_anytime(sign, NOISE, KEY, one[None], ids=[row.idx])
+        result = next(r for r in results if r.votes >= 2000 or float(r.radius[0]) >= 0.2)
+        assert (row.predict, row.radius, row.votes) == (int(result.label[0]), float(result.radius[0]), result.votes)
+    assert {row.settings["mode"] for row in rows} == {"anytime"}
+
+
+def test_predictions_are_those_of_predict_and_resume(tmp_path):
+    path, x = tmp_path / "a.tsv", np.array([x for x, _ in examples()])
+    predict = partial(jaxsmooth.predict_dataset, sign, NOISE, KEY, examples(), path, n=150, verbose=False)
+    assert len(predict(most=4)) == 4
+    rows, result = predict(), jaxsmooth.predict(sign, NOISE, KEY, x, n=150)
+    assert [row.predict for row in rows] == result.label.tolist()
+    assert -1 in result.label
+    np.testing.assert_array_equal([row.counts for row in read_votes(f"{path}.votes")[1]], result.counts)
+    assert rows[0].settings["mode"] == "prediction"
+    with pytest.raises(ValueError, match="was made under other settings"):
+        predict(alpha=0.01)
 
 
 def test_skipping_and_shares_change_no_certificate(tmp_path):
@@ -135,6 +168,47 @@ def test_a_run_of_other_settings_or_another_classifier_is_refused_and_nothing_ch
     assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()) == before
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([(np.zeros(4, np.float32), -1)], "the label of input 0 must be an integer in"),
+        ([(np.zeros(4, np.float32), [1, 2])], "the label of input 0 must be one class"),
+        ([(np.zeros(4, np.float32), 0), (np.zeros(5, np.float32), 0)], "all inputs must be like the first"),
+        ([(np.zeros(4, np.float32), 0), (np.zeros(4, np.float64), 0)], "all inputs must be like the first"),
+        ([(np.zeros(4, np.float32),)], "data must hold pairs"),
+        ((np.zeros((3, 4), np.float32), np.zeros(2, int)), "as many inputs as labels"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "a.tsv", data)
+
+
+def test_no_inputs_give_an_empty_log(tmp_path):
+    assert run(tmp_path / "a.tsv", []) == []
+    assert read_log(tmp_path / "a.tsv") == []
+
+
+def test_a_bar_shows_inputs_accuracy_and_votes_saved(tmp_path, capsys):
+    run(tmp_path / "a.tsv", radii=[0.1], verbose=True)
+    shown = capsys.readouterr().err
+    assert "11.0/11.0" in shown
+    assert "accuracy=" in shown
+    assert "votes_saved=" in shown
+    run(tmp_path / "b.tsv")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_certificate_says_what_it_claims(tmp_path):
+    run(tmp_path / "a.tsv", radii=[0.1, 0.25])
+    settings, row = read_votes(tmp_path / "a.tsv.votes")[0], read_log(tmp_path / "a.tsv")[0]
+    said = {"noise": "Gaussian", "norm": "2", "scale": "0.5", "alpha": "0.001", "n0": "100", "n": "500"}
+    said |= {"mode": "grid", "radii": "0.1,0.25", "bound": "cohen", "dtype": "float32"}
+    versions = {name: settings["versions"][name] for name in ("jaxsmooth", "jax")}
+    assert row.settings == {**said, **versions}
+    assert settings["key"] == [0, 3]
+
+
 def test_a_log_without_votes_is_not_overwritten(tmp_path):
     (tmp_path / "a.tsv").write_text("mine")
     with pytest.raises(ValueError, match="it is no log to go on from"):
@@ -149,6 +223,11 @@ def test_a_log_without_votes_is_not_overwritten(tmp_path):
         ({"radii": [0.1], "bound": "runner_up"}, "bound must be 'cohen' with radii"),
         ({"group": 0}, "group must be an integer"),
         ({"skip": 0}, "skip must be an integer"),
+        ({"most": -1}, "most must be an integer"),
+        ({"share": (2, 2)}, "share's index must be an integer"),
+        ({"devices": []}, "devices must be some of this process's"),
+        ({"devices": jax.local_devices(), "compiled": False}, "devices must be None where compiled is false"),
+        ({"until": bool, "bound": "runner_up"}, "bound must be 'cohen' with until"),
         ({"alpha": 2.0}, "alpha must be a number"),
         ({"bound": "other"}, "bound must be"),
     ],

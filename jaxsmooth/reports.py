@@ -1,0 +1,167 @@
+"""Tables and pictures of runs: certified accuracy at radii, what is certain of it, radii, abstentions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxsmooth.checks import check_alpha
+from jaxsmooth.curves import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    certified_accuracy_bound,
+)
+from jaxsmooth.logs import LogRow
+
+_STYLES = ("text", "markdown", "latex")
+_SHOWN = ("noise", "scale", "norm", "mode", "n0", "n", "alpha", "dtype")
+
+
+def report_table(
+    runs: Mapping[str, Sequence[LogRow]],
+    radii: ArrayLike,
+    *,
+    style: Literal["text", "markdown", "latex"] = "text",
+    alpha: float = 1e-3,
+    delta: float = 1e-3,
+) -> str:
+    """Return a table of runs: a row each of certified accuracy, and one of what is certain of it.
+
+    The second row holds, for all radii together, with probability at least 1 - delta over the noise of the run
+    (`certified_accuracy_bound`). Abstentions and errors are in the denominators.
+
+    Args:
+        runs: rows of logs by the name of their run, as `certify_dataset`, `merge_shares` or `read_log` return them.
+        radii: increasing, in the units of the inputs.
+        style: "text", "markdown" or "latex" (booktabs).
+        alpha: failure probability of a certificate, where a log does not say it.
+        delta: failure probability of the second row.
+
+    Raises:
+        ValueError: an argument is not as described; a run is empty.
+
+    Example:
+        >>> rows = [LogRow(idx, 1, 1, radius=0.6, seconds=1.0) for idx in range(50)]
+        >>> print(report_table({"mine": rows}, [0.0, 1.0]))
+        run        inputs    0.00   1.00    ACR  abstained  votes/input
+        mine           50   1.000  0.000  0.600      0.000            -
+          at least            0.960  0.000
+    """
+    if style not in _STYLES:
+        raise ValueError(f"style must be one of {', '.join(_STYLES)}, got {style!r}")
+    radii = _check_radii(radii)
+    head = ["run", "inputs", *(f"{radius:.2f}" for radius in radii), "ACR", "abstained", "votes/input"]
+    lines = [head]
+    for name, rows in runs.items():
+        columns = _columns(name, rows)
+        bound = certified_accuracy_bound(*columns, radii, alpha=_alpha(name, rows, alpha), delta=delta)
+        votes = sum(row.votes for row in rows) / len(rows)
+        tail = [f"{average_certified_radius(*columns):.3f}", f"{abstention_rate(columns[0]):.3f}"]
+        accuracy = [f"{value:.3f}" for value in certified_accuracy(*columns, radii)]
+        lines.append([name, str(len(rows)), *accuracy, *tail, f"{votes:,.0f}" if votes else "-"])
+        lines.append(["  at least", "", *(f"{np.floor(value * 1000) / 1000:.3f}" for value in bound), "", "", ""])
+    return {"text": _text, "markdown": _markdown, "latex": _latex}[style](lines)
+
+
+def draw_curves(
+    runs: Mapping[str, Sequence[LogRow]], path: str | Path, *, alpha: float = 1e-3, delta: float = 1e-3, title: str = ""
+) -> None:
+    """Draw the certified accuracy of runs against the radius, with what is certain of it as a band below each curve.
+
+    Args:
+        runs, alpha, delta: as for `report_table`.
+        path: of the picture, in any format that matplotlib writes (the extra `plots`).
+        title: over the picture; by default what the runs have in common.
+
+    Raises:
+        ValueError: as `report_table`. ImportError: matplotlib is missing.
+    """
+    columns = {name: _columns(name, rows) for name, rows in runs.items()}
+    alphas = {name: _alpha(name, rows, alpha) for name, rows in runs.items()}
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("draw_curves needs matplotlib: pip install 'jaxsmooth[plots]'") from None
+    longest = max(float(np.max(radius)) for _, radius, _ in columns.values()) or 1.0
+    grid = np.linspace(0, 1.05 * longest, 501)
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, run in columns.items():
+        accuracy = certified_accuracy(*run, grid)
+        (line,) = axes.step(grid, accuracy, where="post", label=name)
+        bound = certified_accuracy_bound(*run, grid, alpha=alphas[name], delta=delta)
+        axes.fill_between(grid, bound, accuracy, step="post", color=line.get_color(), alpha=0.25, linewidth=0)
+    norms = {rows[0].settings.get("norm", "2") for rows in runs.values()}
+    label = f"L{norms.pop()} radius" if len(norms) == 1 else "radius"
+    axes.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, grid[-1]))
+    axes.set_title(title or _common(runs), fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, title=f"band: certain with probability {1 - delta:g}", title_fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _columns(name: str, rows: Sequence[LogRow]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return classes, radii and true classes."""
+    if not rows:
+        raise ValueError(f"run {name!r} must have at least one input")
+    return tuple(np.array([getattr(row, field) for row in rows]) for field in ("predict", "radius", "label"))  # pyright: ignore
+
+
+def _alpha(name: str, rows: Sequence[LogRow], default: float) -> float:
+    """Return the failure probability that the rows claim, one for all."""
+    claimed = {row.settings.get("alpha") for row in rows}
+    if len(claimed) > 1:
+        raise ValueError(f"run {name!r} must be of one alpha, got {sorted(map(str, claimed))}")
+    said = claimed.pop()
+    return check_alpha(default if said is None else float(said))
+
+
+def _check_radii(radii: ArrayLike) -> np.ndarray:
+    values = np.asarray(radii, np.float64)
+    if values.ndim != 1 or values.size == 0 or not (values >= 0).all():
+        raise ValueError(f"radii must be a list of numbers of at least 0, got {radii}")
+    return values
+
+
+def _common(runs: Mapping[str, Sequence[LogRow]]) -> str:
+    """Return the settings that all runs share, in words."""
+    settings = [rows[0].settings for rows in runs.values()]
+    shared = {name: settings[0].get(name) for name in _SHOWN}
+    return ", ".join(f"{k} {v}" for k, v in shared.items() if v is not None and all(s.get(k) == v for s in settings))
+
+
+def _text(lines: list[list[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    widths[0] = max(widths[0], 10)
+
+    def aligned(line: list[Any]) -> str:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(aligned, lines))
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
+    return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+def _latex(lines: list[list[str]]) -> str:
+    special = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}"}
+    special |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"}
+
+    def escaped(line: list[str]) -> str:
+        return " & ".join("".join(special.get(c, c) for c in cell.strip()) for cell in line) + r" \\"
+
+    body = [escaped(line) for line in lines]
+    layout = "l" + "r" * (len(lines[0]) - 1)
+    table = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
+    return "\n".join([*table, r"\end{tabular}"])

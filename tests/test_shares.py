@@ -1,0 +1,115 @@
+"""A run that processes share: real ones, killed ones, more or fewer of them, and the log that comes of all."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jaxsmooth
+from jaxsmooth import certify_dataset, merge_shares, read_log, read_votes
+from tests.shared_run import KEY, NOISE, N, examples
+
+
+def whole(path):
+    return certificates(certify(path))
+
+
+def certify(path, share=None, **changes):
+    return certify_dataset(lambda x: x[:, :3], NOISE, KEY, examples(), path, n=N, share=share, verbose=False, **changes)
+
+
+def certificates(rows):
+    return [(*row[:4], *row[5:]) for row in rows]
+
+
+def start(path, kind, count, *pace):
+    """Start the processes of a run on the loopback address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.shared_run", str(path), kind, str(port)]
+    return [
+        subprocess.Popen([*command, str(i), str(count), *pace], env=environment, stdout=subprocess.PIPE)
+        for i in range(count)
+    ]
+
+
+def finish(processes):
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    assert all(output.endswith(b"done\n") for output in outputs)
+
+
+@pytest.mark.parametrize(("count", "kind"), [(2, "torch"), (4, "jax")])
+def test_processes_share_the_inputs_and_their_logs_merge(tmp_path, count, kind):
+    finish(start(tmp_path / "run.tsv", kind, count))
+    assert len(list(tmp_path.glob("run.*-of-*.tsv"))) == count
+    merged = merge_shares(tmp_path / "run.tsv")
+    # The settings differ in nothing: the two classifiers have no arrays.
+    assert certificates(merged) == whole(tmp_path / "whole.tsv")
+    assert read_log(tmp_path / "run.tsv")[0].settings == merged[0].settings
+
+
+def test_a_process_that_is_killed_leaves_its_share_alone_to_be_resumed(tmp_path):
+    path = tmp_path / "run.tsv"
+    processes = start(path, "jax", 2, "slow")
+    votes = tmp_path / "run.1-of-2.tsv.votes"
+    limit = time.monotonic() + 60
+    while not (votes.exists() and len(read_votes(votes)[1]) >= 2):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGKILL)
+    processes[1].communicate()
+    assert processes[0].stdout.readline() == b"done\n"
+    processes[0].kill()  # it would wait for the other one before it ends
+    processes[0].communicate()
+    done = {row.idx for row in merge_shares(path)}
+    assert {0, 2, 4, 6, 8, 10, 12, 1, 3} <= done < set(range(13))
+    before = votes.read_bytes()
+    certify(path, share=(1, 2))
+    assert votes.read_bytes().startswith(before)
+    assert certificates(merge_shares(path)) == whole(tmp_path / "whole.tsv")
+    indices = [row.idx for p in tmp_path.glob("run*.votes") for row in read_votes(p)[1]]
+    assert sorted(indices) == list(range(13))
+
+
+def test_a_run_goes_on_with_more_or_fewer_processes(tmp_path):
+    path, expected = tmp_path / "run.tsv", whole(tmp_path / "whole.tsv")
+    certify(path, share=(0, 2), most=6)
+    rows = [row for index in range(3) for row in certify(path, share=(index, 3))]
+    assert sorted(certificates(rows)) == expected
+    assert certificates(certify(path)) == expected == certificates(merge_shares(path))
+    indices = [row.idx for p in tmp_path.glob("run*.votes") for row in read_votes(p)[1]]
+    assert sorted(indices) == list(range(13))
+
+
+def test_shares_of_other_settings_or_other_certificates_are_refused(tmp_path):
+    path = tmp_path / "run.tsv"
+    certify(path, share=(0, 2))
+    certify(tmp_path / "other.tsv", share=(1, 2), alpha=0.01)
+    os.rename(tmp_path / "other.1-of-2.tsv.votes", tmp_path / "run.1-of-2.tsv.votes")
+    with pytest.raises(ValueError, match="made under other settings"):
+        merge_shares(path)
+    with pytest.raises(ValueError, match="made under other settings"):
+        certify(path, share=(0, 2))
+    settings, (row, *_) = read_votes(tmp_path / "run.0-of-2.tsv.votes")
+    (tmp_path / "run.1-of-2.tsv.votes").unlink()
+    with jaxsmooth.stores.VoteStore(tmp_path / "run.1-of-2.tsv.votes", settings, 3) as store:
+        store.append(row._replace(radius=np.float32(9.0)))
+    with pytest.raises(ValueError, match="certifies input 0 otherwise"):
+        merge_shares(path)
+    assert not path.exists()
+
+
+def test_files_of_another_run_are_not_taken_for_shares(tmp_path):
+    certify(tmp_path / "run.tsv")
+    certify(tmp_path / "run.more.tsv", alpha=0.01)
+    assert len(merge_shares(tmp_path / "run.tsv")) == 13
+    with pytest.raises(ValueError, match="there is no file of votes of"):
+        merge_shares(tmp_path / "none.tsv")
