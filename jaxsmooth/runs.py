@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from jaxsmooth.datasets import Item, count_items, describe, list_items
 from jaxsmooth.logs import HEADER, LogRow, format_row, write_log
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.rules import Rule, claim, make_prediction_rule, make_rule
-from jaxsmooth.shares import check_share, list_stores, log_row, read_share, share_path, write_rows
+from jaxsmooth.shares import check_share, in_order, list_stores, log_row, read_share, share_path
 from jaxsmooth.stores import StoredVotes, VoteStore
 from jaxsmooth.types import Classifier, Noise
 
@@ -157,12 +157,13 @@ class _Progress(NamedTuple):
     correct: int = 0
     votes: int = 0
 
-    def add(self, row: StoredVotes) -> "_Progress":
-        return _Progress(self.done + 1, self.correct + (row.predict == row.label), self.votes + row.votes)
+    def add(self, rows: list[StoredVotes]) -> "_Progress":
+        correct = sum(row.predict == row.label for row in rows)
+        return _Progress(self.done + len(rows), self.correct + correct, self.votes + sum(row.votes for row in rows))
 
     def notes(self, n: int) -> dict[str, str]:
-        saved = 1 - self.votes / (n * max(self.done, 1))
-        return {"accuracy": f"{self.correct / max(self.done, 1):.3f}", "votes_saved": f"{saved:.1%}"}
+        shown, saved = {"accuracy": f"{self.correct / max(self.done, 1):.3f}"}, 1 - self.votes / (n * max(self.done, 1))
+        return shown | {"votes_saved": f"{saved:.1%}"} if saved > 0 else shown
 
 
 def _certify(
@@ -170,37 +171,30 @@ def _certify(
 ) -> list[LogRow]:
     first = next(items, None)
     if first is None:
-        write_log(own, [])
+        if not own.exists():
+            write_log(own, [])
         return []
-    like, wanted, progress = describe(first.load()[0]), set[int](), _Progress()
+    like, progress, wanted = describe(first.load()[0]), _Progress(), list[StoredVotes]()
     settings = {**rule.settings, **like}
+    words = claim(settings)
+    if path.exists() and not list_stores(path):
+        raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
     with _open(rule, settings, own, first) as store, progress_bar("inputs", total, verbose) as advance:
         done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
-        done |= {row.idx: row for row in store.rows}
-
-        def advance_by(rows: Iterable[StoredVotes]) -> None:
-            nonlocal progress
-            for row in rows:
-                progress = progress.add(row)
+        for batch in _batches(itertools.chain([first], items), size):
+            undone = [item for item in batch if item.idx not in done]
+            if undone:
+                rows = _certified(rule, undone, like)
+                for row in rows:
+                    store.append(row)
+                    done[row.idx] = row
+                with own.open("a", encoding="utf-8") as log:
+                    log.writelines(format_row(log_row(row, words)) + "\n" for row in rows)
+            wanted += [done[item.idx] for item in batch]
+            progress = progress.add(wanted[-len(batch) :])
             advance(progress.done, **progress.notes(rule.settings["n"]))
-
-        def undone() -> Iterator[Item]:
-            for item in itertools.chain([first], items):
-                wanted.add(item.idx)
-                if item.idx in done:
-                    advance_by([done[item.idx]])
-                else:
-                    yield item
-
-        for batch in _batches(undone(), size):
-            rows = _certified(rule, batch, like)
-            for row in rows:
-                store.append(row)
-                done[row.idx] = row
-            with own.open("a", encoding="utf-8") as log:
-                log.writelines(format_row(log_row(row, claim(settings))) + "\n" for row in rows)
-            advance_by(rows)
-    return write_rows(own, {idx: done[idx] for idx in wanted}, claim(settings))
+        write_log(own, in_order(done.values() if own == path else store.rows, words))
+    return in_order(wanted, words)
 
 
 def _certified(rule: Rule, batch: list[Item], like: dict[str, Any]) -> list[StoredVotes]:
@@ -220,8 +214,6 @@ def _open(rule: Rule, settings: dict[str, Any], path: Path, first: Item) -> Vote
     """Open the store, once the first input gives the same selection votes as it did, and write the log anew from it."""
     selection = rule.select(first.load()[0][None], np.array([first.idx]))[0]
     votes = path.with_name(path.name + ".votes")
-    if path.exists() and not votes.exists():
-        raise ValueError(f"{path} is there without {votes}: it is no log to go on from, and is not overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
     store = VoteStore(votes, settings, len(selection))
     before = next((row for row in store.rows if row.idx == first.idx), None)

@@ -1,7 +1,7 @@
 """The files of a run that several processes share: one log and one store of votes for each, merged to one log."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ def merge_shares(path: str | Path) -> list[LogRow]:
             other = done.setdefault(row.idx, row)
             if (other.predict, other.radius) != (row.predict, row.radius):
                 raise ValueError(f"{store} certifies input {row.idx} otherwise than another file of {path}")
-    return write_rows(path, done, claim(found[first][0]))
+    merged = in_order(done.values(), claim(found[first][0]))
+    write_log(path, merged)
+    return merged
 
 
 def check_share(share: Any) -> tuple[int, int]:
@@ -81,11 +83,9 @@ def read_share(path: Path, settings: Mapping[str, Any]) -> list[StoredVotes]:
     return rows
 
 
-def write_rows(path: Path, rows: dict[int, StoredVotes], words: str) -> list[LogRow]:
-    """Write a log in the order of the inputs, and return it."""
-    ordered = [log_row(rows[idx], words) for idx in sorted(rows)]
-    write_log(path, ordered)
-    return ordered
+def in_order(rows: Iterable[StoredVotes], words: str) -> list[LogRow]:
+    """Return the lines of a log, in the order of the inputs."""
+    return [log_row(row, words) for row in sorted(rows, key=lambda row: row.idx)]
 
 
 def log_row(row: StoredVotes, words: str) -> LogRow:

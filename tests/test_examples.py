@@ -1,9 +1,11 @@
 """The examples run by themselves, small; their figures at full size are in the README."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxsmooth import read_log
@@ -77,3 +79,99 @@ def test_jax_modules(tmp_path):
     lines = done.stdout.splitlines()[1:]
     assert len(lines) == 3
     assert all(" 0 traces" in line.split("|")[1] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    """A file of 1,000 real images."""
+    path = tmp_path_factory.mktemp("data") / "mnist.npz"
+    code = "import sys, numpy, models; numpy.savez(sys.argv[1], **dict(zip('xy', models.mnist_test())))"
+    subprocess.run([sys.executable, "-c", code, path], cwd=EXAMPLES, check=True)
+    return str(path)
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras", "flax"])
+def test_scripts_train_certify_and_predict_models_of_every_framework(tmp_path, mnist, framework):
+    model = f"models:mnist_{framework}"
+    flags = ("--weights", "weights", "--sigma", "0.5", "--max", "20", "--skip", "2", "--N", "300", "--quiet")
+    trained = run("train.py", model, mnist, "weights", "--sigma", "0.5", "--epochs", "4", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    for script, output in (("certify.py", "run.tsv"), ("predict.py", "predicted.tsv")):
+        done = run(script, model, mnist, output, *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = read_log(tmp_path / output)
+        assert [row.idx for row in rows] == list(range(0, 20, 2))
+        # An untrained network is right once in ten; four epochs on 1,000 images give more than half.
+        assert sum(row.correct for row in rows) >= 4
+
+
+USER = """
+import jax.numpy as jnp
+
+def classifier():
+    return lambda x: x[:, :3]
+"""
+
+
+def test_scripts_share_a_run_of_the_user_s_own_function_and_report_it(tmp_path):
+    (tmp_path / "mine.py").write_text(USER)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(9, 4)).astype(np.float32), y=np.arange(9) % 3)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = (
+        "mine:classifier",
+        "data.npz",
+        "run.tsv",
+        "--sigma",
+        "0.5",
+        "--N",
+        "500",
+        "--radii",
+        "0.1",
+        "0.2",
+        "--quiet",
+    )
+    command = [sys.executable, EXAMPLES / "certify.py", *flags, "--coordinator", address, "--processes", "2"]
+    processes = [subprocess.Popen([*command, "--process", i], cwd=tmp_path) for i in ("0", "1")]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    shown = run("report.py", "mine=run.tsv", "--radii", "0.1", "0.2", "--picture", "curves.png", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[1].split()[:2] == ["mine", "9"]
+    assert len(read_log(tmp_path / "run.tsv")) == 9
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
+    before = (tmp_path / "run.tsv").read_bytes()
+    again = run("certify.py", *flags, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run.tsv").read_bytes() == before
+    other = run("certify.py", *flags, "--alpha", "0.01", cwd=tmp_path)
+    assert other.returncode != 0
+    assert "was made under other settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("certify.py", ("models:none", "models:mnist_test", "a.tsv", "--sigma", "1"), "models:none cannot be loaded"),
+        ("certify.py", ("nothing", "models:mnist_test", "a.tsv", "--sigma", "1"), "must be module:factory"),
+        ("certify.py", ("models:mnist_flax", "no.npz", "a.tsv", "--sigma", "1"), "must be an .npz file"),
+        ("certify.py", ("models:mnist_flax", "models:mnist_test", "a.tsv", "--sigma", "-1"), "must be positive"),
+        ("report.py", ("none.tsv",), "No such file"),
+    ],
+)
+def test_scripts_say_what_is_wrong(tmp_path, script, flags, message):
+    done = run(script, *flags, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["certify.py", "predict.py", "train.py", "report.py"])
+def test_scripts_explain_their_flags(tmp_path, script):
+    done = run(script, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    flags = {"train.py": ("--sigma", "--epochs", "--lr"), "report.py": ("--radii", "--style", "--picture")}
+    for flag in flags.get(script, ("--sigma", "--N", "--alpha", "--batch", "--skip", "--max", "--distributed")):
+        assert flag in done.stdout

@@ -187,6 +187,12 @@ def test_what_is_no_data_set_is_refused(tmp_path, data, message):
 def test_no_inputs_give_an_empty_log(tmp_path):
     assert run(tmp_path / "a.tsv", []) == []
     assert read_log(tmp_path / "a.tsv") == []
+    whole = run(tmp_path / "b.tsv")
+    before = (tmp_path / "b.tsv").read_bytes()
+    assert run(tmp_path / "b.tsv", []) == []
+    # A call for fewer inputs returns these and keeps the others in the log.
+    assert run(tmp_path / "b.tsv", most=2) == whole[:2]
+    assert (tmp_path / "b.tsv").read_bytes() == before
 
 
 def test_a_bar_shows_inputs_accuracy_and_votes_saved(tmp_path, capsys):

@@ -84,7 +84,9 @@ def test_a_run_goes_on_with_more_or_fewer_processes(tmp_path):
     certify(path, share=(0, 2), most=6)
     rows = [row for index in range(3) for row in certify(path, share=(index, 3))]
     assert sorted(certificates(rows)) == expected
-    assert certificates(certify(path)) == expected == certificates(merge_shares(path))
+    assert (
+        certificates(merge_shares(path)) == expected == certificates(certify(path)) == certificates(merge_shares(path))
+    )
     indices = [row.idx for p in tmp_path.glob("run*.votes") for row in read_votes(p)[1]]
     assert sorted(indices) == list(range(13))
 

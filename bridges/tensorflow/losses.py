@@ -76,9 +76,9 @@ class Loss:
 
     def by_row(self, scores: Any, labels: Any) -> Any:
         """Return the loss of each row. The user's object keeps its reduction."""
-        function = self.checked()
+        function: Any = self.checked()
         if isinstance(function, keras.losses.Loss):
-            function: Any = copy.copy(function)
+            function = copy.copy(function)
             function.reduction = None
         values = function(labels, scores)
         if values.shape.rank == 0:

@@ -1,0 +1,30 @@
+"""Predict a data set under Gaussian noise, with the flags of Cohen et al.'s predict.py, for a model of any framework.
+
+Each input gets the class with most of N votes, or -1 where a two-sided binomial test of level alpha cannot tell it from
+the next one. The same command goes on where it was ended. It prints the share that is right, wrong and abstained.
+"""
+
+import jax
+from certify import make_parser, prepare
+
+import jaxsmooth
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the script."""
+    parser = make_parser(__doc__, votes=1000)
+    arguments = parser.parse_args(argv)
+    f, data, settings = prepare(arguments)
+    noise, key = jaxsmooth.Gaussian(arguments.sigma), jax.random.key(arguments.seed)
+    try:
+        rows = jaxsmooth.predict_dataset(f, noise, key, data, arguments.output, **settings)
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+    if rows:
+        right = sum(row.correct for row in rows) / len(rows)
+        abstained = sum(row.predict == jaxsmooth.ABSTAIN for row in rows) / len(rows)
+        print(f"{len(rows)} inputs: right {right:.3f}, wrong {1 - right - abstained:.3f}, abstained {abstained:.3f}")
+
+
+if __name__ == "__main__":
+    main()

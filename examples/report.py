@@ -1,0 +1,42 @@
+"""Show the logs of certify.py, or those published by Cohen et al.: a table, and a picture of the curves.
+
+Logs of several processes are merged first. Try it: python examples/report.py run.tsv "mine=other.tsv" --radii 0 0.5 1
+"""
+
+import argparse
+from pathlib import Path
+
+import jaxsmooth
+
+RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+
+
+def load(path: Path) -> list[jaxsmooth.LogRow]:
+    """Return the rows of a log, made first of those of several processes where there are such."""
+    shares = list(path.parent.glob(f"{path.stem}.*-of-*{path.suffix}.votes"))
+    return jaxsmooth.merge_shares(path) if shares else jaxsmooth.read_log(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("logs", nargs="+", help="paths of logs, or name=path to show another name")
+    parser.add_argument("--radii", type=float, nargs="+", default=RADII, help="of the table")
+    parser.add_argument("--style", choices=["text", "markdown", "latex"], default="text", help="of the table")
+    parser.add_argument("--alpha", type=float, default=0.001, help="of the certificates, where a log does not say it")
+    parser.add_argument("--delta", type=float, default=0.001, help="failure probability of the rows 'at least'")
+    parser.add_argument("--picture", type=Path, help="file to draw the curves into (needs matplotlib)")
+    arguments = parser.parse_args(argv)
+    pairs = [text.split("=", 1) if "=" in text else (Path(text).stem, text) for text in arguments.logs]
+    try:
+        runs = {name: load(Path(path)) for name, path in pairs}
+        levels = {"alpha": arguments.alpha, "delta": arguments.delta}
+        print(jaxsmooth.report_table(runs, arguments.radii, style=arguments.style, **levels))
+        if arguments.picture is not None:
+            jaxsmooth.draw_curves(runs, arguments.picture, **levels)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
