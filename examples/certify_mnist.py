@@ -15,7 +15,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 import optax
 from jax.tree_util import Partial
@@ -89,7 +88,7 @@ def certify(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, ar
             labels, radii = np.asarray(result.label), np.asarray(result.radius)
             seconds = (time.perf_counter() - began) / len(ids)
             columns = (column.tolist() for column in (ids, y[ids], labels, radii))
-            rows += [jaxsmooth.LogRow(*row, seconds=seconds) for row in zip(*columns, strict=True)]
+            rows += [jaxsmooth.LogRow(*row, seconds=seconds, votes=arguments.n) for row in zip(*columns, strict=True)]
             bar.update(len(ids))
             bar.set_postfix(certified_accuracy=f"{np.mean([row.correct for row in rows]):.3f}")
     return rows
@@ -107,9 +106,8 @@ def report(rows: list[jaxsmooth.LogRow], arguments: Any) -> None:
     print(f"abstention rate          {jaxsmooth.abstention_rate(predicted):.3f}")
     log, picture = arguments.output.with_suffix(".tsv"), arguments.output.with_suffix(".png")
     jaxsmooth.write_log(log, rows)
-    draw(
-        jaxsmooth.certified_accuracy(predicted, radius, truth, grid := np.linspace(0, 2, 401)), grid, arguments, picture
-    )
+    title = f"Small CNN on MNIST: Gaussian noise, sigma = {arguments.sigma}, n = {arguments.n:,}"
+    jaxsmooth.draw_curves({"certified accuracy": rows}, picture, alpha=arguments.alpha, title=title)
     print(f"certificates in {log}, curve in {picture}")
 
 
@@ -140,22 +138,6 @@ def compare(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, ar
         votes = float(result.votes.mean())
         saved = f"{votes:13,.0f}, {arguments.n / votes:.1f} times fewer"
         print(f"{name:28}" + "".join(f"{a:7.3f}" for a in accuracy) + saved)
-
-
-def draw(accuracy: np.ndarray, radii: np.ndarray, arguments: Any, path: Path) -> None:
-    """Draw the share of images that are classified correctly and certified at each radius."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    axes.step(radii, accuracy, where="post", color="tab:blue", label=f"Gaussian noise, $\\sigma$ = {arguments.sigma}")
-    axes.fill_between(radii, accuracy, step="post", color="tab:blue", alpha=0.12, linewidth=0)
-    axes.set(xlabel="L2 radius (pixel values in [0, 1])", ylabel="certified accuracy", ylim=(0, 1), xlim=(0, radii[-1]))
-    axes.set_title(f"Small CNN on MNIST: n = {arguments.n:,}, $\\alpha$ = {arguments.alpha}", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from certify_mnist import certify, load_mnist, train
 
@@ -27,22 +26,6 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "macer": partial(losses.macer, m=8, lambda_=16.0, beta=16.0, gamma=8.0),
     "smoothmix": partial(losses.smoothmix, m=2, eta=1.0, alpha=1.0, steps=4),
 }
-
-
-def draw(curves: dict[str, np.ndarray], radii: np.ndarray, sigma: float, path: Path) -> None:
-    """Draw the certified-accuracy curve of each objective."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
-    for name, accuracy in curves.items():
-        axes.step(radii, accuracy, where="post", label=name, color="black" if name == "gaussian" else None)
-    axes.set(xlabel="L2 radius (pixel values in [0, 1])", ylabel="certified accuracy", ylim=(0, 1), xlim=(0, radii[-1]))
-    axes.set_title(f"Small CNN on MNIST, $\\sigma$ = {sigma}, by training objective", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,8 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     noise, (x, y) = jaxsmooth.Gaussian(arguments.sigma), load_mnist(arguments.seed)
-    kept, grid = slice(1000, 1000 + arguments.training), np.linspace(0, 1.5, 301)
-    curves: dict[str, np.ndarray] = {}
+    kept, runs = slice(1000, 1000 + arguments.training), dict[str, list[jaxsmooth.LogRow]]()
     print("certified accuracy" + "".join(f"{r:7.2f}" for r in RADII) + "     ACR  seconds")
     for name in arguments.objectives:
         start = time.perf_counter()
@@ -73,9 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         accuracy = jaxsmooth.certified_accuracy(predicted, radius, truth, RADII)
         acr = jaxsmooth.average_certified_radius(predicted, radius, truth)
         print(f"{name:18}" + "".join(f"{a:7.3f}" for a in accuracy) + f"{acr:8.3f}{seconds:9.0f}", flush=True)
-        curves[name] = jaxsmooth.certified_accuracy(predicted, radius, truth, grid)
+        runs[name] = rows
     picture = arguments.output.with_suffix(".png")
-    draw(curves, grid, arguments.sigma, picture)
+    title = f"Small CNN on MNIST, sigma = {arguments.sigma}, by training objective"
+    jaxsmooth.draw_curves(runs, picture, alpha=arguments.alpha, title=title)
     print(f"curves in {picture}")
 
 
