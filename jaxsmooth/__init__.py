@@ -11,6 +11,7 @@ from jaxsmooth.curves import (
     most_false_certificates,
 )
 from jaxsmooth.devices import over_devices
+from jaxsmooth.lattice import LatticeGaussian
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.precision import PrecisionCertificate, certify_within
@@ -32,6 +33,7 @@ __all__ = [
     "Classifier",
     "Gaussian",
     "Laplace",
+    "LatticeGaussian",
     "LogRow",
     "Noise",
     "PrecisionCertificate",

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth.bounds import round_down
+from jaxsmooth.certify import reduced_radius
 from jaxsmooth.checks import check_alpha, check_integer, safe_scale
 from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_round
 from jaxsmooth.samples import Task
@@ -30,6 +31,7 @@ class AnytimeCertificate(NamedTuple):
         p_lower: `f64[N]`, a NumPy array: the largest lower bound so far on the probability of the selected class.
         hits: `i64[N]`, votes for it.
         votes: estimation votes so far, the same number for each input.
+        rounded: `bool[N]`, whether the noise rounded the input, its radius being reduced for that.
     """
 
     label: jax.Array
@@ -37,6 +39,7 @@ class AnytimeCertificate(NamedTuple):
     p_lower: np.ndarray
     hits: np.ndarray
     votes: int
+    rounded: jax.Array
 
 
 def certify_anytime(
@@ -94,11 +97,11 @@ def _certificates(
             counts, drawn = vote_round(step, task, counts, drawn, target - drawn, batch_size)
         hits = np.asarray(counts[rows, label], np.int64)
         p_lower = np.maximum(p_lower, anytime_lower_bound(hits, target, alpha))
-        certified = p_lower > 0.5
         radius = round_down(safe_scale(task.noise) * task.noise.unit_radius(p_lower) * (1 - _MARGIN))
-        labels = jnp.asarray(np.where(certified, label, ABSTAIN))
-        radii = jnp.asarray(np.where(certified, radius, np.float32(0)))
-        yield AnytimeCertificate(labels, radii, p_lower, hits, target)
+        certified = (p_lower > 0.5) & (radius > 0)
+        labels, radii = np.where(certified, label, ABSTAIN), np.where(certified, radius, np.float32(0))
+        found = reduced_radius(task.noise, task.x, labels, radii)
+        yield AnytimeCertificate(p_lower=p_lower, hits=hits, votes=target, **found)
 
 
 def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndarray:

@@ -61,7 +61,8 @@ def certify(
     selection_key, estimation_key = decision_keys(key)
     selection = count_votes(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids)
     counts = count_votes(f, noise, estimation_key, x, n=n, batch_size=batch_size, ids=ids)
-    return certificate(selection, counts, noise, n=n, alpha=alpha, bound=bound)
+    result = certificate(selection, counts, noise, n=n, alpha=alpha, bound=bound)
+    return result._replace(**reduced_radius(noise, x, result.label, result.radius))
 
 
 def certificate(
@@ -127,8 +128,10 @@ def _certificate(selection: jax.Array, counts: jax.Array, noise: Noise, *, n: in
     bounds = lower_bounds(n, alpha)
     label = jnp.argmax(selection, axis=1).astype(jnp.int32)
     k = at_label(counts, label)
-    high, low = (jnp.asarray(table)[k] for table in split_radii(noise.unit_radius(bounds)))
-    return _decided(selection, counts, noise, n, label, (high, low), jnp.asarray(bounds > 0.5)[k], round_down(bounds))
+    unit = noise.unit_radius(bounds)
+    high, low = (jnp.asarray(table)[k] for table in split_radii(unit))
+    is_above = jnp.asarray((bounds > 0.5) & (unit > 0))[k]
+    return _decided(selection, counts, noise, n, label, (high, low), is_above, round_down(bounds))
 
 
 @partial(jax.jit, static_argnames=("n", "alpha"))
@@ -178,4 +181,21 @@ def _decided(
         p_lower=jnp.asarray(p_lower)[at_label(counts, label)],
         counts=counts,
         selection=selection,
+        rounded=jnp.zeros(label.shape, bool),
     )
+
+
+def reduced_radius(noise: Noise, x: ArrayLike, label: ArrayLike, radius: ArrayLike) -> dict[str, jax.Array]:
+    """Return label, radius and `rounded` once what a noise loses by rounding its inputs was taken off.
+
+    A radius that is used up is an abstention.
+    """
+    label, radius = jnp.asarray(label), jnp.asarray(radius)
+    lost_radius = getattr(noise, "lost_radius", None)
+    if lost_radius is None:
+        return {"label": label, "radius": radius, "rounded": jnp.zeros(label.shape, bool)}
+    lost = lost_radius(x)
+    rounded = lost > 0
+    left = jnp.where(rounded, jnp.nextafter(radius - lost, jnp.full_like(radius, -jnp.inf)), radius)
+    kept = (label != ABSTAIN) & (~rounded | (left > 0))
+    return {"label": jnp.where(kept, label, ABSTAIN), "radius": jnp.where(kept, left, 0.0), "rounded": rounded}

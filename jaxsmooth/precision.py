@@ -10,10 +10,11 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth.bounds import round_down
-from jaxsmooth.certify import at_label, check_bound, largest_rival
+from jaxsmooth.certify import at_label, check_bound, largest_rival, reduced_radius
 from jaxsmooth.checks import check_alpha, check_integer, safe_scale
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.rounds import check_host_task, choose, make_step, vote_round
+from jaxsmooth.samples import Task
 from jaxsmooth.types import ABSTAIN, Classifier, Noise
 from jaxsmooth.votes import decision_keys
 
@@ -31,6 +32,7 @@ class PrecisionCertificate(NamedTuple):
         votes: `i32[N]`, how many estimation votes were cast, 0 where the pilot was hopeless.
         counts: `i32[N, K]`, the estimation votes.
         selection: `i32[N, K]`, the pilot's votes.
+        rounded: `bool[N]`, whether the noise rounded the input, its radius being reduced for that.
     """
 
     label: jax.Array
@@ -39,6 +41,7 @@ class PrecisionCertificate(NamedTuple):
     votes: jax.Array
     counts: jax.Array
     selection: jax.Array
+    rounded: jax.Array
 
 
 def certify_within(
@@ -94,7 +97,7 @@ def certify_within(
         while (drawn < wanted).any():
             counts, drawn = vote_round(step, task, counts, drawn, wanted - drawn, batch_size)
             advance(int(drawn.sum()))
-    return _certificate(task.noise, label, counts, selection, drawn, alpha, bound)
+    return _certificate(task, label, counts, selection, drawn, alpha, bound)
 
 
 def votes_wanted(noise: Noise, n0: int, n: int, alpha: float, precision: float) -> np.ndarray:
@@ -131,7 +134,7 @@ def _lower(hits: np.ndarray, votes: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def _certificate(
-    noise: Noise,
+    task: Task,
     label: np.ndarray,
     counts: jax.Array,
     selection: jax.Array,
@@ -140,7 +143,7 @@ def _certificate(
     bound: str,
 ) -> PrecisionCertificate:
     """Decide in float64 on the host, since each input has its own number of votes."""
-    hits = np.asarray(at_label(counts, jnp.asarray(label)), np.int64)
+    noise, hits = task.noise, np.asarray(at_label(counts, jnp.asarray(label)), np.int64)
     if bound == "runner_up":
         p_lower = _lower(hits, votes, alpha / 2)
         rival = np.asarray(largest_rival(counts, jnp.asarray(label), jnp.asarray(votes, jnp.int32)), np.int64)
@@ -151,10 +154,9 @@ def _certificate(
     certified = unit > 0
     radius = round_down(np.where(certified, safe_scale(noise) * unit * (1 - _MARGIN), 0.0))
     return PrecisionCertificate(
-        label=jnp.asarray(np.where(certified, label, ABSTAIN)),
-        radius=jnp.asarray(radius),
         p_lower=jnp.asarray(round_down(p_lower)),
         votes=jnp.asarray(votes, jnp.int32),
         counts=counts,
         selection=selection,
+        **reduced_radius(noise, task.x, np.where(certified, label, ABSTAIN), radius),
     )

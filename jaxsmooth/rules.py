@@ -170,7 +170,7 @@ def _origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
         "noise": type(noise).__name__,
         "norm": noise.norm,
         # float32, as it would be written shortest
-        "scale": [float(str(np.asarray(leaf, np.float32))) for leaf in jax.tree.leaves(noise)],
+        "scale": [float(str(np.float32(leaf))) for leaf in jax.tree.leaves(noise) if np.size(leaf) == 1],
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "classifier": _digest(f),
         "versions": {name: version(name) for name in _PACKAGES},

@@ -5,6 +5,7 @@ samples share a batch and one input with many needs no more memory. Sample `s` o
 `(key, i, s)` alone, whatever the chunks.
 """
 
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -108,7 +109,8 @@ def draw(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.A
 
 def add_noise(task: Task, noise: jax.Array, rows: jax.Array) -> jax.Array:
     """Return rows of `x` with noise, in the dtype of `x`."""
-    noisy = (task.x.at[rows].get(mode="clip").astype(noise.dtype) + noise).astype(task.x.dtype)
+    add = getattr(task.noise, "add", operator.add)
+    noisy = add(task.x.at[rows].get(mode="clip").astype(noise.dtype), noise).astype(task.x.dtype)
     # The barrier makes f see the same rounded sum in every program, however XLA would fuse it.
     return lax.optimization_barrier(noisy)
 

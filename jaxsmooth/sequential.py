@@ -24,6 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth.bounds import round_down
+from jaxsmooth.certify import reduced_radius
 from jaxsmooth.checks import check_integer
 from jaxsmooth.plans import RadiiPlan, plan_radii
 from jaxsmooth.progress import progress_bar
@@ -67,6 +68,7 @@ class RadiiCertificate(NamedTuple):
         votes: `i32[N]`, how many votes it took, those that chose the class left out.
         is_settled: `bool[N]`, whether more votes would be of use.
         state: to go on from, if the run was cut short.
+        rounded: `bool[N]`, whether the noise rounded the input, its radius being reduced for that.
     """
 
     label: jax.Array
@@ -74,6 +76,7 @@ class RadiiCertificate(NamedTuple):
     votes: jax.Array
     is_settled: jax.Array
     state: RadiiState
+    rounded: jax.Array
 
 
 def certify_radii(
@@ -170,7 +173,7 @@ def _run(
             needed = _votes_needed(plan, state)
             advance(int((needed == 0).sum()))
             if not needed.any() or np.sum(state.drawn) >= most:
-                return _certificate(plan, state, needed)
+                return _certificate(plan, task, state, needed)
             state = _vote(step, task, state, needed, batch_size)
 
 
@@ -195,12 +198,12 @@ def _begin(plan: RadiiPlan, selection: jax.Array, settings: np.ndarray) -> Radii
     return RadiiState(np.asarray(selection), none, none, none, none + len(plan.radii), settings)
 
 
-def _certificate(plan: RadiiPlan, state: RadiiState, needed: np.ndarray) -> RadiiCertificate:
+def _certificate(plan: RadiiPlan, task: Task, state: RadiiState, needed: np.ndarray) -> RadiiCertificate:
     certified = np.asarray(state.certified)
     radius = np.concatenate([[0.0], round_down(plan.radii)]).astype(np.float32)[certified]
     label = np.where(certified > 0, state.label, ABSTAIN)
-    label, radius, votes, is_settled = map(jnp.asarray, (label, radius, state.drawn, needed == 0))
-    return RadiiCertificate(label, radius, votes, is_settled, state)
+    found = reduced_radius(task.noise, task.x, label, radius)
+    return RadiiCertificate(votes=jnp.asarray(state.drawn), is_settled=jnp.asarray(needed == 0), state=state, **found)
 
 
 def _digest(plan: RadiiPlan, task: Task, n0: int, alpha: float, beta: float) -> np.ndarray:

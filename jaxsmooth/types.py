@@ -35,6 +35,7 @@ class Certificate(NamedTuple):
         p_lower: `f32[N]`, the lower confidence bound on the probability of the selected class.
         counts: `i32[N, K]`, the estimation votes.
         selection: `i32[N, K]`, the selection votes.
+        rounded: `bool[N]`, whether the noise rounded the input, its radius being reduced for that.
     """
 
     label: jax.Array
@@ -42,11 +43,16 @@ class Certificate(NamedTuple):
     p_lower: jax.Array
     counts: jax.Array
     selection: jax.Array
+    rounded: jax.Array
 
 
 @runtime_checkable
 class Noise(Protocol):
-    """A noise distribution: a pytree whose scale is a leaf, so that one compilation serves every scale."""
+    """A noise distribution: a pytree whose scale is a leaf, so that one compilation serves every scale.
+
+    It may have two more methods: `add(x, noise)`, where the sum is not x + noise, and `lost_radius(x)`, `f32[N]`, what
+    is taken off the radius of inputs that it rounds, as `LatticeGaussian` does.
+    """
 
     @property
     def norm(self) -> int:

@@ -61,7 +61,8 @@ def test_the_python_in_the_readme_runs(capsys):
     names = [{} for _ in blocks]
     for block, namespace in zip(blocks, names, strict=True):
         exec(block, namespace)
-    labels, radii = capsys.readouterr().out.splitlines()
+    labels, radii, *table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == ["run", "mine", "at"]
     assert len(labels.strip("[]").split()) == len(radii.strip("[]").split()) == 5
     assert [n["one_hot"].shape for n in names if "one_hot" in n] == [(4, 10)]
     assert [n["gradient"].shape for n in names if "gradient" in n] == [(5, 10), (4, 1, 28, 28), (4, 32, 32, 3)]
@@ -92,5 +93,7 @@ def test_results_do_not_depend_on_jax_settings():
     )
     assert plain == x64
     dtypes = plain.decode().split("\n")[1]
-    assert dtypes.startswith("int32 float32 float32 int32 int32 int32 float32 int32 int32 float32 int32 bool int32")
-    assert dtypes.endswith("uint32 int32 float32 float32 int32 int32 int32")
+    assert dtypes.startswith(
+        "int32 float32 float32 int32 int32 bool int32 float32 int32 int32 float32 int32 bool int32"
+    )
+    assert dtypes.endswith("uint32 bool int32 float32 float32 int32 int32 int32 bool")

@@ -1,0 +1,158 @@
+"""Gaussian noise on a lattice: exact sums, an exact table, no leak of low bits, radii reduced off the lattice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mpmath import mp
+from scipy import stats
+
+import jaxsmooth
+from jaxsmooth import ABSTAIN, Gaussian, LatticeGaussian
+from jaxsmooth.lattice import _VARIATION, _alias_table, lattice_weights
+
+STEP = 1 / 255
+NOISE = LatticeGaussian(0.25, STEP)
+
+
+@pytest.mark.parametrize("steps", [0.3, 1.0, 7.5, 63.75])
+def test_the_table_errs_by_no_more_than_it_says(steps):
+    weights, least, variation = lattice_weights(steps)
+    with mp.workdps(40):
+        edges = [mp.ncdf((least + i - mp.mpf(1) / 2) / mp.mpf(steps)) for i in range(len(weights) // 2 + 2)]
+        lower = [edges[i + 1] - edges[i] for i in range(len(weights) // 2 + 1)]  # the other half mirrors it
+        exact = lower + lower[-2::-1]
+        error = sum(abs(mp.mpf(w) / 2**64 - p) for w, p in zip(weights, exact, strict=True)) / 2 + edges[0]
+    assert sum(weights) == 2**64
+    assert error <= variation <= _VARIATION
+
+
+@pytest.mark.parametrize("steps", [0.3, 63.75, 1000.0])
+def test_the_alias_table_has_the_weights_exactly(steps):
+    weights, least, _ = lattice_weights(steps)
+    low, high, alias, first = _alias_table(steps)
+    capacity, mass = 2**64 // len(low), dict.fromkeys(range(least, least + len(low)), 0)
+    for column in range(len(low)):
+        bar = int(high[column]) * 2**32 + int(low[column])
+        mass[int(first) + column] += bar
+        mass[int(alias[column])] += capacity - bar
+    assert [mass[least + i] for i in range(len(low))] == weights + [0] * (len(low) - len(weights))
+
+
+def test_draws_are_of_the_table(key):
+    drawn = np.asarray(jax.jit(lambda noise, key: noise.sample_integers(key, (1_000_000,)))(NOISE, key))
+    edges = np.arange(-200, 201, 10) - 0.5
+    expected = np.diff(stats.norm.cdf(np.concatenate([[-np.inf], edges, [np.inf]]) / 63.75)) * len(drawn)
+    observed = np.histogram(drawn, np.concatenate([[-10_000], edges, [10_000]]))[0]
+    # The false-alarm rate of the chi-square test is 1e-6.
+    assert stats.chisquare(observed, expected).pvalue > 1e-6
+
+
+def test_a_lattice_sum_is_one_float_whatever_made_it():
+    total = np.arange(-300, 556, dtype=np.int32)
+    values = []
+    for image in (0, 1, 17, 128, 200, 255):
+        x = np.full(len(total), np.float32(image) / np.float32(255), np.float32)
+        noise = (total - image).astype(np.float32) * NOISE.step
+        values.append(np.asarray(NOISE.add(x, noise)))
+    assert all((value == values[0]).all() for value in values)
+    # The plain sum of the same numbers is not: this is what leaks the image.
+    plain = [
+        np.float32(image) / np.float32(255) + (total - image).astype(np.float32) * NOISE.step for image in (0, 17, 200)
+    ]
+    assert (plain[0] != plain[1]).any()
+    assert (plain[0] != plain[2]).any()
+
+
+def reads_rounding(x):
+    """Class 1 where more than 12 features are no multiples of 2^-28: the unit of rounding of x + noise, if x = 2^-5."""
+    scaled = x * jnp.float32(2.0**28)
+    leaks = (scaled != jnp.round(scaled)).sum(axis=1) > 12
+    return jnp.stack([~leaks, leaks], axis=1).astype(jnp.float32)
+
+
+def test_a_rounding_attack_is_certified_falsely_under_plain_noise_and_not_on_the_lattice(key):
+    """A sum of noise with 0 keeps bits that a sum with 2^-5 rounds off: the classifier tells two near inputs apart."""
+    x, near = np.full((1, 1000), 2.0**-5, np.float32), np.zeros((1, 1000), np.float32)
+    distance = float(np.linalg.norm(x - near))
+    plain = [jaxsmooth.certify(reads_rounding, Gaussian(1.0), key, point, n=2000) for point in (x, near)]
+    assert [int(result.label[0]) for result in plain] == [0, 1]
+    assert float(plain[0].radius[0]) > distance  # what it promises of `near` is false
+    lattice = LatticeGaussian(1.0, 2.0**-8)
+    exact = [jaxsmooth.certify(reads_rounding, lattice, key, point, n=2000) for point in (x, near)]
+    assert [int(result.label[0]) for result in exact] == [0, 0]
+    assert exact[0].radius == exact[1].radius
+
+
+def test_radii_off_the_lattice_are_reduced_and_say_so(key):
+    f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], axis=1)  # noqa: E731
+    on = (np.array([[100, 0, 7], [3, 0, 7]]) / 255).astype(np.float32)
+    off = on + np.float32([0, 0.3 * STEP, 0])
+    for run in (
+        lambda x: jaxsmooth.certify(f, NOISE, key, x, n=10_000),
+        lambda x: jaxsmooth.certify_radii(f, NOISE, key, x, [0.05, 0.2, 0.3]),
+        lambda x: jaxsmooth.certify_within(f, NOISE, key, x),
+        lambda x: next(jaxsmooth.certify_anytime(f, NOISE, key, x, votes=1000)),
+    ):
+        exact, reduced = run(on), run(off)
+        assert exact.rounded.tolist() == [False, False]
+        assert reduced.rounded.tolist() == [True, True]
+        lost = float(exact.radius[0] - reduced.radius[0])
+        assert STEP * np.sqrt(3) <= lost <= 1.01 * STEP * np.sqrt(3)
+        # What is left of a small radius is an abstention.
+        assert (reduced.radius >= 0).all()
+        assert ((reduced.label == ABSTAIN) == (reduced.radius == 0)).all()
+
+
+def test_certificates_are_those_of_gaussian_noise_up_to_the_error_of_the_table():
+    probability = np.array([0.6, 0.9, 0.999])
+    difference = Gaussian.unit_radius(probability) - LatticeGaussian.unit_radius(probability)
+    assert ((difference > 0) & (difference < 1e-6)).all()
+    assert LatticeGaussian.unit_radius(0.5) < 0
+
+
+def test_inputs_beyond_the_lattice_are_not_certified(key):
+    f = lambda x: jnp.stack([x[:, 0] * 0 + 1, x[:, 0] * 0], axis=1)  # noqa: E731
+    x = np.array([[1e6], [1.0]], np.float32)
+    assert jaxsmooth.certify(f, NOISE, key, x, n=1000).label.tolist() == [ABSTAIN, 0]
+
+
+def test_one_program_serves_every_sigma_with_a_table_of_the_same_size(key):
+    traces = []
+
+    def f(x):
+        traces.append(x.shape)
+        return x[:, :3]
+
+    def count(sigma):
+        jaxsmooth.count_votes(f, LatticeGaussian(sigma, STEP), key, jnp.zeros((2, 4)), n=10)
+        return len(traces)
+
+    assert count(0.25) == count(0.24) > 0
+
+
+def test_gradients_pass_through_the_rounding(key):
+    x = (np.array([[100, 20, 7]]) / 255).astype(np.float32)
+    g = jaxsmooth.smooth(lambda x: 3 * x, NOISE, n=2000)
+    h = jaxsmooth.smooth(lambda x: 3 * x, Gaussian(0.25), n=2000)
+    by_lattice, by_gaussian = (jax.grad(lambda x, g=g: g(key, x)[0, 0])(x) for g in (g, h))
+    np.testing.assert_allclose(by_lattice, by_gaussian, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "step", "error", "message"),
+    [
+        (0.0, STEP, ValueError, "sigma must be positive"),
+        (0.5, -1.0, ValueError, "step must be positive"),
+        (0.5, "a", TypeError, "step must be"),
+        (1e6, 1.0, ValueError, "sigma must be at most"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(sigma, step, error, message):
+    with pytest.raises(error, match=message):
+        LatticeGaussian(sigma, step)
+
+
+def test_a_traced_sigma_is_refused():
+    with pytest.raises(TypeError, match="sigma must be a concrete number"):
+        jax.jit(lambda sigma: LatticeGaussian(sigma, STEP).sigma)(0.5)
