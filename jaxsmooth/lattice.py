@@ -216,5 +216,5 @@ def lattice_weights(steps: float) -> tuple[list[int], int, float]:
     rounding = sum(abs(w - math.ldexp(m, _BITS)) for w, m in zip(weights, mass.tolist(), strict=True))
     missing = 2**_BITS - sum(weights)
     weights[reach] += missing
-    beyond = 2 * special.ndtr(-(reach + 0.5) / steps)
+    beyond = 2 * float(special.ndtr(-(reach + 0.5) / steps))
     return weights, -reach, (rounding + abs(missing)) / 2**_BITS / 2 + beyond + 4e-16
