@@ -126,4 +126,4 @@ def test_a_model_of_nan_abstains_on_everything(key):
 def test_no_inputs(key):
     result = certify(first_features, Gaussian(1.0), key, jnp.zeros((0, 5)), n=100)
     assert [leaf.shape for leaf in result] == [(0,), (0,), (0,), (0, 3), (0, 3), (0,)]
-    assert [str(leaf.dtype) for leaf in result] == ["int32", "float32", "float32", "int32", "int32"]
+    assert [str(leaf.dtype) for leaf in result] == ["int32", "float32", "float32", "int32", "int32", "bool"]
