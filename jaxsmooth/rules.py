@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsmooth.anytime import AnytimeCertificate, certify_anytime
 from jaxsmooth.callables import split_callable
-from jaxsmooth.certify import certificate, check_bound
+from jaxsmooth.certify import certificate, check_bound, reduced_radius
 from jaxsmooth.checks import check_alpha, check_classifier, check_integer, check_key, check_noise
 from jaxsmooth.devices import over_devices
 from jaxsmooth.precision import certify_within
@@ -91,7 +91,8 @@ def make_rule(
         task, _ = check_host_task("certify_dataset", f, noise, estimation_key, x, n, batch_size, ids)
         counts = vote_until(step, task, np.full(len(x), n), batch_size)
         result = certificate(selection, counts, noise, n=n, alpha=alpha, bound=bound)
-        return Certificates(result.label, result.radius, np.full(len(x), n), selection, counts)
+        found = reduced_radius(noise, x, result.label, result.radius)
+        return Certificates(found["label"], found["radius"], np.full(len(x), n), selection, counts)
 
     def grid(x: np.ndarray, ids: np.ndarray) -> Certificates:
         result = certify_radii(f, noise, key, x, radii or [], n=n, ids=ids, **common)

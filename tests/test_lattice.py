@@ -104,6 +104,16 @@ def test_radii_off_the_lattice_are_reduced_and_say_so(key):
         assert ((reduced.label == ABSTAIN) == (reduced.radius == 0)).all()
 
 
+def test_a_run_over_a_data_set_reduces_radii_too(tmp_path, key):
+    x = (np.array([[100, 0, 7], [120, 76.5, 7]]) / 255).astype(np.float32)
+    f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], axis=1)  # noqa: E731
+    data, path = (x, np.zeros(2, int)), tmp_path / "a.tsv"
+    rows = jaxsmooth.certify_dataset(f, NOISE, key, data, path, n=1000, verbose=False)
+    result = jaxsmooth.certify(f, NOISE, key, x, n=1000)
+    assert result.rounded.tolist() == [False, True]
+    assert [row.radius for row in rows] == result.radius.tolist()
+
+
 def test_certificates_are_those_of_gaussian_noise_up_to_the_error_of_the_table():
     probability = np.array([0.6, 0.9, 0.999])
     difference = Gaussian.unit_radius(probability) - LatticeGaussian.unit_radius(probability)
