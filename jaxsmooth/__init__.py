@@ -3,6 +3,7 @@
 from jaxsmooth import losses
 from jaxsmooth.anytime import AnytimeCertificate, anytime_lower_bound, certify_anytime
 from jaxsmooth.certify import certificate, certify
+from jaxsmooth.classifiers import check_classifier
 from jaxsmooth.curves import (
     abstention_rate,
     average_certified_radius,
@@ -14,6 +15,7 @@ from jaxsmooth.devices import over_devices
 from jaxsmooth.lattice import LatticeGaussian
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
+from jaxsmooth.noise_report import NoiseReport, noise_report
 from jaxsmooth.precision import PrecisionCertificate, certify_within
 from jaxsmooth.predict import predict, prediction
 from jaxsmooth.reports import draw_curves, report_table
@@ -36,6 +38,7 @@ __all__ = [
     "LatticeGaussian",
     "LogRow",
     "Noise",
+    "NoiseReport",
     "PrecisionCertificate",
     "Prediction",
     "RadiiCertificate",
@@ -53,6 +56,7 @@ __all__ = [
     "certify_dataset",
     "certify_radii",
     "certify_within",
+    "check_classifier",
     "class_gradients",
     "count_votes",
     "cross_entropy",
@@ -61,6 +65,7 @@ __all__ = [
     "losses",
     "merge_shares",
     "most_false_certificates",
+    "noise_report",
     "over_devices",
     "predict",
     "predict_dataset",

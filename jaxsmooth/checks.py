@@ -44,7 +44,7 @@ def check_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:
     return integer
 
 
-def check_classifier(f: Any) -> None:
+def check_callable(f: Any) -> None:
     """Refuse what cannot be called."""
     if not callable(f):
         raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, K], got {f!r}")

@@ -122,6 +122,12 @@ class LatticeGaussian:
         error = _VARIATION * _MOST_FEATURES
         return -special.ndtri(np.minimum(1 - p, 0.5) + error)
 
+    def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return P(Z < z) and P(Z <= z) of one feature's noise at multiples of step, in float64 on the host."""
+        step, sigma = float(np.asarray(self.step)), float(np.asarray(self.sigma))
+        integers = np.round(np.asarray(values, np.float64) / step)
+        return special.ndtr((integers - 0.5) * step / sigma), special.ndtr((integers + 0.5) * step / sigma)
+
     def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
         """Return the arrays."""
         return (self.sigma, self.step, self._table), None

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsmooth.checks import check_classifier, check_inputs, check_integer, check_key, check_noise, check_scores
+from jaxsmooth.checks import check_callable, check_inputs, check_integer, check_key, check_noise, check_scores
 from jaxsmooth.smooth import LEAST_PROBABILITY, along_rows, at_labels, check_labels
 from jaxsmooth.types import Classifier, Noise
 
@@ -24,7 +24,7 @@ def _checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     @wraps(loss)
     def checked(f: Classifier, noise: Noise, key: jax.Array, x: Any, y: Any, **settings: Any) -> jax.Array:
-        check_classifier(f)
+        check_callable(f)
         noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
         if len(x) == 0:
             raise ValueError("x must have at least one input, got none")

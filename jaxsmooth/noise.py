@@ -52,6 +52,10 @@ class Gaussian(NamedTuple):
         """Return Phi^-1(p), at least 0, in float64 on the host."""
         return -special.ndtri(_miss(probability))
 
+    def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return P(Z < z) and P(Z <= z) of one feature's noise, in float64 on the host."""
+        return _twice(special.ndtr(_in_scales(values, self.sigma)))
+
 
 class Laplace(NamedTuple):
     """Laplace noise of density exp(-|z| / scale) / (2 scale) on every feature; certifies L1 radii.
@@ -79,6 +83,12 @@ class Laplace(NamedTuple):
         """Return -log(2 (1 - p)), at least 0, in float64 on the host."""
         with np.errstate(divide="ignore"):
             return -np.log(2 * _miss(probability))
+
+    def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return P(Z < z) and P(Z <= z) of one feature's noise, in float64 on the host."""
+        z = _in_scales(values, self.scale)
+        tail = np.exp(-np.abs(z)) / 2
+        return _twice(np.where(z < 0, tail, 1 - tail))
 
 
 class Uniform(NamedTuple):
@@ -112,6 +122,10 @@ class Uniform(NamedTuple):
         """Return 2 (p - 1/2), at least 0, in float64 on the host."""
         return 1 - 2 * _miss(probability)
 
+    def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return P(Z < z) and P(Z <= z) of one feature's noise, in float64 on the host."""
+        return _twice(np.clip((1 + _in_scales(values, self.half_width)) / 2, 0, 1))
+
 
 def _sample(
     distribution: Callable[[jax.Array], jax.Array],
@@ -125,6 +139,14 @@ def _sample(
         raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
     words = draws.random_words(check_key(key), math.prod(shape))
     return (distribution(words) * check_scale(name, scale)).reshape(shape).astype(dtype)
+
+
+def _in_scales(values: ArrayLike, scale: ArrayLike) -> np.ndarray:
+    return np.asarray(values, np.float64) / np.float64(np.asarray(scale, np.float32))
+
+
+def _twice(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return probability, probability
 
 
 def _miss(probability: ArrayLike) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import check_classifier, check_scores, check_untraced
+from jaxsmooth.checks import check_callable, check_scores, check_untraced
 from jaxsmooth.samples import Task, add_noise, check_task, noise_of
 from jaxsmooth.types import Classifier
 from jaxsmooth.votes import add_votes_jit, count_votes, stream_votes
@@ -21,7 +21,7 @@ def check_host_task(
     name: str, f: Any, noise: Any, key: Any, x: Any, n: int, batch_size: Any, ids: Any
 ) -> tuple[Task, int]:
     """Return what samples are drawn from and the rows of a batch, for a function that runs on the host."""
-    check_classifier(f)
+    check_callable(f)
     task, _, batch_size = check_task(noise, key, x, n, batch_size, ids, 0)
     check_untraced(name, (f, task))
     return task, batch_size

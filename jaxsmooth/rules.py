@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
@@ -11,11 +12,14 @@ import numpy as np
 from jaxsmooth.anytime import AnytimeCertificate, certify_anytime
 from jaxsmooth.callables import split_callable
 from jaxsmooth.certify import certificate, check_bound, reduced_radius
-from jaxsmooth.checks import check_alpha, check_classifier, check_integer, check_key, check_noise
+from jaxsmooth.checks import check_alpha, check_callable, check_integer, check_key, check_noise
+from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.devices import over_devices
+from jaxsmooth.noise_report import NoiseReport, noise_report
 from jaxsmooth.precision import certify_within
 from jaxsmooth.predict import prediction
-from jaxsmooth.rounds import check_host_task, choose, make_step, vote_until
+from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_until
+from jaxsmooth.samples import check_task
 from jaxsmooth.sequential import certify_radii
 from jaxsmooth.types import Classifier, Noise
 from jaxsmooth.votes import decision_keys
@@ -40,12 +44,15 @@ class Rule(NamedTuple):
     Attributes:
         certify: from inputs `[N, *event]` and their ids to `Certificates`.
         select: from the same to the selection votes alone.
+        examine: None, or from the same to a report on the noise, if it can be tested; refuses a classifier that is no
+            function of each row alone, and noise that fails.
         settings: what must not change within a run, in a form that JSON can hold.
         group: how many inputs to certify together, by default.
     """
 
     certify: Callable[[np.ndarray, np.ndarray], Certificates]
     select: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    examine: Callable[[np.ndarray, np.ndarray], NoiseReport | None] | None
     settings: dict[str, Any]
     group: int
 
@@ -70,7 +77,7 @@ def make_rule(
     Raises:
         ValueError, TypeError: an argument is not as described.
     """
-    check_classifier(f)
+    check_callable(f)
     noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
     n0, n, batch_size = (check_integer(k, v, 1, 2**30) for k, v in (("n0", n0), ("n", n), ("batch_size", batch_size)))
     check_bound(bound, noise)
@@ -113,7 +120,8 @@ def make_rule(
     certify = {"fixed": fixed, "grid": grid, "precision": within, "anytime": anytime}[mode]
     # One input at a time is stopped when it is ready; the other sequential modes fill batches from many.
     group = {"fixed": _group(batch_size, n), "anytime": 1}.get(mode, 64)
-    return Rule(certify, select, settings, group)
+    examine = partial(_examine, step, noise, estimation_key, batch_size)
+    return Rule(certify, select, examine, settings, group)
 
 
 def make_prediction_rule(
@@ -131,7 +139,7 @@ def make_prediction_rule(
     Raises:
         ValueError, TypeError: an argument is not as described.
     """
-    check_classifier(f)
+    check_callable(f)
     noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
     n, batch_size = check_integer("n", n, 1, 2**30), check_integer("batch_size", batch_size, 1, 2**30)
     settings = {**_origin(f, noise, key), "alpha": alpha, "n": n, "mode": "prediction"}
@@ -149,7 +157,27 @@ def make_prediction_rule(
         result = prediction(counts, n=n, alpha=alpha)
         return Certificates(result.label, np.zeros(len(x)), np.full(len(x), n), begun, counts)
 
-    return Rule(predict, select, settings, _group(batch_size, n))
+    examine = partial(_examine, step, noise, key, batch_size)
+    return Rule(predict, select, examine, settings, _group(batch_size, n))
+
+
+def _examine(
+    step: Step, noise: Noise, key: jax.Array, batch_size: int, x: np.ndarray, ids: np.ndarray
+) -> NoiseReport | None:
+    """Test the classifier and the noise on samples of the first input."""
+    task, _, _ = check_task(noise, key, x[:1], batch_size, batch_size, ids[:1], 0)
+    rows, samples = np.zeros(batch_size, np.int32), np.arange(batch_size, dtype=np.uint32)
+    places = np.arange(0, batch_size - 1, 2)
+    # Every other sample is one place further on, among samples that the first batch has not.
+    moved = samples + np.uint32(batch_size)
+    moved[places + 1] = samples[places]
+    refuse_faults(lambda batch: step(task, rows, batch), samples, moved, batch_size, (places, places + 1))
+    if not hasattr(noise, "cdf"):
+        return None
+    report = noise_report(noise, key, x[:1], ids=ids[:1])
+    if report.failed:
+        raise ValueError(f"noise must be what it is taken for, but it failed the tests {', '.join(report.failed)}")
+    return report
 
 
 def claim(settings: Mapping[str, Any]) -> str:

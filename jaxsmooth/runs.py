@@ -1,6 +1,7 @@
 """Certify a whole data set, so that a crash loses nothing: what is done is on the disk, and the same call goes on."""
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxsmooth.anytime import AnytimeCertificate
 from jaxsmooth.checks import check_integer
 from jaxsmooth.datasets import Item, count_items, describe, list_items
 from jaxsmooth.logs import HEADER, LogRow, format_row, write_log
+from jaxsmooth.noise_report import NoiseReport
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.rules import Rule, claim, make_prediction_rule, make_rule
 from jaxsmooth.shares import check_share, in_order, list_stores, log_row, read_share, share_path
@@ -41,6 +43,7 @@ def certify_dataset(
     compiled: bool = True,
     devices: Sequence[Any] | None = None,
     share: tuple[int, int] | None = None,
+    check: bool = True,
     verbose: bool = True,
 ) -> list[LogRow]:
     """Certify inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
@@ -67,14 +70,17 @@ def certify_dataset(
         compiled: run f within a compiled step; if false call it, any function of a JAX array.
         devices: to run a compiled f on, each with a batch of its own; all of this process by default.
         share: which part of the inputs to certify, (index, count); by default that of this process among all of JAX's.
+        check: before a run begins, test f on samples of its first input, as `check_classifier` does, and the noise, as
+            `noise_report` does; what the latter found goes into `<path>.noise`.
         verbose: show a bar (needs tqdm, the extra `progress`).
 
     Returns:
         The rows of the log for the inputs of this share, in the order of their indices.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the files are of other settings, of another classifier,
-            or damaged. They are left as they were. OSError: the disk is full, say; what was written before stays.
+        ValueError, TypeError: an argument is not as described; f or the noise fails a test; the files are of other
+            settings, of another classifier, or damaged. They are left as they were. OSError: the disk is full, say;
+            what was written before stays.
 
     Example:
         >>> import tempfile
@@ -87,7 +93,7 @@ def certify_dataset(
         [(1, 1), (0, 0), (0, 0)]
     """
     rule = make_rule(f, noise, key, radii, precision, until, n0, n, alpha, bound, batch_size, compiled, devices)
-    return _start(rule, data, path, group, skip, most, share, verbose)
+    return _start(rule if check else rule._replace(examine=None), data, path, group, skip, most, share, verbose)
 
 
 def predict_dataset(
@@ -106,6 +112,7 @@ def predict_dataset(
     compiled: bool = True,
     devices: Sequence[Any] | None = None,
     share: tuple[int, int] | None = None,
+    check: bool = True,
     verbose: bool = True,
 ) -> list[LogRow]:
     """Predict inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
@@ -115,7 +122,7 @@ def predict_dataset(
 
     Args:
         f, noise, key, n, alpha, batch_size: as for `predict`.
-        data, path, group, skip, most, compiled, devices, share, verbose: as for `certify_dataset`.
+        data, path, group, skip, most, compiled, devices, share, check, verbose: as for `certify_dataset`.
 
     Raises:
         ValueError, TypeError, OSError: as `certify_dataset`.
@@ -129,7 +136,7 @@ def predict_dataset(
         [0, 1, 2]
     """
     rule = make_prediction_rule(f, noise, key, n, alpha, batch_size, compiled, devices)
-    return _start(rule, data, path, group, skip, most, share, verbose)
+    return _start(rule if check else rule._replace(examine=None), data, path, group, skip, most, share, verbose)
 
 
 def _start(
@@ -179,7 +186,10 @@ def _certify(
     words = claim(settings)
     if path.exists() and not list_stores(path):
         raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
+    report = rule.examine(first.load()[0][None], np.array([first.idx])) if rule.examine and not own.exists() else None
     with _open(rule, settings, own, first) as store, progress_bar("inputs", total, verbose) as advance:
+        if report is not None:
+            _write_report(own.with_name(own.name + ".noise"), report)
         done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
         for batch in _batches(itertools.chain([first], items), size):
             undone = [item for item in batch if item.idx not in done]
@@ -228,6 +238,13 @@ def _open(rule: Rule, settings: dict[str, Any], path: Path, first: Item) -> Vote
     else:
         path.write_text(HEADER + "\n", encoding="utf-8")
     return store
+
+
+def _write_report(path: Path, report: NoiseReport) -> None:
+    """Write what the tests of the noise found, as JSON."""
+    tests = {name: {"value": value, "limit": limit} for name, value, limit in report.statistics}
+    found = {**report._asdict(), "statistics": tests, "failed": report.failed}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import check_classifier, check_integer, check_scores, is_traced
+from jaxsmooth.checks import check_callable, check_integer, check_scores, is_traced
 from jaxsmooth.convolutions import canonical_convolutions
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.samples import Position, Task, add_noise, check_task, count_classes, draw, draw_noise, scan_chunks
@@ -152,7 +152,7 @@ def along_rows(values: jax.Array, x: jax.Array) -> jax.Array:
 
 def _check_estimator(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> int:
     """Return n, once the estimator was found to be one for this classifier and noise."""
-    check_classifier(f)
+    check_callable(f)
     n = check_integer("n", n, 2 if estimator == "score" else 1, 2**30)
     if estimator not in ("pathwise", "score"):
         raise ValueError(f"estimator must be 'pathwise' or 'score', got {estimator!r}")

@@ -50,8 +50,9 @@ class Certificate(NamedTuple):
 class Noise(Protocol):
     """A noise distribution: a pytree whose scale is a leaf, so that one compilation serves every scale.
 
-    It may have two more methods: `add(x, noise)`, where the sum is not x + noise, and `lost_radius(x)`, `f32[N]`, what
-    is taken off the radius of inputs that it rounds, as `LatticeGaussian` does.
+    It may have three more methods: `add(x, noise)`, where the sum is not x + noise; `lost_radius(x)`, `f32[N]`, what is
+    taken off the radius of inputs that it rounds, as `LatticeGaussian` does; and `cdf(values)`, the probabilities of
+    less than a value and of at most it, by which `noise_report` tests what is drawn.
     """
 
     @property

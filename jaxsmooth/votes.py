@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import check_classifier, check_key, check_scores, check_untraced
+from jaxsmooth.checks import check_callable, check_key, check_scores, check_untraced
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.samples import Position, Task, check_task, count_classes, draw, draw_in_turn, scan_chunks
 from jaxsmooth.types import Classifier, Noise
@@ -62,7 +62,7 @@ def count_votes(
         Array([[1000,    0],
                [ 492,  508]], dtype=int32)
     """
-    check_classifier(f)
+    check_callable(f)
     task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
     if task.x.shape[0] == 0:
         return jnp.zeros((0, count_classes(f, task, batch_size)), jnp.int32)
@@ -105,7 +105,7 @@ def stream_votes(
         Array([[1000,    0],
                [ 492,  508]], dtype=int32)
     """
-    check_classifier(f)
+    check_callable(f)
     task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
     check_untraced("stream_votes", (f, task))
     number, counts = task.x.shape[0], None

@@ -1,0 +1,133 @@
+"""Find out whether a classifier is a function of each row alone, as certificates presuppose."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxsmooth.checks import check_callable, check_inputs, check_integer, check_noise, check_scores, check_untraced
+from jaxsmooth.noise import Gaussian
+from jaxsmooth.types import Noise
+
+_TOLERANCE = 1e-4  # of the largest score: kernels add in another order at another place of a batch
+
+
+def check_classifier(f: Any, x: ArrayLike, *, noise: Noise | None = None, classes: int | None = None) -> None:
+    """Refuse a classifier that is no function of each row, by what it does to two batches.
+
+    A certificate speaks of the class that f gives to a row. It holds only if that class depends on the row alone: not
+    on the rows beside it (batch normalisation by the statistics of the batch), on chance (dropout) or on earlier calls.
+    Two batches share rows, at other places and among other neighbours, and the first one is repeated after the second;
+    scores may differ by 1e-4 of the largest. It cannot prove that f is a function: faults that these inputs do not
+    show stay unseen.
+
+    Args:
+        f: classifier, `[B, *event] -> [B, K]` scores; it is called a few times, with 2N rows.
+        x: some inputs `[N, *event]`, of the kind and dtype that are to be certified.
+        noise: noise that half of the rows get; by default normal, with the standard deviation of x, or 1 if that is 0.
+        classes: the number of classes that f should have.
+
+    Raises:
+        ValueError: f depends on the batch, is random or has a state; a score is not finite; it has not that many
+            classes; scores in less than 32 bits tie, or votes differ from those for x in float32. The message names
+            all that was found. ValueError, TypeError: an argument is not as described. What f raises.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(8, 5))
+        >>> check_classifier(lambda x: x, x, classes=5)
+        >>> check_classifier(lambda x: x - x.mean(axis=0, keepdims=True), x)
+        Traceback (most recent call last):
+        ...
+        ValueError: f must be a function of each row alone, but its scores depend on the batch: those of 8 of 8 rows...
+    """
+    check_callable(f)
+    x, classes = check_inputs(x), None if classes is None else check_integer("classes", classes, 2)
+    noise = check_noise(Gaussian(float(x.std()) or 1.0) if noise is None else noise)
+    check_untraced("check_classifier", (f, x, noise))
+    number = len(x)
+    if number == 0:
+        raise ValueError("x must have at least one input, got none")
+    noisy = [x + noise.sample(jax.random.key(seed), x.shape, x.dtype) for seed in range(2)]
+    first, second = jnp.concatenate([x, noisy[0]]), jnp.concatenate([noisy[1], x])
+    wide = None if x.dtype.itemsize >= 4 else first.astype(jnp.float32)
+    refuse_faults(f, first, second, 2 * number, (np.arange(number), np.arange(number, 2 * number)), wide, classes)
+
+
+def refuse_faults(
+    scores: Callable[[Any], Any],
+    first: Any,
+    second: Any,
+    number: int,
+    shared: tuple[np.ndarray, np.ndarray],
+    wide: Any = None,
+    classes: int | None = None,
+) -> None:
+    """Raise a ValueError that names what makes the scores of two batches no function of each row.
+
+    Args:
+        scores: of a batch.
+        first, second: batches, in any form that `scores` takes.
+        number: of rows in each of them.
+        shared: where the rows that both have are in each of them.
+        wide: the first batch in float32, where it has fewer bits.
+        classes: the expected number of classes.
+    """
+    call = partial(_call, scores, number)
+    before, beside, after = map(call, (first, second, first))
+    if not before.shape == beside.shape == after.shape:
+        raise ValueError(f"f must have one number of classes, got scores {before.shape}, {beside.shape}, {after.shape}")
+    faults: list[str] = []
+    if classes is not None and before.shape[1] != classes:
+        faults.append(f"it has {before.shape[1]} classes, not {classes}")
+    broken = ~np.isfinite(before).all(axis=1)
+    if broken.any():
+        faults.append(f"its scores are not finite in {broken.sum()} of {len(before)} rows")
+    if (changed := _differing(before, after)).any():
+        steady = not _differing(after, call(first)).any()
+        kind = "it has a state: scores changed after another batch" if steady else "it is random, or has a state"
+        faults.append(f"{kind}, in {changed.sum()} of {len(before)} rows")
+    elif (changed := _differing(before[shared[0]], beside[shared[1]])).any():
+        rows = f"{changed.sum()} of {len(changed)} rows changed with the rows beside them"
+        faults.append(f"its scores depend on the batch: those of {rows}")
+    faults += _faults_of_dtype(before, None if wide is None else call(wide))
+    if faults:
+        raise ValueError(f"f must be a function of each row alone, but {'; '.join(faults)}")
+
+
+def _call(scores: Callable[[Any], Any], rows: int, batch: Any) -> np.ndarray:
+    values = jnp.asarray(scores(batch))
+    check_scores(values, rows)
+    return np.asarray(values)
+
+
+def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return which rows differ by more than what rounding explains, or in where they are finite."""
+    wide, beside = one.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(wide) & np.isfinite(beside)
+    largest = max(np.abs(wide[finite]).max(initial=0.0), np.abs(beside[finite]).max(initial=0.0))
+    tolerance = largest * max(_TOLERANCE, 8 * _resolution(one))
+    with np.errstate(invalid="ignore"):
+        far = finite & (np.abs(wide - beside) > tolerance)
+    return (far | (np.isfinite(wide) != np.isfinite(beside))).any(axis=1)
+
+
+def _resolution(scores: np.ndarray) -> float:
+    return float(jnp.finfo(scores.dtype).eps) if jnp.issubdtype(scores.dtype, jnp.floating) else 0.0
+
+
+def _faults_of_dtype(before: np.ndarray, wide: np.ndarray | None) -> list[str]:
+    """Return what few bits, of the scores or of the inputs, do to votes."""
+    faults: list[str] = []
+    if before.dtype.itemsize < 4 and jnp.issubdtype(before.dtype, jnp.floating):
+        ties = ((before == before.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum()
+        if ties:
+            faults.append(f"its scores in {before.dtype} tie at the top in {ties} of {len(before)} rows")
+    if wide is not None:
+        moved = (wide.argmax(axis=1) != before.argmax(axis=1)).sum()
+        if moved:
+            faults.append(f"the votes of {moved} of {len(before)} rows are others for inputs in float32")
+    return faults
