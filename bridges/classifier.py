@@ -37,7 +37,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         preprocessing_defences, postprocessing_defences, preprocessing: as for `Preprocessing`.
         sample_size: votes behind a prediction.
         sampling: what the gradients differentiate when a call does not say: the network, or the smoothed classifier.
-        **smoothing: `scale`, `alpha`, `seed`, `n0` and `output` of `RandomizedSmoothingMixin`.
+        **smoothing: `scale`, `alpha`, `seed`, `n0`, `output` and `check` of `RandomizedSmoothingMixin`.
 
     Attributes:
         parameters: names of the settings that `get_params` returns, arguments of the constructor.
@@ -45,7 +45,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     """
 
     parameters: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ("n0", "sampling", "output")
+    kept: tuple[str, ...] = ("n0", "sampling", "output", "check")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an instance that ART's attacks accept, if ART is loaded."""
@@ -242,6 +242,10 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     def _fit_generator(self, generator: Any, nb_epochs: int, training_mode: bool, **options: Any) -> None:
         """Train on the batches of a generator."""
         self._fit(generated_batches(generator), nb_epochs, training_mode, **options)
+
+    def _blanks_rows(self) -> bool:
+        """Return whether a postprocessing defence may take the scores of a row away."""
+        return bool(self._preprocessing.postprocessors)
 
     def _fastest_rows(self, x: np.ndarray) -> int:
         """Return how many rows fill the widest layer, whose size is found out on the first input that comes."""

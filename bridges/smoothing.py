@@ -39,10 +39,12 @@ class RandomizedSmoothingMixin:
         n0: selection votes of `certify`; `sample_size` by default.
         output: what `predict` returns, for attacks that look at more than the class: "one_hot" decisions, "frequencies"
             of the votes, or "log_frequencies" with half a vote added to each class.
+        check: before the first votes of an instance, test whether scores depend on their row alone, as
+            `jaxsmooth.check_classifier` does, on up to four inputs; not in training mode.
         *args, **kwargs: go to the next class.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; it is named.
+        ValueError, TypeError: an argument is not as described; it is named. ValueError: `check` found a fault.
 
     Example:
         >>> class Threshold:
@@ -68,6 +70,7 @@ class RandomizedSmoothingMixin:
         seed: int | jax.Array | None = None,
         n0: int | None = None,
         output: str = "one_hot",
+        check: bool = True,
         **kwargs: Any,
     ) -> None:
         check_scale("scale", scale)
@@ -79,6 +82,7 @@ class RandomizedSmoothingMixin:
         super().__init__(*args, **kwargs)
         self.sample_size, self.scale, self.alpha, self.n0, self.output = sample_size, scale, alpha, n0, output
         self.key, self._predicted, self._draws = key, 0, 0
+        self.check, self._was_checked = check, False
 
     def predict(self, x: Any, batch_size: int = 128, verbose: bool = False, **kwargs: Any) -> np.ndarray:
         """Predict with `sample_size` noisy votes for each input.
@@ -167,6 +171,10 @@ class RandomizedSmoothingMixin:
         """Return the shape of one input, where the class has one."""
         return getattr(self, "input_shape", None)
 
+    def _blanks_rows(self) -> bool:
+        """Return whether something after the network may take the scores of a row away, so that it does not vote."""
+        return False
+
     def _count_votes(
         self,
         key: jax.Array,
@@ -179,7 +187,6 @@ class RandomizedSmoothingMixin:
         **kwargs: Any,
     ) -> np.ndarray:
         training_mode = kwargs.pop("training_mode", False)
-
         batch_size = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
 
         def scores(noisy: jax.Array) -> Any:
@@ -188,6 +195,10 @@ class RandomizedSmoothingMixin:
 
         rows = _rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))
         noise = jaxsmooth.Gaussian(self.scale)
+        if self.check and not (self._was_checked or training_mode or len(x) == 0):
+            classes, finite = getattr(self, "nb_classes", None), not self._blanks_rows()
+            jaxsmooth.check_classifier(scores, x[:4], noise=noise, classes=classes, finite=finite)
+            self._was_checked = True
         return np.asarray(
             jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, first=first, progress=verbose)
         )

@@ -86,7 +86,10 @@ def check_noise(noise: Any) -> Noise:
     if isinstance(noise, type) or not isinstance(noise, Noise):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
     check_scale(f"the scale of {type(noise).__name__}", noise.scale)
-    return jax.tree.map(_without_weak_type, noise)
+    try:
+        return jax.tree.map(_without_weak_type, noise)
+    except TypeError:
+        raise TypeError(f"noise must be a pytree of numbers and arrays, got {noise!r}") from None
 
 
 def _without_weak_type(leaf: Any) -> ArrayLike:

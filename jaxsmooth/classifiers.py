@@ -11,12 +11,15 @@ from jax.typing import ArrayLike
 
 from jaxsmooth.checks import check_callable, check_inputs, check_integer, check_noise, check_scores, check_untraced
 from jaxsmooth.noise import Gaussian
+from jaxsmooth.samples import add_noise, check_task, noise_of
 from jaxsmooth.types import Noise
 
 _TOLERANCE = 1e-4  # of the largest score: kernels add in another order at another place of a batch
 
 
-def check_classifier(f: Any, x: ArrayLike, *, noise: Noise | None = None, classes: int | None = None) -> None:
+def check_classifier(
+    f: Any, x: ArrayLike, *, noise: Noise | None = None, classes: int | None = None, finite: bool = True
+) -> None:
     """Refuse a classifier that is no function of each row, by what it does to two batches.
 
     A certificate speaks of the class that f gives to a row. It holds only if that class depends on the row alone: not
@@ -30,6 +33,7 @@ def check_classifier(f: Any, x: ArrayLike, *, noise: Noise | None = None, classe
         x: some inputs `[N, *event]`, of the kind and dtype that are to be certified.
         noise: noise that half of the rows get; by default normal, with the standard deviation of x, or 1 if that is 0.
         classes: the number of classes that f should have.
+        finite: whether scores must be finite. A row that has others votes for no class, which may be meant.
 
     Raises:
         ValueError: f depends on the batch, is random or has a state; a score is not finite; it has not that many
@@ -46,15 +50,18 @@ def check_classifier(f: Any, x: ArrayLike, *, noise: Noise | None = None, classe
     """
     check_callable(f)
     x, classes = check_inputs(x), None if classes is None else check_integer("classes", classes, 2)
-    noise = check_noise(Gaussian(float(x.std()) or 1.0) if noise is None else noise)
-    check_untraced("check_classifier", (f, x, noise))
     number = len(x)
     if number == 0:
         raise ValueError("x must have at least one input, got none")
-    noisy = [x + noise.sample(jax.random.key(seed), x.shape, x.dtype) for seed in range(2)]
-    first, second = jnp.concatenate([x, noisy[0]]), jnp.concatenate([noisy[1], x])
-    wide = None if x.dtype.itemsize >= 4 else first.astype(jnp.float32)
-    refuse_faults(f, first, second, 2 * number, (np.arange(number), np.arange(number, 2 * number)), wide, classes)
+    check_untraced("check_classifier", (f, x, noise))
+    noise = check_noise(Gaussian(float(x.std()) or 1.0) if noise is None else noise)
+    rows = jnp.arange(number, dtype=jnp.int32)
+    task, _, _ = check_task(noise, jax.random.key(0), x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, 1, None, 0)
+    noisy = [add_noise(task, noise_of(task, rows, jnp.full(number, s, jnp.uint32)), rows) for s in range(2)]
+    wide = [jnp.concatenate([task.x, noisy[0]]), jnp.concatenate([noisy[1], task.x])]
+    first, second = (batch.astype(x.dtype) for batch in wide)
+    shared = np.arange(number), np.arange(number, 2 * number)
+    refuse_faults(f, first, second, 2 * number, shared, wide[0] if x.dtype.itemsize < 4 else None, classes, finite)
 
 
 def refuse_faults(
@@ -65,6 +72,7 @@ def refuse_faults(
     shared: tuple[np.ndarray, np.ndarray],
     wide: Any = None,
     classes: int | None = None,
+    finite: bool = True,
 ) -> None:
     """Raise a ValueError that names what makes the scores of two batches no function of each row.
 
@@ -75,6 +83,7 @@ def refuse_faults(
         shared: where the rows that both have are in each of them.
         wide: the first batch in float32, where it has fewer bits.
         classes: the expected number of classes.
+        finite: whether scores must be finite.
     """
     call = partial(_call, scores, number)
     before, beside, after = map(call, (first, second, first))
@@ -84,7 +93,7 @@ def refuse_faults(
     if classes is not None and before.shape[1] != classes:
         faults.append(f"it has {before.shape[1]} classes, not {classes}")
     broken = ~np.isfinite(before).all(axis=1)
-    if broken.any():
+    if finite and broken.any():
         faults.append(f"its scores are not finite in {broken.sum()} of {len(before)} rows")
     if (changed := _differing(before, after)).any():
         steady = not _differing(after, call(first)).any()

@@ -17,7 +17,8 @@ from jaxsmooth.curves import (
 from jaxsmooth.logs import LogRow
 
 _STYLES = ("text", "markdown", "latex")
-_SHOWN = ("noise", "scale", "norm", "mode", "n0", "n", "alpha", "dtype")
+_TITLE = ("noise", "scale", "norm", "mode", "n0", "n", "alpha", "dtype")
+_SHOWN = (*_TITLE, "bound", "radii", "precision", "jaxsmooth", "jax")
 
 
 def report_table(
@@ -31,7 +32,8 @@ def report_table(
     """Return a table of runs: a row each of certified accuracy, and one of what is certain of it.
 
     The second row holds, for all radii together, with probability at least 1 - delta over the noise of the run
-    (`certified_accuracy_bound`). Abstentions and errors are in the denominators.
+    (`certified_accuracy_bound`). Abstentions and errors are in the denominators. Below is what the logs say that
+    certificates claim and by which settings they came about: once for all runs, and for each what it has alone.
 
     Args:
         runs: rows of logs by the name of their run, as `certify_dataset`, `merge_shares` or `read_log` return them.
@@ -63,7 +65,7 @@ def report_table(
         accuracy = [f"{value:.3f}" for value in certified_accuracy(*columns, radii)]
         lines.append([name, str(len(rows)), *accuracy, *tail, f"{votes:,.0f}" if votes else "-"])
         lines.append(["  at least", "", *(f"{np.floor(value * 1000) / 1000:.3f}" for value in bound), "", "", ""])
-    return {"text": _text, "markdown": _markdown, "latex": _latex}[style](lines)
+    return {"text": _text, "markdown": _markdown, "latex": _latex}[style](lines, _claims(runs))
 
 
 def draw_curves(
@@ -99,7 +101,7 @@ def draw_curves(
     norms = {rows[0].settings.get("norm", "2") for rows in runs.values()}
     label = f"L{norms.pop()} radius" if len(norms) == 1 else "radius"
     axes.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, grid[-1]))
-    axes.set_title(title or _common(runs), fontsize=9)
+    axes.set_title(title or _in_words(_common(runs, _TITLE)), fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, title=f"band: certain with probability {1 - delta:g}", title_fontsize=8)
     figure.savefig(path, dpi=150)
@@ -128,14 +130,28 @@ def _check_radii(radii: ArrayLike) -> np.ndarray:
     return values
 
 
-def _common(runs: Mapping[str, Sequence[LogRow]]) -> str:
-    """Return the settings that all runs share, in words."""
-    settings = [rows[0].settings for rows in runs.values()]
-    shared = {name: settings[0].get(name) for name in _SHOWN}
-    return ", ".join(f"{k} {v}" for k, v in shared.items() if v is not None and all(s.get(k) == v for s in settings))
+def _common(runs: Mapping[str, Sequence[LogRow]], names: Sequence[str]) -> dict[str, str]:
+    """Return the settings that all rows of all runs share."""
+    settings = [row.settings for rows in runs.values() for row in rows]
+    shared = {name: settings[0].get(name) for name in names} if settings else {}
+    return {k: v for k, v in shared.items() if v is not None and all(s.get(k) == v for s in settings)}
 
 
-def _text(lines: list[list[str]]) -> str:
+def _in_words(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _claims(runs: Mapping[str, Sequence[LogRow]]) -> list[str]:
+    """Return what the certificates claim, in words: first of all runs, then of each."""
+    shared = _common(runs, _SHOWN)
+    lines = [_in_words(shared)] if shared else []
+    for name, rows in runs.items():
+        own = _common({name: rows}, [word for word in _SHOWN if word not in shared])
+        lines += [f"{name}: {_in_words(own)}"] if own else []
+    return lines
+
+
+def _text(lines: list[list[str]], claims: list[str]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     widths[0] = max(widths[0], 10)
 
@@ -146,22 +162,27 @@ def _text(lines: list[list[str]]) -> str:
         ]
         return "  ".join(cells).rstrip()
 
-    return "\n".join(map(aligned, lines))
+    return "\n".join([*map(aligned, lines), *claims])
 
 
-def _markdown(lines: list[list[str]]) -> str:
+def _markdown(lines: list[list[str]], claims: list[str]) -> str:
     rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-    return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in [lines[0], rule, *lines[1:]])
+    table = ["| " + " | ".join(cell.strip() for cell in line) + " |" for line in [lines[0], rule, *lines[1:]]]
+    return "\n".join([*table, *(f"\n{claim}" for claim in claims)])
 
 
-def _latex(lines: list[list[str]]) -> str:
+def _latex(lines: list[list[str]], claims: list[str]) -> str:
     special = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}"}
     special |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"}
 
-    def escaped(line: list[str]) -> str:
-        return " & ".join("".join(special.get(c, c) for c in cell.strip()) for cell in line) + r" \\"
+    def escaped(text: str) -> str:
+        return "".join(special.get(character, character) for character in text.strip())
 
-    body = [escaped(line) for line in lines]
-    layout = "l" + "r" * (len(lines[0]) - 1)
-    table = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
+    body = [" & ".join(map(escaped, line)) + r" \\" for line in lines]
+    columns = len(lines[0])
+    notes = [rf"\multicolumn{{{columns}}}{{l}}{{\footnotesize {escaped(claim)}}} \\" for claim in claims]
+    if notes:
+        notes.insert(0, r"\midrule")
+    layout = "l" + "r" * (columns - 1)
+    table = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", body[0], r"\midrule", *body[1:], *notes, r"\bottomrule"]
     return "\n".join([*table, r"\end{tabular}"])

@@ -12,6 +12,13 @@ RUNS = {"count_votes": count_votes, "stream_votes": stream_votes, "predict": pre
 TRACED = {name: run for name, run in RUNS.items() if name != "stream_votes"}
 
 
+class Opaque:
+    """A noise in all but that JAX cannot look into it."""
+
+    norm, scale = 2, 1.0
+    sample, unit_radius = Gaussian.sample, Gaussian.unit_radius
+
+
 def call(run, **changes):
     """Call with good arguments but for the changes; a model call before the refusal is an error of its own."""
 
@@ -26,6 +33,7 @@ def call(run, **changes):
 BAD = [
     ({"f": "model"}, TypeError, "f must be a callable"),
     ({"noise": 0.5}, TypeError, "noise must be an instance of Gaussian"),
+    ({"noise": Opaque()}, TypeError, "noise must be a pytree of numbers and arrays"),
     ({"noise": Gaussian}, TypeError, "noise must be an instance of Gaussian"),
     ({"noise": Gaussian(0.0)}, ValueError, "scale of Gaussian must be positive and finite"),
     ({"noise": Uniform(-1.0)}, ValueError, "scale of Uniform must be positive and finite"),

@@ -7,7 +7,7 @@ import pytest
 from jaxsmooth import LogRow, draw_curves, read_log, report_table
 from tests.test_logs import PUBLISHED
 
-CLAIM = "noise=Gaussian scale=0.5 norm=2 mode=fixed n0=100 n=1000 alpha=0.001 dtype=float32"
+CLAIM = "noise=Gaussian scale=0.5 norm=2 mode=fixed n0=100 n=1000 alpha=0.001 dtype=float32 jaxsmooth=0.1.0"
 
 
 def rows(number=50, radius=0.6, claim=CLAIM, votes=1000):
@@ -24,7 +24,21 @@ def test_the_table_has_accuracy_and_what_is_certain_of_it():
     assert cells[1] == ["mine", "50", "0.800", "0.320", "0.000", "0.197", "0.200", "1,000"]
     assert cells[2] == ["at least", "0.760", "0.280", "0.000"]
     assert cells[3][:3] == ["other", "50", "0.800"]
-    assert len(lines) == 5
+    assert lines[5:] == [
+        "noise Gaussian, scale 0.5, norm 2, mode fixed, n0 100, n 1000, alpha 0.001, dtype float32, jaxsmooth 0.1.0"
+    ]
+
+
+def test_the_table_says_what_runs_claim_together_and_alone():
+    mixed = rows()[:25] + rows(claim=CLAIM.replace("n=1000", "n=500"))[25:]
+    runs = {"a": rows(claim=CLAIM.replace("n0=100", "n0=50")), "b": mixed, "published": rows(claim="")}
+    assert report_table(runs, [0.0]).splitlines()[7:] == [
+        "a: noise Gaussian, scale 0.5, norm 2, mode fixed, n0 50, n 1000, alpha 0.001, dtype float32, jaxsmooth 0.1.0",
+        "b: noise Gaussian, scale 0.5, norm 2, mode fixed, n0 100, alpha 0.001, dtype float32, jaxsmooth 0.1.0",
+    ]
+    lines = report_table({"a": runs["a"], "b": mixed}, [0.0], style="markdown").splitlines()[6:]
+    shared = "noise Gaussian, scale 0.5, norm 2, mode fixed, alpha 0.001, dtype float32, jaxsmooth 0.1.0"
+    assert lines == ["", shared, "", "a: n0 50, n 1000", "", "b: n0 100"]
 
 
 def test_markdown_and_latex_have_the_same_cells():
@@ -36,6 +50,7 @@ def test_markdown_and_latex_have_the_same_cells():
     latex = report_table(runs, radii, style="latex").splitlines()
     assert latex[0] == r"\begin{tabular}{lrrrrrr}"
     assert latex[4].startswith(r"a\_b \& c & 50 & 0.800")
+    assert latex[-3].startswith(r"\multicolumn{7}{l}{\footnotesize noise Gaussian, scale 0.5")
     assert latex[-1] == r"\end{tabular}"
 
 

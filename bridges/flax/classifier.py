@@ -35,7 +35,7 @@ class FlaxRandomizedSmoothing(TrainableClassifier):
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         variables: of a linen module, as its `init` returns them; None for nnx.
         from_logits: whether the model returns logits, or probabilities. A loss of log-probabilities is recognised.
-        seed, n0, sampling, output: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+        seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.
@@ -81,6 +81,7 @@ class FlaxRandomizedSmoothing(TrainableClassifier):
         n0: int | None = None,
         sampling: bool = False,
         output: str = "one_hot",
+        check: bool = True,
     ) -> None:
         network = as_model(model, variables)
         if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
@@ -104,6 +105,7 @@ class FlaxRandomizedSmoothing(TrainableClassifier):
             n0=n0,
             sampling=sampling,
             output=output,
+            check=check,
         )
         self._flax = backend
 

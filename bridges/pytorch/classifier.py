@@ -35,7 +35,7 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
         preprocessing: `(mean, std)`, applied after the noise.
         device_type: "gpu" (CUDA where there is one, else the CPU), "cpu", or a PyTorch device such as "cuda:1".
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
-        seed, n0, sampling, output: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+        seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
         acceleration: faster ways to compute the votes of `predict` and `certify`, any of: "channels_last" (memory
             order, gains on deep convolutional networks), "compile" (`torch.compile`, some 20 seconds at first), and
             "bfloat16" (autocast). Certificates stay valid, for the classifier that is run: under "bfloat16" that is
@@ -81,6 +81,7 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
         n0: int | None = None,
         sampling: bool = False,
         output: str = "one_hot",
+        check: bool = True,
         acceleration: Collection[str] = (),
     ) -> None:
         check_types(model, optimizer)
@@ -103,6 +104,7 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
             n0=n0,
             sampling=sampling,
             output=output,
+            check=check,
         )
         self._torch = backend
         self._device_type = device_type

@@ -29,7 +29,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         preprocessing_defences, postprocessing_defences: as in ART, by their methods.
         preprocessing: `(mean, std)`, applied after the noise.
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
-        seed, n0, sampling, output: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+        seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.
@@ -71,6 +71,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         n0: int | None = None,
         sampling: bool = False,
         output: str = "one_hot",
+        check: bool = True,
     ) -> None:
         _check_types(model, optimizer, train_step)
         nb_classes = check_integer("nb_classes", nb_classes, 2)
@@ -92,6 +93,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
             n0=n0,
             sampling=sampling,
             output=output,
+            check=check,
         )
         self._tensorflow = backend
 

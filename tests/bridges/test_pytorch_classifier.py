@@ -38,6 +38,16 @@ def test_an_equivalent_flax_module_gets_the_same_noise_and_votes():
     assert np.abs(np.asarray(by_flax) - by_torch).sum() <= 4
 
 
+def test_batch_normalisation_by_the_statistics_of_the_batch_is_refused():
+    """In evaluation mode, too, without running statistics."""
+    torch.manual_seed(0)
+    normalised = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), network())
+    with pytest.raises(ValueError, match="f must be a function of each row alone, but its scores depend on the batch"):
+        smoothed(normalised).certify(inputs(), 50)
+    assert smoothed(normalised, check=False).certify(inputs(), 50)[0].shape == (len(inputs()),)
+    smoothed(nn.Sequential(nn.BatchNorm2d(1), network())).certify(inputs(), 50)
+
+
 def test_log_probabilities_are_not_normalised_again():
     x, y = inputs(), labels()
     log = nn.Sequential(network(), nn.LogSoftmax(1))

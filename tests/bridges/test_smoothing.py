@@ -101,11 +101,35 @@ def test_non_finite_rows_vote_for_no_class():
     class SmoothedBlanks(RandomizedSmoothingMixin, Blanks):
         pass
 
-    classifier = SmoothedBlanks(sample_size=100, scale=0.1, seed=0)
+    classifier = SmoothedBlanks(sample_size=100, scale=0.1, seed=0, check=False)
     x = np.array([[5.0, 0, 0], [-5.0, 0, 0]])
     np.testing.assert_array_equal(classifier.certify(x, 100)[0], [-1, 0])
     for is_abstain in (True, False):
         np.testing.assert_array_equal(classifier.predict(x, is_abstain=is_abstain), [[0, 0, 0], [1, 0, 0]])
+
+
+def test_a_classifier_that_depends_on_the_batch_is_refused_once_before_it_votes():
+    class Normalised(Linear):
+        def _predict_classifier(self, x, *args):
+            scores = super()._predict_classifier(x, *args)
+            return scores - scores.mean(axis=0)
+
+    class SmoothedNormalised(RandomizedSmoothingMixin, Normalised):
+        pass
+
+    def made(**changes):
+        return SmoothedNormalised(sample_size=100, scale=0.1, seed=0, **changes)
+
+    for call in (lambda c: c.predict(inputs()), lambda c: c.certify(inputs(), 100)):
+        with pytest.raises(ValueError, match="its scores depend on the batch: those of 4 of 4 rows"):
+            call(made())
+        call(made(check=False))
+    made().predict(inputs(), training_mode=True)
+    checked = smoothed()
+    for expected in (4, 1, 1):
+        del checked.calls[:]
+        checked.predict(inputs())
+        assert len(checked.calls) == expected
 
 
 def test_fit_adds_fresh_noise_in_every_epoch():
