@@ -12,12 +12,11 @@ from scipy import stats
 
 from jaxsmooth import Gaussian, Laplace, Uniform, certificate, certify, predict
 from tests.classifiers import half_space
+from tests.guarantees.alarms import ALPHA, FALSE_ALARM, SCALE, raises_alarm, trials
 
-FALSE_ALARM = 1e-6
 TRIALS = 20_000
 N = 100
-ALPHA = 0.05
-SCALE = 0.5
+TIE = 0.0  # where the outer classes of `three_parts` are equally probable
 NOISES = {
     "gaussian": (Gaussian(SCALE), stats.norm(scale=SCALE)),
     "laplace": (Laplace(SCALE), stats.laplace(scale=SCALE)),
@@ -25,18 +24,10 @@ NOISES = {
 }
 
 
-def trials(margin):
-    """Inputs at this distance from the boundary of `half_space`, which is their true radius in every norm."""
-    return jnp.zeros((TRIALS, 2)).at[:, 0].set(margin)
-
-
 def certified(noise, margin):
-    return certify(half_space, noise, jax.random.key(7), trials(margin), n0=N, n=N, alpha=ALPHA, batch_size=4096)
-
-
-def raises_alarm(false, rate):
-    """Tell whether this many false certificates are too many for the rate."""
-    return int(false) > stats.binom.isf(FALSE_ALARM, TRIALS, rate)
+    return certify(
+        half_space, noise, jax.random.key(7), trials(TRIALS, margin), n0=N, n=N, alpha=ALPHA, batch_size=4096
+    )
 
 
 @pytest.mark.parametrize("name", NOISES)
@@ -45,7 +36,7 @@ def test_false_certificates_are_as_rare_as_promised(name, margin):
     noise, distribution = NOISES[name]
     result = certified(noise, margin)
     false = (result.radius > margin) | ((result.label != -1) & (margin == 0))
-    assert not raises_alarm(false.sum(), ALPHA)
+    assert not raises_alarm(false.sum(), TRIALS, ALPHA)
     # The exact rate: the probability of a count whose bound lies above the truth. Both sides, so that it is not idle.
     p = distribution.cdf(margin)
     k = np.arange(N + 1)
@@ -58,7 +49,7 @@ def test_false_certificates_are_as_rare_as_promised(name, margin):
 def test_the_alarm_catches_a_bound_from_the_selection_votes():
     result = certified(Gaussian(SCALE), 0.0)
     broken = certificate(result.counts, result.counts, Gaussian(SCALE), n=N, alpha=ALPHA)
-    assert raises_alarm((broken.label != -1).sum(), ALPHA)
+    assert raises_alarm((broken.label != -1).sum(), TRIALS, ALPHA)
 
 
 @pytest.mark.parametrize("name", NOISES)
@@ -66,16 +57,39 @@ def test_the_alarm_catches_a_bound_without_confidence_correction(name):
     noise, _ = NOISES[name]
     result = certified(noise, 0.3)
     broken = SCALE * noise.unit_radius(np.asarray(result.counts[:, 0]) / N)
-    assert raises_alarm((broken > 0.3).sum(), ALPHA)
+    assert raises_alarm((broken > 0.3).sum(), TRIALS, ALPHA)
+
+
+def three_parts(x):
+    """Class 0 left of -0.1, class 2 right of 0.1, class 1 between: at 0.1 the true radius is 0, for classes 1 and 2."""
+    return jnp.stack([-0.1 - x[:, 0], 0.1 - jnp.abs(x[:, 0]), x[:, 0] - 0.1], axis=1)
+
+
+def test_false_certificates_by_the_runner_up_are_as_rare_as_promised():
+    """At the point where two classes have one probability, both bounds are at stake."""
+    noise = Gaussian(SCALE)
+    p = np.diff(stats.norm.cdf(np.array([-np.inf, -0.1, 0.1, np.inf]), loc=TIE, scale=SCALE))
+    assert abs(p[2] - p[0]) < 1e-9
+    result = certify(
+        three_parts, noise, jax.random.key(7), trials(TRIALS, TIE), n0=N, n=N, alpha=ALPHA, batch_size=4096
+    )
+    proper = certificate(result.selection, result.counts, noise, n=N, alpha=ALPHA, bound="runner_up")
+    assert not raises_alarm((proper.label != -1).sum(), TRIALS, ALPHA)
+    # Without a bound on the runner-up: two point estimates.
+    counts = np.asarray(result.counts)
+    label = np.asarray(result.selection).argmax(axis=1)
+    own = counts[np.arange(TRIALS), label]
+    broken = own > np.where(label == 0, counts[:, 2], counts[:, 0])
+    assert raises_alarm(broken.sum(), TRIALS, ALPHA)
 
 
 def test_wrong_predictions_are_as_rare_as_promised():
     """At a margin where both classes win often, and on the boundary, where every prediction is wrong."""
     for margin in (0.0, 0.02):
         result = predict(
-            half_space, Gaussian(SCALE), jax.random.key(8), trials(margin), n=N, alpha=ALPHA, batch_size=4096
+            half_space, Gaussian(SCALE), jax.random.key(8), trials(TRIALS, margin), n=N, alpha=ALPHA, batch_size=4096
         )
         wrong = (result.label == 1) | ((result.label == 0) & (margin == 0))
-        assert not raises_alarm(wrong.sum(), ALPHA)
+        assert not raises_alarm(wrong.sum(), TRIALS, ALPHA)
         majority = jnp.argmax(result.counts, axis=1)
-        assert raises_alarm((majority == 1).sum(), ALPHA)
+        assert raises_alarm((majority == 1).sum(), TRIALS, ALPHA)
