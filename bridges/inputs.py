@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsmooth.checks import check_integer
+from jaxsmooth.checks import as_array, check_choice, check_integer
 
 _REDUCTIONS: dict[str, Callable[[np.ndarray], Any]] = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
 
@@ -26,17 +26,22 @@ def as_inputs(x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
         dtype('float32')
     """
     expected = "[N, ...]" if shape is None else "[N, " + ", ".join(map(str, shape)) + "]"
-    array = to_numpy("x", x)
-    if array.dtype == object or np.issubdtype(array.dtype, np.complexfloating) or array.dtype.kind in "USVMm":
-        raise TypeError(f"x must hold real numbers of shape {expected}, got dtype {array.dtype}")
+    array = as_real("x", x, expected)
     if array.ndim < 2 or (shape is not None and array.shape[1:] != tuple(shape)):
         raise ValueError(f"x must have shape {expected}, got {array.shape}: one input is x[None]")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, np.float32)
     finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if not finite.all():
         raise ValueError(f"x must be finite in float32, got NaN or infinity at index {np.flatnonzero(~finite)[0]}")
     return array
+
+
+def as_real(name: str, value: Any, expected: str) -> np.ndarray:
+    """Return real numbers as a contiguous float32 array."""
+    array = to_numpy(name, value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers of shape {expected}, got dtype {array.dtype}")
+    with np.errstate(over="ignore"):
+        return np.asarray(array, np.float32, order="C")
 
 
 def as_labels(y: Any, number: int, classes: int) -> np.ndarray:
@@ -86,6 +91,8 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool) 
 
 def as_shape(input_shape: Any) -> tuple[int, ...]:
     """Return the shape of one input: at least one axis, each of at least one entry."""
+    if isinstance(input_shape, str) or not hasattr(input_shape, "__iter__"):
+        raise TypeError(f"input_shape must be a sequence of integers, got {input_shape!r}")
     shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
     if not shape:
         raise ValueError("input_shape must have at least one axis, got ()")
@@ -96,9 +103,10 @@ def as_clip_values(clip_values: Any) -> np.ndarray | None:
     """Return `(min, max)` as an array."""
     if clip_values is None:
         return None
-    if len(clip_values) != 2 or not (np.asarray(clip_values[0]) < np.asarray(clip_values[1])).all():
+    values = as_real("clip_values", clip_values, "[2, ...]")
+    if values.ndim == 0 or len(values) != 2 or not (values[0] < values[1]).all():
         raise ValueError(f"clip_values must be (min, max) with min < max, got {clip_values}")
-    return np.array(clip_values, np.float32)
+    return values
 
 
 def to_numpy(name: str, value: Any) -> np.ndarray:
@@ -106,11 +114,8 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if str(value.dtype).endswith("bfloat16") else value
-    try:
-        array = np.asarray(value)
-        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from None
+    array = np.asarray(as_array(name, value, "an array of numbers"))
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def input_ids(x: np.ndarray) -> np.ndarray:
@@ -136,6 +141,5 @@ def refuse_keywords(kwargs: dict[str, Any]) -> None:
 
 def as_reduction(name: str) -> Callable[[np.ndarray], Any]:
     """Return what makes one number, or all of them, of the losses of a batch."""
-    if name not in _REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {name!r}")
+    check_choice("reduction", name, tuple(_REDUCTIONS))
     return _REDUCTIONS[name]

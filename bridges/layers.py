@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from jaxsmooth.checks import check_integer
+
 
 def layer_index(layer: Any, names: list[str]) -> int:
     """Return the index of a layer by its name or its index, a negative one counting from the end.
@@ -21,11 +23,13 @@ def layer_index(layer: Any, names: list[str]) -> int:
         if layer not in names:
             raise ValueError(f"layer must be one of {names}, got {layer!r}")
         return names.index(layer)
-    if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-        raise TypeError(f"layer must be a name or an index, got {layer!r}")
-    if not -len(names) <= int(layer) < len(names):
-        raise IndexError(f"layer must be an index into the {len(names)} layers {names}, got {layer}")
-    return int(layer) % len(names)
+    try:
+        index = check_integer("layer", layer, -len(names), len(names) - 1)
+    except TypeError:
+        raise TypeError(f"layer must be a name or an index, got {layer!r}") from None
+    except ValueError:
+        raise IndexError(f"layer must be an index into the {len(names)} layers {names}, got {layer}") from None
+    return index % len(names)
 
 
 def activation_loss(function: Any) -> Callable[[Any, Any], Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bridges.backend import Backend
-from bridges.inputs import as_inputs, as_labels, as_reduction, refuse_keywords, to_numpy
+from bridges.inputs import as_inputs, as_labels, as_real, as_reduction, refuse_keywords, to_numpy
 from bridges.preprocessing import Preprocessing, Standardisation
 from jaxsmooth.checks import check_integer
 
@@ -104,7 +104,7 @@ class Network:
 
     def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> np.ndarray:
         """Return the loss of outputs of the network."""
-        reduce, scores = as_reduction(reduction), to_numpy("pred", pred).astype(np.float32)
+        reduce, scores = as_reduction(reduction), as_real("pred", pred, f"[N, {self._nb_classes}]")
         if scores.ndim != 2 or scores.shape[1] != self._nb_classes:
             raise ValueError(f"pred must have shape [N, {self._nb_classes}], got {scores.shape}")
         return reduce(self._backend.loss_from_scores(scores, self._checked_labels(y, len(scores))))
@@ -142,8 +142,21 @@ class Network:
         self._backend.save(_folder(path) / filename)
 
     def load(self, filename: str, path: str | Path | None = None) -> None:
-        """Load what `save` saved under the same name and path."""
-        self._backend.load(_folder(path) / filename)
+        """Load what `save` saved under the same name and path. Nothing in the files is executed.
+
+        Raises:
+            FileNotFoundError: there are none. ValueError: they are damaged, or not what `save` wrote for such a
+                network, which stays as it was.
+        """
+        file = _folder(path) / filename
+        try:
+            self._backend.load(file)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # each framework has its own
+            raise ValueError(
+                f"{file} is not what save wrote for this network: {type(error).__name__}: {error}"
+            ) from error
 
     def reset(self) -> None:
         """Give every weight of the network a fresh initialisation, drawn anew each time."""
@@ -172,7 +185,7 @@ class Network:
         """Return, for each gradient wanted, the class of each input."""
         if label is None:
             return [np.full(number, c) for c in range(self._nb_classes)]
-        if np.ndim(label) == 0:
+        if to_numpy("label", label).ndim == 0:
             return [np.full(number, check_integer("label", label, 0, self._nb_classes - 1))]
         return [as_labels(label, number, self._nb_classes)]
 

@@ -12,7 +12,7 @@ from scipy import special
 
 from jaxsmooth.bounds import round_down
 from jaxsmooth.certify import reduced_radius
-from jaxsmooth.checks import check_alpha, check_integer, safe_scale
+from jaxsmooth.checks import as_numbers, check_alpha, check_integer, safe_scale
 from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_round
 from jaxsmooth.samples import Task
 from jaxsmooth.types import ABSTAIN, Classifier, Noise
@@ -124,8 +124,14 @@ def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndar
         array([0.   , 0.736, 0.922])
     """
     alpha = check_alpha(alpha)
-    k, total = np.broadcast_arrays(np.asarray(count, np.float64), np.asarray(n, np.float64))
-    if not ((k >= 0) & (k <= total) & (total >= 1) & (k == np.floor(k)) & (total == np.floor(total))).all():
+    k, total = (as_numbers(name, value, "integers") for name, value in (("count", count), ("n", n)))
+    try:
+        k, total = np.broadcast_arrays(k, total)
+    except ValueError:
+        raise ValueError(f"n must have a shape that broadcasts against count, got {total.shape}, {k.shape}") from None
+    if not (
+        (k >= 0) & (k <= total) & (total >= 1) & (total < np.inf) & (k == np.floor(k)) & (total == np.floor(total))
+    ).all():
         raise ValueError(f"count must hold integers in [0, n] and n integers of at least 1, got {count!r} and {n!r}")
     low, high = np.zeros(k.shape), k / total
     for _ in range(_STEPS):

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth.bounds import lower_bounds, round_down, scaled_radius, split_radii
-from jaxsmooth.checks import check_alpha, check_counts, check_integer, check_noise
+from jaxsmooth.checks import check_alpha, check_choice, check_counts, check_integer, check_noise
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise
 from jaxsmooth.votes import count_votes, decision_keys
@@ -117,8 +117,7 @@ def certificate(
 
 def check_bound(bound: Any, noise: Noise) -> None:
     """Refuse a bound that is none, or that is not for this noise."""
-    if bound not in ("cohen", "runner_up"):
-        raise ValueError(f"bound must be 'cohen' or 'runner_up', got {bound!r}")
+    check_choice("bound", bound, ("cohen", "runner_up"))
     if bound == "runner_up" and not isinstance(noise, Gaussian):
         raise TypeError(f"bound='runner_up' is for Gaussian noise, got {type(noise).__name__}")
 

@@ -3,7 +3,9 @@
 Values that JAX traces cannot be read, so only their shapes and dtypes are checked.
 """
 
+import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +23,53 @@ _INT32 = 2**31 - 1
 def is_traced(value: Any) -> bool:
     """Tell whether a value is known only while tracing, so that it cannot be read."""
     return isinstance(value, jax.core.Tracer)
+
+
+def as_array(name: str, value: Any, expected: str) -> Any:
+    """Return a value as an array: one that JAX knows as it is, any other by NumPy, in native byte order."""
+    if is_traced(value):
+        return value
+    try:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError("a masked array")
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            raise TypeError("an array of keys")
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}: {error}") from None
+    return array if isinstance(array, jax.Array) else array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def as_host_array(name: str, value: Any, expected: str) -> Any:
+    """Return a value as an array of NumPy, for under jit JAX traces what is done to its own; a traced one as it is."""
+    array = as_array(name, value, expected)
+    return array if is_traced(array) else np.asarray(array)
+
+
+def as_numbers(name: str, value: Any, expected: str) -> np.ndarray:
+    """Return real numbers as a float64 array on the host."""
+    array = as_host_array(name, value, expected)
+    if is_traced(array):
+        raise TypeError(f"{name} must be {expected} that are known before anything is compiled, got {array}")
+    if array.dtype == object and all(isinstance(number, int) for number in array.flat):
+        array = np.array([_as_float(number) for number in array.flat]).reshape(array.shape)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be {expected}, got dtype {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _as_float(number: int) -> float:
+    """Return an integer of any size, infinite where float64 cannot hold it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.copysign(math.inf, number > 0 or -1)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse what is none of some words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_untraced(name: str, values: Any) -> None:
@@ -54,12 +103,10 @@ def check_alpha(alpha: Any, name: str = "alpha") -> float:
     """Return `alpha` as a float in (0, 1)."""
     if is_traced(alpha):
         raise TypeError(f"{name} must be a static Python float, got {alpha}: list it in static_argnames")
-    if isinstance(alpha, (bool, str, bytes)) or np.ndim(alpha) != 0:
+    number = as_numbers(name, alpha, "a number in (0, 1)")
+    if number.ndim != 0:
         raise TypeError(f"{name} must be a number in (0, 1), got {alpha!r}")
-    try:
-        number = float(alpha)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number in (0, 1), got {alpha!r}") from None
+    number = float(number)
     if not 0.0 < number < 1.0:
         raise ValueError(f"{name} must be a number in (0, 1), got {number}")
     return number
@@ -67,7 +114,7 @@ def check_alpha(alpha: Any, name: str = "alpha") -> float:
 
 def check_scale(name: str, scale: Any) -> ArrayLike:
     """Return the scale of a noise as an f32 scalar, positive and finite where it is concrete."""
-    array = scale if is_traced(scale) else np.asarray(scale)
+    array = as_host_array(name, scale, "a positive number")
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name} must be a positive number, got {scale!r}")
     if array.shape != ():
@@ -96,7 +143,8 @@ def _without_weak_type(leaf: Any) -> ArrayLike:
     """Return a leaf as a strongly typed array: a weak type would be another program."""
     if is_traced(leaf):
         return lax.convert_element_type(leaf, leaf.dtype)
-    return np.asarray(leaf, jnp.result_type(leaf))
+    array = as_array("noise", leaf, "a pytree of numbers")
+    return array.astype(jnp.result_type(array))
 
 
 def check_key(key: Any) -> jax.Array:
@@ -120,11 +168,8 @@ def check_key(key: Any) -> jax.Array:
 def check_inputs(x: Any) -> jax.Array:
     """Return inputs `[N, *event]` of a floating dtype, finite where they are concrete."""
     expected = "a batch [N, *event] of real floating-point inputs"
-    try:
-        array = x if is_traced(x) or isinstance(x, jax.Array) else np.asarray(x)
-        dtype, shape = array.dtype, array.shape
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"x must be {expected}, got {type(x).__name__}: {error}") from None
+    array = as_array("x", x, expected)
+    dtype, shape = array.dtype, array.shape
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"x must be {expected}, got dtype {dtype}: convert it, since the noise is in its units")
     if len(shape) < 2:
@@ -147,8 +192,7 @@ def check_ids(ids: Any, number: int) -> ArrayLike:
     """Return the ids of the inputs as `u32[N]`; `None` stands for 0, 1, 2, ..."""
     if ids is None:
         return np.arange(number, dtype=np.uint32)
-    if not is_traced(ids):
-        ids = np.asarray(ids)
+    ids = as_host_array("ids", ids, f"{number} integers")
     if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
         raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
     if ids.shape != (number,):
@@ -185,13 +229,9 @@ def check_scores(scores: Any, batch_size: int) -> int:
 def check_counts(name: str, counts: Any, n: int | None = None) -> jax.Array | np.ndarray:
     """Return vote counts as `i32[N, K]`; where concrete, non-negative and of at most `n` votes a row."""
     expected = "integer vote counts of shape [N, K] with K >= 2 classes"
-    try:
-        counts = counts if is_traced(counts) else np.asarray(counts)
-        dtype = counts.dtype
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be {expected}, got {type(counts).__name__}") from None
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"{name} must be {expected}, got dtype {dtype}")
+    counts = as_host_array(name, counts, expected)
+    if not jnp.issubdtype(counts.dtype, jnp.integer):
+        raise TypeError(f"{name} must be {expected}, got dtype {counts.dtype}")
     if counts.ndim != 2 or counts.shape[1] < 2:
         raise ValueError(f"{name} must be {expected}, got shape {counts.shape}")
     if isinstance(counts, np.ndarray) and counts.size:

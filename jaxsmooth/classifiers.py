@@ -54,7 +54,7 @@ def check_classifier(
     if number == 0:
         raise ValueError("x must have at least one input, got none")
     check_untraced("check_classifier", (f, x, noise))
-    noise = check_noise(Gaussian(float(x.std()) or 1.0) if noise is None else noise)
+    noise = check_noise(Gaussian(float(np.std(np.asarray(x), dtype=np.float64)) or 1.0) if noise is None else noise)
     rows = jnp.arange(number, dtype=jnp.int32)
     task, _, _ = check_task(noise, jax.random.key(0), x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, 1, None, 0)
     noisy = [add_noise(task, noise_of(task, rows, jnp.full(number, s, jnp.uint32)), rows) for s in range(2)]

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth.checks import check_alpha, check_integer
+from jaxsmooth.checks import as_numbers, check_alpha, check_integer
 from jaxsmooth.types import ABSTAIN
 
 
@@ -30,7 +30,7 @@ def certified_accuracy(predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike
         array([0.5 , 0.25, 0.  ])
     """
     correct, radius = _correct(predicted, truth, radius)
-    radii = np.asarray(radii, np.float64)
+    radii = as_numbers("radii", radii, "numbers")
     if np.isnan(radii).any():
         raise ValueError(f"radii must be numbers, got {radii}")
     return (correct & (radius >= radii[..., None])).mean(axis=-1)
@@ -88,8 +88,7 @@ def certified_accuracy_bound(
         >>> certified_accuracy_bound([1] * 50, [0.6] * 50, [1] * 50, [0.0, 1.0], alpha=0.001)
         array([0.96, 0.  ])
     """
-    number = np.size(np.asarray(predicted))
-    accuracy = certified_accuracy(predicted, radius, truth, radii)
+    accuracy, number = certified_accuracy(predicted, radius, truth, radii), np.size(predicted)
     return np.maximum(0.0, np.round(accuracy * number) - most_false_certificates(number, alpha, delta)) / number
 
 
@@ -100,14 +99,17 @@ def abstention_rate(predicted: ArrayLike) -> float:
         >>> abstention_rate([1, 0, -1, 2])
         0.25
     """
-    predicted = np.asarray(predicted)
+    predicted = as_numbers("predicted", predicted, "a vector of classes")
     if predicted.ndim != 1 or predicted.size == 0:
         raise ValueError(f"predicted must be a vector of at least one class, got shape {predicted.shape}")
     return float((predicted == ABSTAIN).mean())
 
 
 def _correct(predicted: ArrayLike, truth: ArrayLike, radius: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    predicted, truth, radius = np.asarray(predicted), np.asarray(truth), np.asarray(radius, np.float64)
+    predicted, truth = (
+        as_numbers(k, v, "a vector of classes") for k, v in (("predicted", predicted), ("truth", truth))
+    )
+    radius = as_numbers("radius", radius, "a vector of radii")
     if not (predicted.shape == truth.shape == radius.shape == (predicted.size,)) or predicted.size == 0:
         shapes = f"{predicted.shape}, {radius.shape} and {truth.shape}"
         raise ValueError(f"predicted, radius and truth must be vectors of one length, at least 1, got {shapes}")

@@ -1,13 +1,13 @@
 """Pairs of input and label, from whatever holds them, each under the index that names it to the noise."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsmooth.checks import check_integer
+from jaxsmooth.checks import as_host_array, check_integer
 
 
 class Item(NamedTuple):
@@ -31,9 +31,13 @@ class Item(NamedTuple):
             ValueError, TypeError: it is no pair of an array and a class, or differs from the other one.
         """
         pair = self.get()
-        if len(pair) != 2:
-            raise ValueError(f"data must hold pairs (x, label), got {len(pair)} entries at index {self.idx}")
-        x, label = np.asarray(pair[0]), np.asarray(pair[1])
+        if not hasattr(pair, "__len__") or isinstance(pair, (str, bytes)) or len(pair) != 2:
+            raise ValueError(f"data must hold pairs (x, label), got {pair!r} at index {self.idx}")
+        place = f"of input {self.idx} of data"
+        x, label = (
+            as_host_array(f"x {place}", pair[0], "an array"),
+            as_host_array(f"the label {place}", pair[1], "a class"),
+        )
         if like is not None and describe(x) != like:
             raise ValueError(f"all inputs must be like the first, {like}, got {describe(x)} at index {self.idx}")
         if label.size != 1:
@@ -89,6 +93,9 @@ def count_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) 
 
 def _paired(data: Any) -> Any:
     """Return pairs, also of two arrays."""
+    unusable = isinstance(data, (str, bytes, Mapping)) or not (_is_indexed(data) or hasattr(data, "__iter__"))
+    if unusable or len(getattr(data, "shape", (2, 2))) < 2:
+        raise TypeError(f"data must be pairs (x, label), indexed or in order, or two arrays, got {data!r}")
     if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
         if len(data[0]) != len(data[1]):
             raise ValueError(f"data must be as many inputs as labels, got {len(data[0])} and {len(data[1])}")

@@ -37,9 +37,9 @@ def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classif
     """
     check_callable(f)
     local = jax.local_devices()
-    used = local if devices is None else list(devices)
-    if not used or not set(used) <= set(local):
-        raise ValueError(f"devices must be some of this process's devices {local}, got {used}")
+    used = local if devices is None else list(devices) if isinstance(devices, Sequence) else []  # pyright: ignore
+    if not used or not all(device in local for device in used):
+        raise ValueError(f"devices must be some of this process's devices {local}, got {devices!r}")
     return _OverDevices(f, Mesh(used, ("device",), axis_types=(AxisType.Auto,)))
 
 

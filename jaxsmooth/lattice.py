@@ -83,7 +83,7 @@ class LatticeGaussian:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
         integers = self.sample_integers(key, shape)
-        return (integers.astype(jnp.float32) * self.step).astype(dtype)
+        return (integers.astype(jnp.float32) * self.step).astype(jax.dtypes.canonicalize_dtype(dtype))
 
     def sample_integers(self, key: jax.Array, shape: Sequence[int]) -> jax.Array:
         """Draw independent noise of this shape as `i32` multiples of step."""

@@ -7,6 +7,9 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxsmooth.checks import as_numbers, check_integer
+from jaxsmooth.types import ABSTAIN
+
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 OWN_COLUMNS = ("votes", "claim")
 HEADER = "\t".join(COLUMNS + OWN_COLUMNS)
@@ -50,7 +53,8 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
     Radii are rounded down to six decimals, never up. The file is replaced as a whole, once all rows are there.
 
     Raises:
-        ValueError: a radius or a time is negative or not finite, or a claim is not as described. Nothing is written.
+        ValueError, TypeError: a radius or a time is negative or not finite, or a row is not as described. Nothing is
+            written.
 
     Example:
         >>> import tempfile
@@ -60,6 +64,8 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
         idx      label    predict  radius   correct  time     votes    claim
         3        7        7        0.999999 1        0:00:01.500000    100      norm=2 alpha=0.001
     """
+    if not isinstance(rows, Iterable) or getattr(rows, "shape", None) == ():  # pyright: ignore
+        raise TypeError(f"rows must be rows of a log, got {rows!r}")
     lines = [HEADER, *map(format_row, rows)]
     path = Path(path)
     draft = path.with_name(path.name + ".partial")
@@ -92,9 +98,17 @@ def read_log(path: str | Path) -> list[LogRow]:
 
 def format_row(row: LogRow) -> str:
     """Return the line of a row, without its end."""
+    if not isinstance(row, LogRow):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"rows must hold rows of a log, got {row!r}")
+    for name in ("idx", "label", "predict", "votes"):
+        check_integer(f"{name} of a row", getattr(row, name), ABSTAIN, 2**63 - 1)
     for name, value in (("radius", row.radius), ("seconds", row.seconds)):
+        if isinstance(value, (str, bytes)) or as_numbers(name, value, "a number").ndim != 0:
+            raise TypeError(f"{name} must be a number, got {value!r} for idx {row.idx}")
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be finite and not negative, got {value} for idx {row.idx}")
+    if not isinstance(row.claim, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"claim must be text, got {row.claim!r} for idx {row.idx}")
     words = row.claim.split(" ") if row.claim else []
     if any("=" not in word or word != "".join(word.split()) for word in words):
         raise ValueError(f"claim must be name=value words with one space between, got {row.claim!r} for idx {row.idx}")

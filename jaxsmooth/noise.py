@@ -138,7 +138,7 @@ def _sample(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
     words = draws.random_words(check_key(key), math.prod(shape))
-    return (distribution(words) * check_scale(name, scale)).reshape(shape).astype(dtype)
+    return (distribution(words) * check_scale(name, scale)).reshape(shape).astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _in_scales(values: ArrayLike, scale: ArrayLike) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.polynomial import legendre
 
-from jaxsmooth.checks import check_alpha, check_integer, check_untraced
+from jaxsmooth.checks import check_alpha, check_inputs, check_integer, check_untraced
 from jaxsmooth.samples import check_task, noise_of
 from jaxsmooth.types import Noise
 
@@ -106,12 +106,12 @@ def noise_report(
     false_alarm = check_alpha(false_alarm, "false_alarm")
     if n is not None:
         check_integer("n", n, 1)
-    shape = np.shape(x)
-    number, features = max(1, shape[0] if shape else 0), max(1, math.prod(shape[1:]))
+    x = check_inputs(x)
+    number, features = len(x), math.prod(x.shape[1:])
+    if number == 0:
+        raise ValueError("x must have at least one input, got none")
     samples = max(2, min(_MOST_SAMPLES, _VALUES // (number * features))) if n is None else n
     task, samples, _ = check_task(noise, key, x, samples, 1, ids, first)
-    if len(task.x) == 0:
-        raise ValueError("x must have at least one input, got none")
     if not hasattr(noise, "cdf"):
         raise TypeError(f"noise must have a method cdf to be tested, got {noise!r}")
     check_untraced("noise_report", task)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import fft, stats
 
-from jaxsmooth.checks import check_alpha, check_integer, check_noise, is_traced, safe_scale
+from jaxsmooth.checks import as_numbers, check_alpha, check_integer, check_noise, is_traced, safe_scale
 from jaxsmooth.types import Noise
 
 # Nominal levels grow as this power of the share of votes: -0.1 takes 9 % fewer votes than 0.3, in the geometric mean of
@@ -94,7 +94,7 @@ def plan_radii(
                [64, 78, 97]]))
     """
     n, alpha, beta = check_integer("n", n, 1, 2**30), check_alpha(alpha), check_alpha(beta, "beta")
-    grid = _check_radii(radii)
+    grid = check_radii(radii)
     steps = make_looks(n) if looks is None else _check_looks(looks, n)
     edges = tuple(edge_probability(check_noise(noise), radius) for radius in grid)
     tests = [_test(edge, steps, alpha, beta) for edge in edges]
@@ -225,13 +225,14 @@ def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
     return found
 
 
-def _check_radii(radii: Any) -> tuple[float, ...]:
-    grid = np.asarray(radii, np.float64)
+def check_radii(radii: Any) -> list[float]:
+    """Return a grid of radii, increasing and at least 0."""
+    grid = as_numbers("radii", radii, "a sequence of numbers that are at least 0")
     if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or not (grid >= 0).all():
         raise ValueError(f"radii must be a sequence of numbers that are at least 0, got {radii!r}")
     if not (np.diff(grid) > 0).all():
         raise ValueError(f"radii must increase, got {radii!r}")
-    return tuple(grid.tolist())
+    return grid.tolist()
 
 
 def _check_looks(looks: Any, n: int) -> tuple[int, ...]:

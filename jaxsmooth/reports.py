@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxsmooth.checks import check_alpha
+from jaxsmooth.checks import as_numbers, check_alpha, check_choice
 from jaxsmooth.curves import (
     abstention_rate,
     average_certified_radius,
@@ -52,8 +52,8 @@ def report_table(
         mine           50   1.000  0.000  0.600      0.000            -
           at least            0.960  0.000
     """
-    if style not in _STYLES:
-        raise ValueError(f"style must be one of {', '.join(_STYLES)}, got {style!r}")
+    check_choice("style", style, _STYLES)
+    _check_runs(runs)
     radii = _check_radii(radii)
     head = ["run", "inputs", *(f"{radius:.2f}" for radius in radii), "ACR", "abstained", "votes/input"]
     lines = [head]
@@ -81,6 +81,7 @@ def draw_curves(
     Raises:
         ValueError: as `report_table`. ImportError: matplotlib is missing.
     """
+    _check_runs(runs)
     columns = {name: _columns(name, rows) for name, rows in runs.items()}
     alphas = {name: _alpha(name, rows, alpha) for name, rows in runs.items()}
     try:
@@ -107,6 +108,15 @@ def draw_curves(
     figure.savefig(path, dpi=150)
 
 
+def _check_runs(runs: Any) -> None:
+    expected = "a mapping of at least one name to rows of a log"
+    if not isinstance(runs, Mapping) or not runs:
+        raise TypeError(f"runs must be {expected}, got {runs!r}")
+    for name, rows in cast(Mapping[Any, Any], runs).items():
+        if not isinstance(rows, Sequence) or not all(isinstance(row, LogRow) for row in cast(Sequence[Any], rows)):
+            raise TypeError(f"runs must be {expected}, got {rows!r} for run {name!r}")
+
+
 def _columns(name: str, rows: Sequence[LogRow]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return classes, radii and true classes."""
     if not rows:
@@ -124,7 +134,7 @@ def _alpha(name: str, rows: Sequence[LogRow], default: float) -> float:
 
 
 def _check_radii(radii: ArrayLike) -> np.ndarray:
-    values = np.asarray(radii, np.float64)
+    values = as_numbers("radii", radii, "a list of numbers of at least 0")
     if values.ndim != 1 or values.size == 0 or not (values >= 0).all():
         raise ValueError(f"radii must be a list of numbers of at least 0, got {radii}")
     return values

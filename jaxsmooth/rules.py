@@ -16,6 +16,7 @@ from jaxsmooth.checks import check_alpha, check_callable, check_integer, check_k
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.devices import over_devices
 from jaxsmooth.noise_report import NoiseReport, noise_report
+from jaxsmooth.plans import check_radii
 from jaxsmooth.precision import certify_within
 from jaxsmooth.predict import prediction
 from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_until
@@ -83,7 +84,7 @@ def make_rule(
     check_bound(bound, noise)
     mode = _mode(radii, precision, until, bound)
     settings = {**_origin(f, noise, key), "alpha": alpha, "n0": n0, "n": n, "mode": mode, "bound": bound}
-    settings |= {"precision": precision, "radii": None if radii is None else [float(radius) for radius in radii]}
+    settings |= {"precision": precision, "radii": None if radii is None else check_radii(radii)}
     f, batch_size = _spread(f, batch_size, compiled, devices)
     selection_key, estimation_key = decision_keys(key)
     step = make_step(f, compiled)

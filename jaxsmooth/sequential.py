@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 
 from jaxsmooth.bounds import round_down
 from jaxsmooth.certify import reduced_radius
-from jaxsmooth.checks import check_integer
+from jaxsmooth.checks import check_alpha, check_integer
 from jaxsmooth.plans import RadiiPlan, plan_radii
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_round
@@ -129,6 +129,7 @@ def certify_radii(
         >>> result.label, result.radius, int(result.votes.sum()) < 10_000
         (Array([ 0,  0, -1], dtype=int32), Array([0.75, 0.25, 0.  ], dtype=float32), True)
     """
+    alpha, beta = check_alpha(alpha), check_alpha(beta, "beta")
     plan, n0 = plan_radii(radii, noise, n=n, alpha=alpha, beta=beta, looks=looks), check_integer("n0", n0, 1, 2**30)
     selection_key, estimation_key = decision_keys(key)
     task, batch_size = check_host_task("certify_radii", f, noise, estimation_key, x, n, batch_size, ids)

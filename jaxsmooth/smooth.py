@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import check_callable, check_integer, check_scores, is_traced
+from jaxsmooth.checks import as_host_array, check_callable, check_choice, check_inputs, check_integer, check_scores
 from jaxsmooth.convolutions import canonical_convolutions
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.samples import Position, Task, add_noise, check_task, count_classes, draw, draw_noise, scan_chunks
@@ -118,7 +118,7 @@ def class_gradients(
         >>> class_gradients(g, jax.random.key(0), jnp.zeros((4, 3))).shape
         (4, 3, 3)
     """
-    probabilities, pullback = jax.vjp(lambda x: g(key, x), jnp.asarray(x))
+    probabilities, pullback = jax.vjp(lambda x: g(key, x), check_inputs(x))
     number, classes = probabilities.shape
     if label is None:
         chosen = jnp.broadcast_to(jnp.eye(classes)[:, None], (classes, number, classes))
@@ -130,7 +130,7 @@ def class_gradients(
 
 def check_labels(y: Any, number: int, classes: int) -> jax.Array:
     """Return labels as `i32[number]`, in [0, classes) where they are concrete."""
-    labels = y if is_traced(y) else np.asarray(y)
+    labels = as_host_array("y", y, f"{number} integers")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"y must hold integers, got dtype {labels.dtype}")
     if labels.shape != (number,):
@@ -153,9 +153,8 @@ def along_rows(values: jax.Array, x: jax.Array) -> jax.Array:
 def _check_estimator(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> int:
     """Return n, once the estimator was found to be one for this classifier and noise."""
     check_callable(f)
+    check_choice("estimator", estimator, ("pathwise", "score"))
     n = check_integer("n", n, 2 if estimator == "score" else 1, 2**30)
-    if estimator not in ("pathwise", "score"):
-        raise ValueError(f"estimator must be 'pathwise' or 'score', got {estimator!r}")
     if hard and estimator == "pathwise":
         raise ValueError("hard votes have no gradient to follow: hard=True needs estimator='score'")
     if estimator == "score" and not isinstance(noise, Gaussian):

@@ -1,7 +1,7 @@
-"""A file of votes that survives a crash: one header, then one record of fixed size with a checksum for each input.
+"""A file of votes that survives a crash: one header, then one record of fixed size for each input.
 
-A record is written by one call and synced to the disk before it counts. What a crash left of a last record is cut off;
-anything else that is not as it was written is an error, and the file is left alone.
+Header and records have checksums. A record is written by one call and synced to the disk before it counts. What a crash
+left of a last record is cut off; anything else that is not as it was written is an error, and the file is left alone.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MAGIC = b"jaxsmooth votes 1\n"
+_MAGIC = b"jaxsmooth votes 2\n"
 
 
 class StoredVotes(NamedTuple):
@@ -134,11 +134,19 @@ def _record_type(classes: int) -> np.dtype[Any]:
 
 def _header(settings: Mapping[str, Any], classes: int) -> bytes:
     body = json.dumps({"classes": classes, "settings": dict(settings)}, sort_keys=True).encode()
-    return _MAGIC + body + b"\n"
+    return _MAGIC + body + b" %08x\n" % zlib.crc32(body)
 
 
 def _settings(header: bytes) -> dict[str, Any]:
-    return json.loads(header[len(_MAGIC) :])["settings"]
+    return json.loads(_body(header))["settings"]
+
+
+def _body(header: bytes) -> bytes:
+    """Return the JSON of a header without its checksum."""
+    body, checksum = header[len(_MAGIC) : -1].rsplit(b" ", 1)
+    if checksum != b"%08x" % zlib.crc32(body):
+        raise ValueError(f"its checksum is {checksum.decode(errors='replace')}, not {zlib.crc32(body):08x}")
+    return body
 
 
 def _is_torn_header(path: Path, header: bytes) -> bool:
@@ -164,7 +172,7 @@ def _read(path: Path) -> tuple[bytes, list[StoredVotes], int]:
     if not data.startswith(_MAGIC) or end == 0:
         raise ValueError(f"{path} is no file of votes of jaxsmooth")
     try:
-        kind = _record_type(int(json.loads(data[len(_MAGIC) : end])["classes"]))
+        kind = _record_type(int(json.loads(_body(data[:end]))["classes"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} has a damaged header: {error}") from None
     number = (len(data) - end) // kind.itemsize

@@ -32,7 +32,8 @@ def init_train_state(f: Any, optimizer: optax.GradientTransformation) -> TrainSt
         optimizer: optax transformation.
 
     Raises:
-        TypeError: f is not callable, has no arrays, or has a leaf that is no floating-point array.
+        TypeError: f is not callable, has no arrays, or has a leaf that is no floating-point array; the optimizer is
+            none.
 
     Example:
         >>> from jax.tree_util import Partial
@@ -40,12 +41,14 @@ def init_train_state(f: Any, optimizer: optax.GradientTransformation) -> TrainSt
         >>> init_train_state(f, optax.sgd(0.1)).step
         Array(0, dtype=int32)
     """
-    leaves = jax.tree.leaves(f)
-    if not callable(f) or not leaves or not all(_is_parameter(leaf) for leaf in leaves):
+    leaves = jax.tree.leaves(f) if callable(f) else []
+    if not leaves or not all(_is_parameter(leaf) for leaf in leaves):
         raise TypeError(
             "f must be a callable pytree of floating-point arrays, such as jax.tree_util.Partial(apply, params), "
             f"got {type(f).__name__} with leaves {[getattr(leaf, 'dtype', type(leaf).__name__) for leaf in leaves[:5]]}"
         )
+    if not isinstance(optimizer, optax.GradientTransformation):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"optimizer must be an optax.GradientTransformation, got {type(optimizer).__name__}")
     return TrainState(f, optimizer.init(cast(Any, f)), jnp.int32(0))
 
 

@@ -48,7 +48,7 @@ def load_tree(path: Path, like: Any) -> Any:
         ValueError: it holds other arrays, or arrays of other shapes.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         stored = {name: archive[name] for name in archive.files}
     shapes = {jax.tree_util.keystr(at): np.shape(_bare(leaf)) for at, leaf in leaves}
     found = {name: value.shape for name, value in stored.items()}

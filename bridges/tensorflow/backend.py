@@ -241,5 +241,5 @@ def _tensor(x: np.ndarray) -> tf.Tensor:
 
 
 def _arrays(path: str) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return [archive[name] for name in archive.files]

@@ -1,0 +1,134 @@
+"""Functions that decide, sum up, or make noise and losses: no classifier runs for a vote."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+
+import jaxsmooth
+from jaxsmooth import Gaussian, losses, training
+from tests.bad_input.arrays import COUNTS, LEVELS, WORDS, N, X, counts, inputs, scores
+from tests.bad_input.harness import Same, Subject
+from tests.bad_input.sampling import are_certificates, are_predictions
+from tests.bad_input.values import ANYTHING, CLASSIFIERS, INTEGERS, KEYS, NOISES, constants
+
+VECTORS = [
+    *ANYTHING,
+    *constants([1, 2], [[1, 2, 3]], [1.5, 0.5, 0.1], [np.nan] * 3, [-1.0] * 3, [np.inf] * 3, [10**400] * 3),
+]
+LABELS = [
+    *ANYTHING,
+    *constants([0, 1], [0, 1, 3], [0, 1, -1], [0.0, 1.0, 2.0], [[0], [1], [2]], ["0", "1", "2"]),
+    lambda: Same([0, 1, 2]),
+    lambda: Same(np.array([0, 1, 2], np.uint8)),
+]
+
+
+def are_finite(result):
+    assert all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(result))
+
+
+def are_shares(result):
+    assert ((np.asarray(result) >= 0) & (np.asarray(result) <= 1)).all()
+
+
+def deciding() -> Iterator[Subject]:
+    odd = {"counts": COUNTS, "n": N, "alpha": LEVELS}
+    votes = {"counts": counts(), "n": 10}
+    yield Subject("prediction", jaxsmooth.prediction, lambda: dict(votes), odd, are_predictions)
+    bounds = [*constants("other", Same("cohen"), "runner_up"), *ANYTHING]
+    odd = {**odd, "selection": COUNTS, "noise": NOISES, "bound": bounds}
+    words = {**WORDS, "n": ("counts",), "selection": ("counts",)}
+
+    def both():
+        return {**votes, "selection": counts(), "noise": Gaussian(0.5)}
+
+    yield Subject("certificate", jaxsmooth.certificate, both, odd, are_certificates, words)
+    odd = {
+        "count": [*ANYTHING, *constants(-1, 11, 0.5, [5, 11])],
+        "n": [*constants(0, -1, 9, 2.5, "10", None, [10, 10], 10**400), *ANYTHING],
+        "alpha": LEVELS,
+    }
+
+    def successes():
+        return {"count": np.array([0, 5, 10]), "n": 10, "alpha": 0.01}
+
+    yield Subject("anytime_lower_bound", jaxsmooth.anytime_lower_bound, successes, odd, are_shares)
+
+
+def summing_up() -> Iterator[Subject]:
+    columns = {"predicted": np.array([1, 0, -1]), "radius": np.array([0.5, 0.2, 0.0]), "truth": np.array([1, 1, 0])}
+    odd, words = dict.fromkeys(columns, VECTORS), dict.fromkeys(columns, tuple(columns))
+    radii = [*ANYTHING, *constants([np.nan], [None], [10**400])]
+
+    def subject(function, odd, **more):
+        return Subject(function.__name__, function, lambda: {**columns, **more}, odd, are_shares, words)
+
+    yield subject(jaxsmooth.certified_accuracy, {**odd, "radii": radii}, radii=[0.1, 0.3])
+    bound = {**odd, "radii": radii, "alpha": LEVELS, "delta": LEVELS}
+    yield subject(jaxsmooth.certified_accuracy_bound, bound, radii=[0.1], alpha=0.01)
+    yield Subject(
+        "average_certified_radius", jaxsmooth.average_certified_radius, lambda: dict(columns), odd, words=words
+    )
+    predicted = {"predicted": np.array([1, -1])}
+    yield Subject("abstention_rate", jaxsmooth.abstention_rate, lambda: predicted, {"predicted": VECTORS}, are_shares)
+    odd = {"number": N, "alpha": LEVELS, "delta": LEVELS}
+    of_ten = {"number": 10, "alpha": 0.01}
+    yield Subject("most_false_certificates", jaxsmooth.most_false_certificates, lambda: of_ten, odd)
+
+
+def noises() -> Iterator[Subject]:
+    dtypes = constants("i4", complex, np.float16, "f8", "x", None, 3)
+    for kind in (jaxsmooth.Gaussian, jaxsmooth.Laplace, jaxsmooth.Uniform):
+        (scale,) = kind._fields
+
+        def sample(_kind=kind, _scale=scale, **arguments):
+            noise = _kind(arguments.pop(_scale))
+            return noise.sample(**arguments), noise.unit_radius(0.7)
+
+        def good(_scale=scale):
+            return {_scale: 0.5, "key": jax.random.key(7), "shape": (2, 3)}
+
+        odd = {scale: LEVELS, "key": KEYS, "dtype": dtypes}
+        words = {scale: ("scale",), "dtype": ("data type",)}
+        yield Subject(f"{kind.__name__}.sample", sample, good, odd, words=words)
+
+    def lattice(**arguments):
+        return jaxsmooth.LatticeGaussian(**arguments).sample(jax.random.key(0), (3,))
+
+    odd, words = {"sigma": LEVELS, "step": LEVELS}, {"step": ("sigma",), "sigma": ("step",)}
+    yield Subject("LatticeGaussian", lattice, lambda: {"sigma": 0.5, "step": 1 / 255}, odd, are_finite, words)
+
+
+def training_functions() -> Iterator[Subject]:
+    def shares():
+        return {"probabilities": jnp.full((3, 3), 1 / 3), "y": np.arange(3)}
+
+    def good():
+        x = inputs()
+        return {"f": scores, "noise": Gaussian(0.5), "key": jax.random.key(7), "x": x, "y": np.arange(3)}
+
+    yield Subject("cross_entropy", jaxsmooth.cross_entropy, shares, {"y": LABELS}, are_finite)
+    for name in ("gaussian", "stability", "consistency", "smoothadv", "macer", "smoothmix"):
+        odd = {"f": CLASSIFIERS[:8], "noise": NOISES, "key": KEYS, "x": X, "y": LABELS}
+        odd |= {} if name in ("gaussian", "stability") else {"m": INTEGERS}
+        words = {**WORDS, "x": ("y", "f must")}
+        yield Subject(f"losses.{name}", partial(in_order, getattr(losses, name)), good, odd, words=words)
+    parameters = Partial(lambda w, x: x[:, :3] * w, jnp.ones((1, 3)))
+    odd = {
+        "f": [*ANYTHING, lambda: scores, lambda: Partial(scores, np.zeros(3, int))],
+        "optimizer": LEVELS,
+    }
+
+    def steps(**arguments):
+        return training.init_train_state(**arguments).step
+
+    yield Subject("init_train_state", steps, lambda: {"f": parameters, "optimizer": optax.sgd(0.1)}, odd)
+
+
+def in_order(function, f, noise, key, x, y, **settings):
+    return function(f, noise, key, x, y, **settings)
