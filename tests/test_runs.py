@@ -173,8 +173,8 @@ def test_a_run_of_other_settings_or_another_classifier_is_refused_and_nothing_ch
     [
         ([(np.zeros(4, np.float32), -1)], "the label of input 0 must be an integer in"),
         ([(np.zeros(4, np.float32), [1, 2])], "the label of input 0 must be one class"),
-        ([(np.zeros(4, np.float32), 0), (np.zeros(5, np.float32), 0)], "all inputs must be like the first"),
-        ([(np.zeros(4, np.float32), 0), (np.zeros(4, np.float64), 0)], "all inputs must be like the first"),
+        ([(np.zeros(4, np.float32), 0), (np.zeros(5, np.float32), 0)], "all inputs of data must be like the first"),
+        ([(np.zeros(4, np.float32), 0), (np.zeros(4, np.float64), 0)], "all inputs of data must be like the first"),
         ([(np.zeros(4, np.float32),)], "data must hold pairs"),
         ((np.zeros((3, 4), np.float32), np.zeros(2, int)), "as many inputs as labels"),
     ],

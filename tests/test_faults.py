@@ -1,0 +1,142 @@
+"""Long runs on the host: an interrupt stops them within two batches, many calls leave nothing behind, threads agree."""
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsmooth
+from jaxsmooth import Gaussian
+from tests.classifiers import assert_same, first_features, inputs
+
+KEY, NOISE = jax.random.key(4), Gaussian(1.0)
+
+
+class Interrupted:
+    """A classifier during whose fifth call the user presses Ctrl-C."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        if self.calls == 5:
+            signal.raise_signal(signal.SIGINT)
+        return np.asarray(first_features(x))
+
+
+class InterruptedProgram(Interrupted):
+    """The same, inside a compiled program of 50 ms: the signal comes from another thread."""
+
+    def __call__(self, x):
+        def note():
+            self.calls += 1
+            if self.calls == 5:
+                threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
+            time.sleep(0.05)
+
+        jax.debug.callback(note)
+        return first_features(x)
+
+
+def forever(f, compiled, path):
+    """Return long calls, each of which would run for hours."""
+    x, data = inputs(3), (np.asarray(inputs(3)), np.arange(3))
+    many = {"n": 2**29, "batch_size": 8}
+    settings = {**many, "n0": 8, "compiled": compiled}
+    anytime = {key: value for key, value in settings.items() if key != "n"}
+    yield lambda: jaxsmooth.certify_radii(f, NOISE, KEY, x * 0, [0.001], looks=[2**29], **settings)
+    yield lambda: jaxsmooth.certify_within(f, NOISE, KEY, x, 1e-4, **settings)
+    yield lambda: list(itertools.islice(jaxsmooth.certify_anytime(f, NOISE, KEY, x, votes=2**29, **anytime), 1))
+    run = {**settings, "path": path, "verbose": False, "check": False}
+    run |= {"devices": jax.local_devices()[:1]} if compiled else {}
+    yield lambda: jaxsmooth.certify_dataset(f, NOISE, KEY, data, **run)
+    if not compiled:
+        yield lambda: jaxsmooth.stream_votes(f, NOISE, KEY, x, **many)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_an_interrupt_stops_a_classifier_that_is_called_within_two_batches(tmp_path, place):
+    f = Interrupted()
+    calls = list(forever(f, False, tmp_path / "a.tsv"))
+    with pytest.raises(KeyboardInterrupt):
+        calls[place]()
+    assert f.calls <= 7
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_an_interrupt_stops_a_compiled_classifier_within_two_batches(tmp_path, place):
+    f = InterruptedProgram()
+    calls = list(forever(f, True, tmp_path / "a.tsv"))
+    with pytest.raises((KeyboardInterrupt, jax.errors.JaxRuntimeError)) as caught:
+        calls[place]()
+    # Where it meets a callback, JAX makes an error of its own of it.
+    assert "KeyboardInterrupt" in repr(caught.value)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        jax.effects_barrier()
+    assert f.calls <= 7
+    # The process goes on as if nothing had been.
+    assert jaxsmooth.certify(first_features, NOISE, KEY, inputs(2), n=100).label.shape == (2,)
+
+
+def resident():
+    """Memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def many_calls(call):
+    """Return by how much memory, in MB, and the number of threads grow from the 400th to the 2,000th call."""
+    for _ in range(400):
+        call()
+    memory, threads = resident(), threading.active_count()
+    for _ in range(1600):
+        call()
+    return resident() - memory, threading.active_count() - threads
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("run", ["certify", "stream_votes"])
+def test_two_thousand_calls_leave_neither_memory_nor_threads(run):
+    x = inputs(2)
+    calls = {
+        "certify": lambda: jaxsmooth.certify(first_features, NOISE, KEY, x, n=10, n0=10),
+        "stream_votes": lambda: jaxsmooth.stream_votes(first_features, NOISE, KEY, x, n=10),
+    }
+    memory, threads = many_calls(calls[run])
+    assert memory < 20  # 13 kB a call would be seen
+    assert threads == 0
+
+
+def test_eight_threads_certify_as_one_does():
+    x = inputs(8)
+
+    def certify(place):
+        return jaxsmooth.certify(first_features, NOISE, KEY, x[place : place + 1], n=1000, ids=[place])
+
+    alone = [certify(place) for place in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(certify, list(range(8)) * 4))
+    for place, result in enumerate(together):
+        assert_same(result, alone[place % 8])
+
+
+def test_eight_threads_go_through_a_stream_each():
+    x = jnp.asarray(inputs(4))
+
+    def count(seed):
+        return jaxsmooth.stream_votes(first_features, NOISE, jax.random.key(seed), x, n=300, batch_size=64)
+
+    alone = [count(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for result, expected in zip(pool.map(count, range(8)), alone, strict=True):
+            np.testing.assert_array_equal(result, expected)
