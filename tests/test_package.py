@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import jaxsmooth
 
 ROOT = Path(__file__).parent.parent
@@ -55,12 +57,33 @@ def test_the_core_imports_no_bridge():
         assert not set(imported) & {"bridges", "torch", "tensorflow", "keras", "flax", "art"}, path
 
 
-def test_the_python_in_the_readme_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
+def run_python(page):
+    """Run the blocks of Python in a page, each by itself, and return their names."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     names = [{} for _ in blocks]
     for block, namespace in zip(blocks, names, strict=True):
         exec(block, namespace)
+    return names
+
+
+@pytest.mark.parametrize(("page", "blocks"), [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0)])
+def test_the_python_in_the_guides_runs(page, blocks):
+    names = run_python(ROOT / "examples" / "guides" / f"{page}.md")
+    assert len(names) == blocks
+    if page == "guarantees":
+        assert "those of 8 of 8 rows" in names[0]["fault"]
+        assert (names[0]["failed"], len(names[0]["report"].statistics)) == ((), 20)
+
+
+def test_links_in_pages_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "examples").rglob("*.md"), *(ROOT / ".github").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), (page, target)
+
+
+def test_the_python_in_the_readme_runs(capsys):
+    names = run_python(ROOT / "README.md")
+    assert names
     labels, radii, *table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == ["run", "mine", "at"]
     assert len(labels.strip("[]").split()) == len(radii.strip("[]").split()) == 5

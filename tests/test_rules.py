@@ -30,7 +30,7 @@ class Biased(NamedTuple):
     """Gaussian noise of a generator with a planted bias."""
 
     sigma: float
-    norm, scale, cdf, unit_radius = 2, Gaussian.scale, Gaussian.cdf, Gaussian.unit_radius
+    norm, scale, cdf, unit_radius = 2, Gaussian.scale, Gaussian.cdf, staticmethod(Gaussian.unit_radius)
 
     def sample(self, key, shape, dtype=jnp.float32):
         return Gaussian(self.sigma).sample(key, shape, dtype) + 0.1
