@@ -41,7 +41,8 @@ class RandomizedSmoothingMixin:
             of the votes, or "log_frequencies" with half a vote added to each class.
         check: before the first votes of an instance, test whether scores depend on their row alone, as
             `jaxsmooth.check_classifier` does, on up to four inputs; not in training mode.
-        *args, **kwargs: go to the next class.
+        *args: go to the next class.
+        **kwargs: likewise.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named. ValueError: `check` found a fault.

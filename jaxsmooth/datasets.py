@@ -39,7 +39,7 @@ class Item(NamedTuple):
             as_host_array(f"the label {place}", pair[1], "a class"),
         )
         if like is not None and describe(x) != like:
-            raise ValueError(f"all inputs of data must be like the first, {like}, got {describe(x)} at index {self.idx}")
+            raise ValueError(f"all inputs of data must be like the first, {like}, got {describe(x)} at {self.idx}")
         if label.size != 1:
             raise ValueError(f"the label of input {self.idx} must be one class, got shape {label.shape}")
         return x, check_integer(f"the label of input {self.idx}", label.reshape(())[()], 0)

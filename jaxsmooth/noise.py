@@ -58,7 +58,7 @@ class Gaussian(NamedTuple):
 
 
 class Laplace(NamedTuple):
-    """Laplace noise of density exp(-|z| / scale) / (2 scale) on every feature; certifies L1 radii.
+    """Laplace noise of density `exp(-|z| / scale) / (2 scale)` on every feature; certifies L1 radii.
 
     The radius is -scale * log(2 (1 - p)) (Teng et al. 2019; Yang et al. 2020, arXiv:2002.08118).
 

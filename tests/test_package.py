@@ -75,6 +75,16 @@ def test_the_python_in_the_guides_runs(page, blocks):
         assert (names[0]["failed"], len(names[0]["report"].statistics)) == ((), 20)
 
 
+def test_the_reference_builds_without_a_warning_and_has_every_public_name(tmp_path):
+    source = ROOT / "tests" / "reference"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "text", str(source), str(tmp_path)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    text = (tmp_path / "index.txt").read_text()
+    names = set(jaxsmooth.__all__) - {"ABSTAIN", "losses"}
+    assert {name for name in names if f"jaxsmooth.{name}" not in text} == set()
+
+
 def test_links_in_pages_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "examples").rglob("*.md"), *(ROOT / ".github").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):

@@ -14,6 +14,11 @@ Runs = dict[str, list[Callable[[], Any]]]
 
 def medians(runs: Runs, rounds: int) -> dict[str, float]:
     """Return the median seconds of each contender's fastest run; a first round is not counted."""
+    return {name: seconds for name, (seconds, _) in spreads(runs, rounds).items()}
+
+
+def spreads(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
+    """Return the same, each with the distance between its quartiles."""
     timed = [(name, run, []) for name, choices in runs.items() for run in choices]
     for _ in range(rounds + 1):
         for _, run, times in timed:
@@ -21,9 +26,10 @@ def medians(runs: Runs, rounds: int) -> dict[str, float]:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 run()
             times.append(time.perf_counter() - start)
-    best: dict[str, float] = {}
+    best: dict[str, tuple[float, float]] = {}
     for name, _, times in timed:
-        best[name] = min(best.get(name, np.inf), float(np.median(times[1:])))
+        low, middle, high = np.quantile(times[1:], (0.25, 0.5, 0.75))
+        best[name] = min(best.get(name, (np.inf, np.inf)), (float(middle), float(high - low)))
     return best
 
 
