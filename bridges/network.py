@@ -165,15 +165,16 @@ class Network:
     def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         """Return the scores of the network, after postprocessing."""
         refuse_keywords({name: value for name, value in kwargs.items() if name != "logits"})  # said by ART's attacks
-        scores = [np.zeros((0, self._nb_classes), np.float32)]
+        # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
+        scores = np.empty((len(x), self._nb_classes), np.float32)
         for start in range(0, len(x), batch_size):
             prepared, _ = self._preprocessing.before(x[start : start + batch_size])
             rows = len(prepared)
             if self._backend.fixed_batch and rows < batch_size:
                 prepared = np.concatenate([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
             outputs = self._backend.scores(prepared, training=training_mode)[:rows]
-            scores.append(self._preprocessing.after(outputs))
-        return np.concatenate(scores)
+            scores[start : start + rows] = self._preprocessing.after(outputs)
+        return scores
 
     def _checked_labels(self, y: Any, number: int) -> np.ndarray:
         """Return labels in the form in which they came, once they were found to be labels."""

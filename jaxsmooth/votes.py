@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
@@ -114,7 +115,9 @@ def stream_votes(
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
     with progress_bar("votes", number * n, progress) as advance:
         for done, (noisy, rows) in enumerate(draw_in_turn(task, n, batch_size), start=1):
-            scores = jnp.asarray(f(noisy))
+            scores = f(noisy)
+            if not isinstance(scores, (jax.Array, np.ndarray)):
+                scores = jnp.asarray(scores)
             check_scores(scores, batch_size)
             # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
             counts = jax.block_until_ready(add_votes_jit(counts, scores, rows, number))

@@ -18,7 +18,9 @@ def test_the_probability_that_any_bound_up_to_a_horizon_fails_is_below_alpha(p, 
     alive, failed = np.ones(1), 0.0
     for n in range(1, 1001):
         alive = np.convolve(alive, [1 - p, p])
-        above = anytime_lower_bound(np.arange(n + 1), n, alpha) > p
+        # Below a share of p the bound is below it; beyond the first bar nothing is left.
+        possible = np.flatnonzero((alive > 0) & (np.arange(n + 1) > n * p))
+        above = possible[anytime_lower_bound(possible, n, alpha) > p]
         failed += alive[above].sum()
         alive[above] = 0
     assert failed <= alpha

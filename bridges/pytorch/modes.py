@@ -1,6 +1,7 @@
 """Run a module as a function: evaluation mode, no ambient settings, everything as it was afterwards."""
 
 import contextlib
+import itertools
 import threading
 import weakref
 from collections.abc import Collection, Generator
@@ -14,9 +15,12 @@ _RUNNING: "weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]]" = 
 
 def placement(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
     """Return the device and the floating dtype of a module's tensors."""
-    tensors = [*module.parameters(), *module.buffers()]
-    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
-    return (tensors[0].device if tensors else torch.device("cpu")), dtype
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    first = next(tensors, None)
+    if first is None:
+        return torch.device("cpu"), None
+    floating = (tensor.dtype for tensor in itertools.chain([first], tensors) if tensor.is_floating_point())
+    return first.device, next(floating, None)
 
 
 @contextlib.contextmanager
