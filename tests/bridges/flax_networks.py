@@ -28,6 +28,14 @@ class LinenNetwork(linen.Module):
         return scores if self.last is None else getattr(jax.nn, self.last)(scores)
 
 
+class LinenLinear(linen.Module):
+    """One dense layer."""
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(3)(flatten(x))
+
+
 class LinenDropout(linen.Module):
     @linen.compact
     def __call__(self, x, train):

@@ -22,6 +22,7 @@ from bridges.pytorch import PyTorchRandomizedSmoothing
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
 from tests.bridges.flax_networks import (
     LinenDropout,
+    LinenLinear,
     LinenNetwork,
     NNXDropout,
     Watched,
@@ -82,6 +83,10 @@ class PyTorch:
             layer.weight.data = torch.tensor(weight.T.copy())
         ends = {None: [], "softmax": [nn.Softmax(1)], "sigmoid": [nn.Sigmoid()]}[last]
         return nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], *ends)
+
+    @staticmethod
+    def linear(shape):
+        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3))
 
     @classmethod
     def smoothed(cls, model=None, loss="logits", trainable=False, **changes):
@@ -153,6 +158,10 @@ class TensorFlow:
         model = keras.Sequential([keras.Input(SHAPE, dtype=dtype), *layers])
         model.set_weights(weights(outputs))
         return model
+
+    @staticmethod
+    def linear(shape):
+        return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(3)])
 
     @classmethod
     def smoothed(cls, model=None, loss="logits", trainable=False, **changes):
@@ -234,6 +243,10 @@ class NNX:
         ends = [] if last is None else [getattr(jax.nn, last)]
         return {"model": nnx.Sequential(flatten, layers[0], jax.nn.relu, layers[1], *ends)}
 
+    @staticmethod
+    def linear(shape):
+        return {"model": nnx.Sequential(flatten, nnx.Linear(int(np.prod(shape)), 3, rngs=nnx.Rngs(0)))}
+
     @classmethod
     def smoothed(cls, model=None, loss="logits", trainable=False, **changes):
         model = cls.network() if model is None else model
@@ -278,6 +291,11 @@ class NNX:
 
 class Linen(NNX):
     name = "flax-linen"
+
+    @staticmethod
+    def linear(shape):
+        model = LinenLinear()
+        return {"model": model, "variables": model.init(jax.random.key(0), np.zeros((1, *shape), np.float32))}
 
     @staticmethod
     def network(outputs=3, last=None):
