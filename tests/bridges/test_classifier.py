@@ -324,7 +324,7 @@ from tests.bridges.frameworks import {0}
 from tests.benchmarks.growth import peak, reset_peak
 shape = (3, 32, 32)
 classifier = {0}.smoothed({0}.linear(shape), input_shape=shape)
-classifier.certify(np.zeros((1, *shape)), 1000)
+classifier.certify(np.zeros((1, *shape)), 20_000)
 before = reset_peak()
 classifier.certify(np.zeros((1, *shape)), 100_000)
 print(peak() - before)
