@@ -78,16 +78,14 @@ def make_rule(
     Raises:
         ValueError, TypeError: an argument is not as described.
     """
-    check_callable(f)
-    noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
-    n0, n, batch_size = (check_integer(k, v, 1, 2**30) for k, v in (("n0", n0), ("n", n), ("batch_size", batch_size)))
     check_bound(bound, noise)
-    mode = _mode(radii, precision, until, bound)
-    settings = {**_origin(f, noise, key), "alpha": alpha, "n0": n0, "n": n, "mode": mode, "bound": bound}
-    settings |= {"precision": precision, "radii": None if radii is None else check_radii(radii)}
-    f, batch_size = _spread(f, batch_size, compiled, devices)
+    mode, n0 = _mode(radii, precision, until, bound), check_integer("n0", n0, 1, 2**30)
+    f, noise, key, n, alpha, batch_size, step, settings = _source(
+        f, noise, key, n, alpha, batch_size, compiled, devices
+    )
+    settings |= {"n0": n0, "mode": mode, "bound": bound, "precision": precision}
+    settings["radii"] = None if radii is None else check_radii(radii)
     selection_key, estimation_key = decision_keys(key)
-    step = make_step(f, compiled)
     common: Any = {"n0": n0, "alpha": alpha, "batch_size": batch_size, "compiled": compiled}
 
     def select(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -140,12 +138,10 @@ def make_prediction_rule(
     Raises:
         ValueError, TypeError: an argument is not as described.
     """
-    check_callable(f)
-    noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
-    n, batch_size = check_integer("n", n, 1, 2**30), check_integer("batch_size", batch_size, 1, 2**30)
-    settings = {**_origin(f, noise, key), "alpha": alpha, "n": n, "mode": "prediction"}
-    f, batch_size = _spread(f, batch_size, compiled, devices)
-    step, few = make_step(f, compiled), min(n, 100)
+    f, noise, key, n, alpha, batch_size, step, settings = _source(
+        f, noise, key, n, alpha, batch_size, compiled, devices
+    )
+    settings, few = {**settings, "mode": "prediction"}, min(n, 100)
 
     def select(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
         task, _ = check_host_task("predict_dataset", f, noise, key, x, n, batch_size, ids)
@@ -160,6 +156,31 @@ def make_prediction_rule(
 
     examine = partial(_examine, step, noise, key, batch_size)
     return Rule(predict, select, examine, settings, _group(batch_size, n))
+
+
+class _Source(NamedTuple):
+    """Where the votes of a run come from."""
+
+    f: Any
+    noise: Noise
+    key: jax.Array
+    n: int
+    alpha: float
+    batch_size: int
+    step: Step
+    settings: dict[str, Any]
+
+
+def _source(
+    f: Any, noise: Any, key: Any, n: Any, alpha: Any, batch_size: Any, compiled: bool, devices: Sequence[Any] | None
+) -> _Source:
+    """Check what every run has, and return it with the step of the classifier and what its header says."""
+    check_callable(f)
+    noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
+    n, batch_size = check_integer("n", n, 1, 2**30), check_integer("batch_size", batch_size, 1, 2**30)
+    settings = {**_origin(f, noise, key), "alpha": alpha, "n": n}
+    f, batch_size = _spread(f, batch_size, compiled, devices)
+    return _Source(f, noise, key, n, alpha, batch_size, make_step(f, compiled), settings)
 
 
 def _examine(

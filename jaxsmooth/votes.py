@@ -115,7 +115,7 @@ def stream_votes(
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
     with progress_bar("votes", number * n, progress) as advance:
         for done, (noisy, rows) in enumerate(draw_in_turn(task, n, batch_size), start=1):
-            scores = f(noisy)
+            scores: Any = f(noisy)
             if not isinstance(scores, (jax.Array, np.ndarray)):
                 scores = jnp.asarray(scores)
             check_scores(scores, batch_size)
