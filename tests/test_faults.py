@@ -49,14 +49,14 @@ class InterruptedProgram(Interrupted):
 
 
 def forever(f, compiled, path):
-    """Return long calls, each of which would run for hours."""
+    """Return long calls, of some 50,000 batches each."""
     x, data = inputs(3), (np.asarray(inputs(3)), np.arange(3))
-    many = {"n": 2**29, "batch_size": 8}
+    many = {"n": 2**17, "batch_size": 8}
     settings = {**many, "n0": 8, "compiled": compiled}
     anytime = {key: value for key, value in settings.items() if key != "n"}
-    yield lambda: jaxsmooth.certify_radii(f, NOISE, KEY, x * 0, [0.001], looks=[2**29], **settings)
+    yield lambda: jaxsmooth.certify_radii(f, NOISE, KEY, x * 0, [0.001], looks=[2**17], **settings)
     yield lambda: jaxsmooth.certify_within(f, NOISE, KEY, x, 1e-4, **settings)
-    yield lambda: list(itertools.islice(jaxsmooth.certify_anytime(f, NOISE, KEY, x, votes=2**29, **anytime), 1))
+    yield lambda: list(itertools.islice(jaxsmooth.certify_anytime(f, NOISE, KEY, x, votes=2**17, **anytime), 1))
     run = {**settings, "path": path, "verbose": False, "check": False}
     run |= {"devices": jax.local_devices()[:1]} if compiled else {}
     yield lambda: jaxsmooth.certify_dataset(f, NOISE, KEY, data, **run)

@@ -102,7 +102,7 @@ def test_an_interrupt_stops_certify_within_two_batches(framework):
 
     classifier._predict_classifier = interrupted
     with pytest.raises(KeyboardInterrupt):
-        classifier.certify(inputs(2), n=2**29)
+        classifier.certify(inputs(2), n=2**22)
     assert len(calls) <= 5
     classifier._predict_classifier = original
     assert classifier.certify(inputs(2), n=100)[0].shape == (2,)
