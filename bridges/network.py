@@ -172,8 +172,11 @@ class Network:
             rows = len(prepared)
             if self._backend.fixed_batch and rows < batch_size:
                 prepared = np.concatenate([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
-            outputs = self._backend.scores(prepared, training=training_mode)[:rows]
-            scores[start : start + rows] = self._preprocessing.after(outputs)
+            outputs = self._preprocessing.after(self._backend.scores(prepared, training=training_mode)[:rows])
+            part = scores[start : start + batch_size]
+            if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores
+                raise ValueError(f"scores must have shape {part.shape} after all defences, got {outputs.shape}")
+            part[...] = outputs
         return scores
 
     def _checked_labels(self, y: Any, number: int) -> np.ndarray:

@@ -221,6 +221,22 @@ def test_a_postprocessor_that_blanks_rows_makes_the_class_abstain(framework, bla
     assert (classifier.predict(inputs(), is_abstain=False) == 0).all()
 
 
+def test_defences_that_change_the_number_of_rows_or_classes_are_refused(framework):
+    class Halves(Doubles):
+        def __call__(self, x, y=None):
+            return x[: -(-len(x) // 2)], y
+
+    class FirstColumn:
+        apply_fit, apply_predict = False, True
+
+        def __call__(self, preds):
+            return preds[:, :1]
+
+    for defence in ({"preprocessing_defences": Halves()}, {"postprocessing_defences": FirstColumn()}):
+        with pytest.raises(ValueError, match="scores must have shape"):
+            framework.smoothed(check=False, **defence).certify(inputs(), 50)
+
+
 def test_the_model_comes_out_as_it_went_in(framework):
     model, x, y = framework.with_dropout(), inputs(), labels()
     classifier = framework.smoothed(model)
