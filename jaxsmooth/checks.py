@@ -128,6 +128,13 @@ def check_scale(name: str, scale: Any) -> ArrayLike:
     return array.astype(jnp.float32)
 
 
+def check_float_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return a floating dtype as JAX has it: float64 is float32 unless `jax_enable_x64` is set."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
 def check_noise(noise: Any) -> Noise:
     """Return a noise of strongly typed arrays, whose scale is positive and finite where it is concrete."""
     if isinstance(noise, type) or not isinstance(noise, Noise):

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxsmooth.checks import check_callable, check_inputs, check_integer, check_noise, check_scores, check_untraced
 from jaxsmooth.noise import Gaussian
-from jaxsmooth.samples import add_noise, check_task, noise_of
+from jaxsmooth.samples import stream_samples
 from jaxsmooth.types import Noise
 
 _TOLERANCE = 1e-4  # of the largest score: kernels add in another order at another place of a batch
@@ -55,10 +55,9 @@ def check_classifier(
         raise ValueError("x must have at least one input, got none")
     check_untraced("check_classifier", (f, x, noise))
     noise = check_noise(Gaussian(float(np.std(np.asarray(x), dtype=np.float64)) or 1.0) if noise is None else noise)
-    rows = jnp.arange(number, dtype=jnp.int32)
-    task, _, _ = check_task(noise, jax.random.key(0), x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, 1, None, 0)
-    noisy = [add_noise(task, noise_of(task, rows, jnp.full(number, s, jnp.uint32)), rows) for s in range(2)]
-    wide = [jnp.concatenate([task.x, noisy[0]]), jnp.concatenate([noisy[1], task.x])]
+    exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    ((noisy, _),) = stream_samples(noise, jax.random.key(0), exact, n=2, batch_size=2 * number)
+    wide = [jnp.concatenate([exact, noisy[0::2]]), jnp.concatenate([noisy[1::2], exact])]
     first, second = (batch.astype(x.dtype) for batch in wide)
     shared = np.arange(number), np.arange(number, 2 * number)
     refuse_faults(f, first, second, 2 * number, shared, wide[0] if x.dtype.itemsize < 4 else None, classes, finite)

@@ -16,8 +16,9 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from scipy import special
 
-from jaxsmooth.checks import check_key, check_scale, is_traced
+from jaxsmooth.checks import check_float_dtype, check_key, check_scale, is_traced
 from jaxsmooth.draws import random_words
+from jaxsmooth.noise import miss
 
 _BITS = 64  # of a draw
 _REACH = 9.5  # standard deviations in a table; the mass beyond is below 2.2e-21
@@ -80,10 +81,8 @@ class LatticeGaussian:
 
     def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draw independent noise of this shape: multiples of step in float32, then cast to `dtype`."""
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
-        integers = self.sample_integers(key, shape)
-        return (integers.astype(jnp.float32) * self.step).astype(jax.dtypes.canonicalize_dtype(dtype))
+        dtype = check_float_dtype(dtype)
+        return (self.sample_integers(key, shape).astype(jnp.float32) * self.step).astype(dtype)
 
     def sample_integers(self, key: jax.Array, shape: Sequence[int]) -> jax.Array:
         """Draw independent noise of this shape as `i32` multiples of step."""
@@ -116,11 +115,7 @@ class LatticeGaussian:
     @staticmethod
     def unit_radius(probability: ArrayLike) -> np.ndarray:
         """Return Phi^-1 of p less the error of the table, in float64 on the host; below 0 where p - error < 1/2."""
-        p = np.asarray(probability, np.float64)
-        if not ((p >= 0) & (p <= 1)).all():
-            raise ValueError(f"probability must lie in [0, 1], got {probability}")
-        error = _VARIATION * _MOST_FEATURES
-        return -special.ndtri(np.minimum(1 - p, 0.5) + error)
+        return -special.ndtri(miss(probability) + _VARIATION * _MOST_FEATURES)
 
     def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return P(Z < z) and P(Z <= z) of one feature's noise at multiples of step, in float64 on the host."""

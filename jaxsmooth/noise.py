@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from scipy import special
 
 from jaxsmooth import draws
-from jaxsmooth.checks import check_key, check_scale
+from jaxsmooth.checks import check_float_dtype, check_key, check_scale
 
 
 class Gaussian(NamedTuple):
@@ -50,7 +50,7 @@ class Gaussian(NamedTuple):
     @staticmethod
     def unit_radius(probability: ArrayLike) -> np.ndarray:
         """Return Phi^-1(p), at least 0, in float64 on the host."""
-        return -special.ndtri(_miss(probability))
+        return -special.ndtri(miss(probability))
 
     def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return P(Z < z) and P(Z <= z) of one feature's noise, in float64 on the host."""
@@ -82,7 +82,7 @@ class Laplace(NamedTuple):
     def unit_radius(probability: ArrayLike) -> np.ndarray:
         """Return -log(2 (1 - p)), at least 0, in float64 on the host."""
         with np.errstate(divide="ignore"):
-            return -np.log(2 * _miss(probability))
+            return -np.log(2 * miss(probability))
 
     def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return P(Z < z) and P(Z <= z) of one feature's noise, in float64 on the host."""
@@ -120,7 +120,7 @@ class Uniform(NamedTuple):
     @staticmethod
     def unit_radius(probability: ArrayLike) -> np.ndarray:
         """Return 2 (p - 1/2), at least 0, in float64 on the host."""
-        return 1 - 2 * _miss(probability)
+        return 1 - 2 * miss(probability)
 
     def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return P(Z < z) and P(Z <= z) of one feature's noise, in float64 on the host."""
@@ -135,10 +135,9 @@ def _sample(
     shape: Sequence[int],
     dtype: DTypeLike,
 ) -> jax.Array:
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
+    dtype = check_float_dtype(dtype)
     words = draws.random_words(check_key(key), math.prod(shape))
-    return (distribution(words) * check_scale(name, scale)).reshape(shape).astype(jax.dtypes.canonicalize_dtype(dtype))
+    return (distribution(words) * check_scale(name, scale)).reshape(shape).astype(dtype)
 
 
 def _in_scales(values: ArrayLike, scale: ArrayLike) -> np.ndarray:
@@ -149,7 +148,7 @@ def _twice(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return probability, probability
 
 
-def _miss(probability: ArrayLike) -> np.ndarray:
+def miss(probability: ArrayLike) -> np.ndarray:
     """Return 1 - p, at most 1/2: a bound that does not exceed 1/2 certifies nothing."""
     p = np.asarray(probability, np.float64)
     if not ((p >= 0) & (p <= 1)).all():

@@ -7,6 +7,7 @@ number of samples: Dvoretzky, Kiefer and Wolfowitz's with Massart's constant, an
 
 import itertools
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jax.typing import ArrayLike
 from numpy.polynomial import legendre
 
 from jaxsmooth.checks import check_alpha, check_inputs, check_integer, check_untraced
-from jaxsmooth.samples import check_task, noise_of
+from jaxsmooth.samples import Position, check_task, draw_noise
 from jaxsmooth.types import Noise
 
 _VALUES, _MOST_SAMPLES, _MOST_FEATURES = 2**18, 2048, 1024
@@ -115,15 +116,15 @@ def noise_report(
     if not hasattr(noise, "cdf"):
         raise TypeError(f"noise must have a method cdf to be tested, got {noise!r}")
     check_untraced("noise_report", task)
-    rows, numbers = np.divmod(np.arange(number * samples), samples)
-    values = _noise_of(task, rows.astype(np.int32), np.uint32(int(first)) + numbers.astype(np.uint32))
-    below, upto = task.noise.cdf(np.asarray(values).reshape(len(rows), features))  # pyright: ignore
+    total = number * samples
+    values, _ = _draw_noise(task, Position(np.int32(0), np.int32(0)), samples, total)
+    below, upto = task.noise.cdf(np.asarray(values).reshape(total, features))  # pyright: ignore
     # Noise with atoms is spread over them, by numbers that do not come from the generator that is tested.
     u = below + (upto - below) * np.random.default_rng(0).uniform(size=below.shape)
     return _report(u, false_alarm)
 
 
-_noise_of = jax.jit(noise_of)
+_draw_noise = partial(jax.jit, static_argnums=(2, 3))(draw_noise)
 
 
 def _report(u: np.ndarray, false_alarm: float) -> NoiseReport:

@@ -45,15 +45,15 @@ class Rule(NamedTuple):
     Attributes:
         certify: from inputs `[N, *event]` and their ids to `Certificates`.
         select: from the same to the selection votes alone.
-        examine: None, or from the same to a report on the noise, if it can be tested; refuses a classifier that is no
-            function of each row alone, and noise that fails.
+        examine: from the same to a report on the noise, if it can be tested; refuses a classifier that is no function
+            of each row alone, and noise that fails.
         settings: what must not change within a run, in a form that JSON can hold.
         group: how many inputs to certify together, by default.
     """
 
     certify: Callable[[np.ndarray, np.ndarray], Certificates]
     select: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    examine: Callable[[np.ndarray, np.ndarray], NoiseReport | None] | None
+    examine: Callable[[np.ndarray, np.ndarray], NoiseReport | None]
     settings: dict[str, Any]
     group: int
 
@@ -80,9 +80,7 @@ def make_rule(
     """
     check_bound(bound, noise)
     mode, n0 = _mode(radii, precision, until, bound), check_integer("n0", n0, 1, 2**30)
-    f, noise, key, n, alpha, batch_size, step, settings = _source(
-        f, noise, key, n, alpha, batch_size, compiled, devices
-    )
+    f, noise, key, n, alpha, batch_size, step, settings = _votes(f, noise, key, n, alpha, batch_size, compiled, devices)
     settings |= {"n0": n0, "mode": mode, "bound": bound, "precision": precision}
     settings["radii"] = None if radii is None else check_radii(radii)
     selection_key, estimation_key = decision_keys(key)
@@ -119,8 +117,7 @@ def make_rule(
     certify = {"fixed": fixed, "grid": grid, "precision": within, "anytime": anytime}[mode]
     # One input at a time is stopped when it is ready; the other sequential modes fill batches from many.
     group = {"fixed": _group(batch_size, n), "anytime": 1}.get(mode, 64)
-    examine = partial(_examine, step, noise, estimation_key, batch_size)
-    return Rule(certify, select, examine, settings, group)
+    return Rule(certify, select, partial(_examine, step, noise, estimation_key, batch_size), settings, group)
 
 
 def make_prediction_rule(
@@ -138,9 +135,7 @@ def make_prediction_rule(
     Raises:
         ValueError, TypeError: an argument is not as described.
     """
-    f, noise, key, n, alpha, batch_size, step, settings = _source(
-        f, noise, key, n, alpha, batch_size, compiled, devices
-    )
+    f, noise, key, n, alpha, batch_size, step, settings = _votes(f, noise, key, n, alpha, batch_size, compiled, devices)
     settings, few = {**settings, "mode": "prediction"}, min(n, 100)
 
     def select(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -158,7 +153,7 @@ def make_prediction_rule(
     return Rule(predict, select, examine, settings, _group(batch_size, n))
 
 
-class _Source(NamedTuple):
+class _Votes(NamedTuple):
     """Where the votes of a run come from."""
 
     f: Any
@@ -171,16 +166,16 @@ class _Source(NamedTuple):
     settings: dict[str, Any]
 
 
-def _source(
+def _votes(
     f: Any, noise: Any, key: Any, n: Any, alpha: Any, batch_size: Any, compiled: bool, devices: Sequence[Any] | None
-) -> _Source:
+) -> _Votes:
     """Check what every run has, and return it with the step of the classifier and what its header says."""
     check_callable(f)
     noise, key, alpha = check_noise(noise), check_key(key), check_alpha(alpha)
     n, batch_size = check_integer("n", n, 1, 2**30), check_integer("batch_size", batch_size, 1, 2**30)
     settings = {**_origin(f, noise, key), "alpha": alpha, "n": n}
     f, batch_size = _spread(f, batch_size, compiled, devices)
-    return _Source(f, noise, key, n, alpha, batch_size, make_step(f, compiled), settings)
+    return _Votes(f, noise, key, n, alpha, batch_size, make_step(f, compiled), settings)
 
 
 def _examine(

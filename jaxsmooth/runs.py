@@ -93,7 +93,7 @@ def certify_dataset(
         [(1, 1), (0, 0), (0, 0)]
     """
     rule = make_rule(f, noise, key, radii, precision, until, n0, n, alpha, bound, batch_size, compiled, devices)
-    return _start(rule if check else rule._replace(examine=None), data, path, group, skip, most, share, verbose)
+    return _start(rule, data, path, group, skip, most, share, check, verbose)
 
 
 def predict_dataset(
@@ -136,7 +136,7 @@ def predict_dataset(
         [0, 1, 2]
     """
     rule = make_prediction_rule(f, noise, key, n, alpha, batch_size, compiled, devices)
-    return _start(rule if check else rule._replace(examine=None), data, path, group, skip, most, share, verbose)
+    return _start(rule, data, path, group, skip, most, share, check, verbose)
 
 
 def _start(
@@ -147,6 +147,7 @@ def _start(
     skip: int,
     most: int | None,
     share: tuple[int, int] | None,
+    check: bool,
     verbose: bool,
 ) -> list[LogRow]:
     """Run a rule over this process's share of the data."""
@@ -154,7 +155,8 @@ def _start(
     skip, most = check_integer("skip", skip, 1), None if most is None else check_integer("most", most, 0)
     part = check_share(share)
     items, total = list_items(data, skip, most, part), count_items(data, skip, most, part)
-    return _certify(rule, items, total, share_path(Path(path), *part), Path(path), size, verbose)
+    own = share_path(Path(path), *part)
+    return _certify(rule, items, total, own, Path(path), size, check and not own.exists(), verbose)
 
 
 class _Progress(NamedTuple):
@@ -174,20 +176,21 @@ class _Progress(NamedTuple):
 
 
 def _certify(
-    rule: Rule, items: Iterator[Item], total: int | None, own: Path, path: Path, size: int, verbose: bool
+    rule: Rule, items: Iterator[Item], total: int | None, own: Path, path: Path, size: int, check: bool, verbose: bool
 ) -> list[LogRow]:
     first = next(items, None)
     if first is None:
         if not own.exists():
             write_log(own, [])
         return []
-    like, progress, wanted = describe(first.load()[0]), _Progress(), list[StoredVotes]()
+    x, _ = first.load()
+    like, progress, wanted = describe(x), _Progress(), list[StoredVotes]()
     settings = {**rule.settings, **like}
     words = claim(settings)
     if path.exists() and not list_stores(path):
         raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
-    report = rule.examine(first.load()[0][None], np.array([first.idx])) if rule.examine and not own.exists() else None
-    with _open(rule, settings, own, first) as store, progress_bar("inputs", total, verbose) as advance:
+    report = rule.examine(x[None], np.array([first.idx])) if check else None
+    with _open(rule, settings, own, first.idx, x) as store, progress_bar("inputs", total, verbose) as advance:
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
         done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
@@ -220,17 +223,17 @@ def _certified(rule: Rule, batch: list[Item], like: dict[str, Any]) -> list[Stor
     ]
 
 
-def _open(rule: Rule, settings: dict[str, Any], path: Path, first: Item) -> VoteStore:
+def _open(rule: Rule, settings: dict[str, Any], path: Path, idx: int, x: np.ndarray) -> VoteStore:
     """Open the store, once the first input gives the same selection votes as it did, and write the log anew from it."""
-    selection = rule.select(first.load()[0][None], np.array([first.idx]))[0]
+    selection = rule.select(x[None], np.array([idx]))[0]
     votes = path.with_name(path.name + ".votes")
     path.parent.mkdir(parents=True, exist_ok=True)
     store = VoteStore(votes, settings, len(selection))
-    before = next((row for row in store.rows if row.idx == first.idx), None)
+    before = next((row for row in store.rows if row.idx == idx), None)
     if before is not None and not np.array_equal(before.selection, selection):
         store.close()
         raise ValueError(
-            f"{votes} is of another classifier, data set or machine: input {first.idx} got selection votes "
+            f"{votes} is of another classifier, data set or machine: input {idx} got selection votes "
             f"{before.selection.tolist()}, and now {selection.tolist()}"
         )
     if store.rows:
