@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import pytest
 import jaxsmooth
 from jaxsmooth import Gaussian
 from tests.classifiers import assert_same, first_features, inputs
+from tests.memory import needs_proc, resident
 
 KEY, NOISE = jax.random.key(4), Gaussian(1.0)
 
@@ -88,12 +88,6 @@ def test_an_interrupt_stops_a_compiled_classifier_within_two_batches(tmp_path, p
     assert jaxsmooth.certify(first_features, NOISE, KEY, inputs(2), n=100).label.shape == (2,)
 
 
-def resident():
-    """Memory of this process, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
 def many_calls(call):
     """Return by how much memory, in MB, and the number of threads grow from the 400th to the 2,000th call."""
     for _ in range(400):
@@ -104,7 +98,7 @@ def many_calls(call):
     return resident() - memory, threading.active_count() - threads
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@needs_proc
 @pytest.mark.parametrize("run", ["certify", "stream_votes"])
 def test_two_thousand_calls_leave_neither_memory_nor_threads(run):
     x = inputs(2)

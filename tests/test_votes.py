@@ -26,6 +26,7 @@ from jaxsmooth import (
     votes,
 )
 from tests.classifiers import assert_same, first_features, inputs, scaled_features
+from tests.memory import needs_proc
 
 NOISES = [Gaussian(1.0), Laplace(0.7), Uniform(1.5)]
 DRIVERS = [count_votes, stream_votes]
@@ -271,15 +272,17 @@ def test_an_error_in_f_arrives_as_it_is(key, driver):
 
 
 PEAK = """
-import resource, sys, jax, jax.numpy as jnp, jaxsmooth
+import sys, jax, jax.numpy as jnp, jaxsmooth
+from tests.memory import peak
 f = lambda x: x.reshape(len(x), -1)[:, :10]
 driver, n = getattr(jaxsmooth, sys.argv[1]), int(sys.argv[2])
 x = jnp.zeros((1, 3, 32, 32))
 driver(f, jaxsmooth.Gaussian(0.5), jax.random.key(0), x, n=n, batch_size=256).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak())
 """
 
 
+@needs_proc
 @pytest.mark.parametrize("driver", ["count_votes", "stream_votes"])
 def test_memory_does_not_grow_with_n(driver):
     few, many = (

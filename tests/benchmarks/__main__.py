@@ -18,13 +18,12 @@ import numpy as np
 
 from tests.benchmarks import growth
 from tests.benchmarks.frameworks import FRAMEWORKS, Contenders
-from tests.benchmarks.timing import spreads
+from tests.benchmarks.timing import Runs, spreads
 
 VOTES, SELECTION, IMAGES, BATCHES = 1000, 32, 4, (32, 128, 512, 2048)
 COPIES, PREDICTED, EXPLAINED, TRAINED = 32, 128, 16, 512
 LARGE = 4  # a ResNet-20 gets this many times fewer votes, images to predict and images to train on
 TASKS = ("certify", "predict", "gradient", "fit")
-Runs = dict[str, list[Callable[[], Any]]]
 
 
 def tasks(it: Contenders, parts: int) -> dict[str, Runs]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bridges.pytorch import PyTorchRandomizedSmoothing
+from tests.memory import peak, reset_peak
 
 _SERIES = {
     "votes n": [{"n": n} for n in (1000, 4000, 16_000)],
@@ -60,18 +61,3 @@ def _point(n: int = 1000, images: int = 4, classes: int = 10, side: int = 32, ro
         times.append(time.perf_counter() - start)
         peaks.append(peak() - before)
     return {"seconds": float(np.median(times)), "rows": sum(rows), "peak_mb": float(np.median(peaks))}
-
-
-def reset_peak() -> float:
-    """Forget the largest memory so far and return what is in use, in MB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak() -> float:
-    return _status("VmHWM")
-
-
-def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))

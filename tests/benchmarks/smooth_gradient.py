@@ -5,7 +5,6 @@ memory of a process of its own grows from n = 64 to n = 4,096.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsmooth import Gaussian, smooth
+from tests import memory
 from tests.benchmarks.models import build
 from tests.benchmarks.timing import medians
 
@@ -52,7 +52,7 @@ def main() -> None:
     if arguments.peak:
         _, backward, x = gradient(arguments.peak, arguments.batch_size)
         backward(x).block_until_ready()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(memory.peak())
         return
     for n in (arguments.batch_size, 9 * arguments.batch_size):
         forward, backward, x = gradient(n, arguments.batch_size)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import jaxsmooth
 from bridges.inputs import input_ids
 from bridges.smoothing import RandomizedSmoothingMixin
 from tests.bridges.frameworks import SHAPE, PyTorch, TensorFlow, cross_entropy, inputs, labels, reference
+from tests.memory import needs_proc
 
 
 def test_certify_is_that_of_the_core_on_the_model(framework):
@@ -337,7 +337,7 @@ def test_models_of_other_dtypes_and_inputs_of_every_kind(framework):
 PEAK = """
 import numpy as np
 from tests.bridges.frameworks import {0}
-from tests.benchmarks.growth import peak, reset_peak
+from tests.memory import peak, reset_peak
 shape = (3, 32, 32)
 classifier = {0}.smoothed({0}.linear(shape), input_shape=shape)
 classifier.certify(np.zeros((1, *shape)), 20_000)
@@ -347,7 +347,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc")
+@needs_proc
 def test_memory_does_not_grow_with_n(framework):
     """All 100,000 noisy copies would take 1,229 MB."""
     done = subprocess.run(

@@ -10,6 +10,7 @@ import pytest
 import jaxsmooth
 from jaxsmooth import Gaussian
 from tests.bridges.frameworks import PyTorch, TensorFlow, inputs
+from tests.memory import needs_proc
 from tests.test_faults import many_calls
 
 BRIDGED = pytest.mark.parametrize("bridged", [PyTorch, TensorFlow], ids=lambda framework: framework.name)
@@ -108,6 +109,7 @@ def test_an_interrupt_stops_certify_within_two_batches(framework):
     assert classifier.certify(inputs(2), n=100)[0].shape == (2,)
 
 
+@needs_proc
 def test_two_thousand_predictions_leave_neither_memory_nor_threads(framework):
     x, classifier = inputs(1), framework.smoothed(sample_size=5)
     memory, threads = many_calls(lambda: classifier.predict(x))

@@ -1,7 +1,6 @@
 """A PyTorch module as a JAX function: the same numbers under every transformation, and no trace left on either side."""
 
 import faulthandler
-import resource
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from torch import nn
 import jaxsmooth
 from bridges.pytorch import as_jax
 from tests.classifiers import assert_same
+from tests.memory import needs_proc, peak, reset_peak
 
 WATCHDOG = 60
 
@@ -336,6 +336,7 @@ def test_compiled_code_on_a_platform_without_callbacks_names_the_way(monkeypatch
     assert as_jax(small_cnn())(images()).shape == (4, 3)
 
 
+@needs_proc
 @pytest.mark.parametrize("megabytes", [1, 50])
 def test_two_thousand_iterations_neither_hang_nor_leak(megabytes):
     module = Fixed(lambda x: x[:, :2] + 1)
@@ -347,9 +348,9 @@ def test_two_thousand_iterations_neither_hang_nor_leak(megabytes):
         return jax.lax.scan(step, x, length=2000)[0]
 
     run(x).block_until_ready()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = reset_peak()
     assert_same(run(x)[:, :2], np.full((4, 2), 2000))
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 150
+    assert peak() - before < 150
 
 
 @pytest.mark.parametrize("driver", [jaxsmooth.count_votes, jaxsmooth.stream_votes])
