@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.bad_input.values import (
     forms_of_array,
     forms_of_integer,
 )
-from tests.bridges.frameworks import inputs, labels
+from tests.bridges.reference import inputs, labels
 
 X = [*ANYTHING, *forms_of_array(partial(inputs, 3)), *changed_arrays(partial(inputs, 3))]
 Y = [
@@ -32,6 +33,13 @@ Y = [
     lambda: np.eye(3, 4),
 ]
 N = [*INTEGERS, *forms_of_integer(10)]
+BATCHES = {"batch_size": [*INTEGERS, *forms_of_integer(128)]}
+SETTINGS = {
+    "scale": [*NUMBERS, *ANYTHING],
+    "alpha": [*NUMBERS, *ANYTHING],
+    "sample_size": INTEGERS,
+    "clip_values": constants((1, 0), (0,), "ab", 3, (np.nan, 1), (0, 0)),
+}
 KEYWORDS = {"x": ("y must have shape",)}  # as many labels as inputs
 
 
@@ -47,105 +55,86 @@ def certified(result: Any) -> None:
     assert ((label >= 0) | ((label == -1) & (radius == 0))).all()
 
 
-def methods(framework: Any) -> Iterator[Subject]:
-    """Return the methods of a framework's class, each called on a new instance of the same weights and seed."""
+def method(
+    framework: Any,
+    name: str,
+    good: Any,
+    odd: dict[str, Any],
+    holds: Any = lambda _: None,
+    words: Any = KEYWORDS,
+    trainable: bool = False,
+) -> Subject:
+    """Return a method of a framework's class, called on a new instance of the same weights and seed each time."""
     kept: list[Any] = []
 
-    def subject(method, good, odd, holds=lambda _: None, words=None, trainable=False):
-        def call(**arguments):
-            classifier = framework.smoothed(sample_size=10, trainable=trainable)
-            kept[:] = [classifier]
-            result = getattr(classifier, method)(**arguments)
-            kept.clear()
-            return result
+    def call(**arguments):
+        classifier = framework.smoothed(sample_size=10, trainable=trainable)
+        kept[:] = [classifier]
+        result = getattr(classifier, name)(**arguments)
+        kept.clear()
+        return result
 
-        def state(_):
-            if not kept:
-                return
-            classifier = kept.pop()
-            expected = framework.smoothed(sample_size=10, trainable=trainable)
-            same = [
-                np.array_equal(a, b) for a, b in zip(*map(framework.variables, (classifier, expected)), strict=True)
-            ]
-            numbers = (
-                classifier.scale,
-                classifier.sample_size,
-                classifier.alpha,
-                classifier._predicted,
-                classifier._draws,
-            )
-            plain = (expected.scale, expected.sample_size, expected.alpha, expected._predicted, expected._draws)
-            assert all(same), "the weights changed"
-            assert numbers == plain, f"{numbers} instead of {plain}"
+    def state(_):
+        if kept:
+            unchanged(framework, kept.pop(), framework.smoothed(sample_size=10, trainable=trainable))
 
-        return Subject(f"{framework.name} {method}", call, good, odd, holds, words or KEYWORDS, state)
+    return Subject(f"{framework.name} {name}", call, good, odd, holds, words, state)
 
-    x, pair = (lambda: {"x": inputs(3)}), (lambda: {"x": inputs(3), "y": labels(3)})
-    batches = {"batch_size": [*INTEGERS, *forms_of_integer(128)]}
-    yield subject("predict", x, {"x": X, **batches, "is_abstain": constants(None, 0, "yes")}, finite)
-    yield subject(
-        "certify", lambda: {"x": inputs(3), "n": 10, "batch_size": 128}, {"x": X, "n": N, **batches}, certified
-    )
-    yield subject("compute_loss", pair, {"x": X, "y": Y, "reduction": [*ANYTHING, *constants(Same("none"))]}, finite)
+
+def unchanged(framework: Any, classifier: Any, expected: Any) -> None:
+    pairs = zip(*map(framework.variables, (classifier, expected)), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs), "the weights changed"
+    settings = attrgetter("scale", "sample_size", "alpha", "_predicted", "_draws")
+    assert settings(classifier) == settings(expected)
+
+
+def one() -> dict[str, Any]:
+    return {"x": inputs(3)}
+
+
+def pair() -> dict[str, Any]:
+    return {"x": inputs(3), "y": labels(3)}
+
+
+def methods(framework: Any) -> Iterator[Subject]:
+    """Return the subjects of a framework."""
+    subject = partial(method, framework)
+    yield subject("predict", one, {"x": X, **BATCHES, "is_abstain": constants(None, 0, "yes")}, finite)
+    yield subject("certify", lambda: {**one(), "n": 10, "batch_size": 128}, {"x": X, "n": N, **BATCHES}, certified)
+    yield from of_losses(subject)
+    layers = {"x": X, "layer": [*constants(99, "none", 0.5, None), *ANYTHING], **BATCHES}
+    yield subject("get_activations", lambda: {**one(), "layer": 0}, layers, words={**KEYWORDS, "layer": ("layer",)})
+    fitted = {"x": X, "y": Y, "nb_epochs": constants(-1, 0.5, "1", None, True), "batch_size": INTEGERS}
+    yield subject("fit", lambda: {**pair(), "nb_epochs": 0}, fitted, trainable=True)
+    yield subject("set_params", dict, {**SETTINGS, "unknown": constants(1)})
+    yield constructor(framework)
+    yield saved(framework)
+
+
+def of_losses(subject: Any) -> Iterator[Subject]:
+    reductions = [*ANYTHING, *constants(Same("none"))]
+    yield subject("compute_loss", pair, {"x": X, "y": Y, "reduction": reductions}, finite)
     yield subject("loss_gradient", pair, {"x": X, "y": Y}, finite)
     yield subject("loss_gradient", lambda: {**pair(), "sampling": True}, {"x": X, "y": Y}, finite)
     classes = [*INTEGERS, *constants([0, 1], [0, 1, 3], [0.5, 1, 1], ["a", "b", "c"]), *ANYTHING]
-    yield subject(
-        "class_gradient",
-        lambda: {**x(), "label": 1},
-        {"x": X, "label": classes},
-        finite,
-        {**KEYWORDS, "label": ("y must",)},
-    )
+    words = {**KEYWORDS, "label": ("y must",), "pred": ("y must",)}
+    yield subject("class_gradient", lambda: {**one(), "label": 1}, {"x": X, "label": classes}, finite, words)
     scores = lambda: {"pred": np.zeros((3, 3), np.float32), "y": labels(3)}  # noqa: E731
-    yield subject(
-        "compute_loss_from_predictions", scores, {"pred": ANYTHING, "y": Y}, words={**KEYWORDS, "pred": ("y must",)}
-    )
-    yield subject(
-        "get_activations",
-        lambda: {**x(), "layer": 0},
-        {"x": X, "layer": [*constants(99, "none", 0.5, None), *ANYTHING], **batches},
-        words={**KEYWORDS, "layer": ("layer",)},
-    )
-    yield subject(
-        "fit",
-        lambda: {**pair(), "nb_epochs": 0},
-        {"x": X, "y": Y, "nb_epochs": constants(-1, 0.5, "1", None, True), "batch_size": INTEGERS},
-        trainable=True,
-    )
-    settings = {
-        "scale": [*NUMBERS, *ANYTHING],
-        "alpha": [*NUMBERS, *ANYTHING],
-        "sample_size": INTEGERS,
-        "clip_values": constants((1, 0), (0,), "ab", 3, (np.nan, 1), (0, 0)),
-        "unknown": constants(1),
-    }
-    yield subject("set_params", dict, settings)
+    yield subject("compute_loss_from_predictions", scores, {"pred": ANYTHING, "y": Y}, words=words)
 
-    def construct(**changes):
-        return framework.smoothed(**changes).scale
 
-    numbers = {
-        "scale": [*NUMBERS, *ANYTHING],
-        "alpha": [*NUMBERS, *ANYTHING],
-        "sample_size": INTEGERS,
+def constructor(framework: Any) -> Subject:
+    odd = {
+        **SETTINGS,
         "nb_classes": INTEGERS,
         "seed": [*NUMBERS, *ANYTHING],
         "n0": [k for k in INTEGERS if k() is not None],
         "output": constants("hard", None, 3, []),
-    }
-    shapes = {
         "input_shape": constants((), (0, 4), "ab", 3.5, None, (4.5,), (-1, 2)),
-        "clip_values": settings["clip_values"],
     }
-    yield Subject(
-        f"{framework.name} constructor",
-        construct,
-        dict,
-        {**numbers, **shapes},
-        words={"seed": ("key",), "nb_classes": ("class",), "input_shape": ("shape",)},
-    )
-    yield saved(framework)
+    words = {"seed": ("key",), "nb_classes": ("class",), "input_shape": ("shape",)}
+    call = lambda **changes: framework.smoothed(**changes).scale  # noqa: E731
+    return Subject(f"{framework.name} constructor", call, dict, odd, words=words)
 
 
 def saved(framework: Any) -> Subject:

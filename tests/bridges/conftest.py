@@ -1,4 +1,6 @@
-"""Every framework, for the tests that all of them pass."""
+"""Every framework, for the tests that all of them pass, and an end to what hangs."""
+
+import faulthandler
 
 import pytest
 
@@ -8,3 +10,11 @@ from tests.bridges.frameworks import FRAMEWORKS
 @pytest.fixture(params=FRAMEWORKS, ids=lambda framework: framework.name)
 def framework(request):
     return request.param
+
+
+@pytest.fixture
+def watchdog():
+    """End the process with the traces of all threads if a test takes more than a minute."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.bridges.frameworks import inputs, labels, weights
+from tests.bridges.reference import inputs, labels, weights
 
 
 def test_activations_of_every_layer_by_name_and_index(framework):

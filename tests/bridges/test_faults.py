@@ -9,7 +9,8 @@ import pytest
 
 import jaxsmooth
 from jaxsmooth import Gaussian
-from tests.bridges.frameworks import PyTorch, TensorFlow, inputs
+from tests.bridges.frameworks import PyTorch, TensorFlow
+from tests.bridges.reference import inputs
 from tests.memory import needs_proc
 from tests.test_faults import many_calls
 

@@ -13,7 +13,8 @@ from flax import linen, nnx
 
 import jaxsmooth
 from bridges.flax import FlaxRandomizedSmoothing, as_jax
-from tests.bridges.frameworks import NNX, SETTINGS, SHAPE, Linen, inputs, labels, reference
+from tests.bridges.frameworks import NNX, Linen
+from tests.bridges.reference import SETTINGS, SHAPE, inputs, labels, reference
 
 KINDS = [NNX, Linen]
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.bridges.frameworks import SHAPE, PyTorch, inputs
+from tests.bridges.frameworks import PyTorch
+from tests.bridges.reference import SHAPE, inputs
 
 network, smoothed = PyTorch.network, PyTorch.smoothed
 

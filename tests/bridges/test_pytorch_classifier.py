@@ -13,7 +13,8 @@ from torch import nn
 import jaxsmooth
 from bridges.inputs import input_ids
 from bridges.pytorch import as_jax
-from tests.bridges.frameworks import PyTorch, inputs, labels
+from tests.bridges.frameworks import PyTorch
+from tests.bridges.reference import inputs, labels
 
 network, smoothed = PyTorch.network, PyTorch.smoothed
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.bridges.frameworks import SHAPE, PyTorch, inputs, labels
+from tests.bridges.frameworks import PyTorch
+from tests.bridges.reference import SHAPE, inputs, labels
 
 network, smoothed = PyTorch.network, PyTorch.smoothed
 

@@ -7,7 +7,8 @@ import pytest
 from bridges.pytorch import as_jax as torch_as_jax
 from bridges.tensorflow import as_jax as tensorflow_as_jax
 from jaxsmooth import Gaussian, certify_radii, class_gradients, smooth
-from tests.bridges.frameworks import PyTorch, TensorFlow, inputs, reference
+from tests.bridges.frameworks import PyTorch, TensorFlow
+from tests.bridges.reference import inputs, reference
 
 N = 50
 

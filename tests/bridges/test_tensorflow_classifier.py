@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
-from tests.bridges.frameworks import SHAPE, TensorFlow, inputs, labels, weights
+from tests.bridges.frameworks import TensorFlow
+from tests.bridges.reference import SHAPE, inputs, labels, weights
 
 network, smoothed = TensorFlow.network, TensorFlow.smoothed
 
