@@ -1,6 +1,7 @@
 """The shared surface of ART's smoothing classes: a network, smoothed, with its gradients and its training."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from bridges.art import own_class, restore
 from bridges.backend import Backend
 from bridges.fitting import epochs, generated_batches, minibatches
-from bridges.gradients import Samples, smoothed_loss_gradient, weighted_gradient
+from bridges.gradients import Copies, copies_at_once, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input_ids
 from bridges.layers import activation_loss
 from bridges.network import Network
@@ -127,9 +128,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
             return np.zeros_like(inputs)
         if self.sampling if sampling is None else sampling:
             indices = as_labels(labels, len(inputs), self._nb_classes)
-            gradient = smoothed_loss_gradient(
-                self._backend, self._preprocessing, self._gradient_samples, inputs, indices, self.sample_size
-            )
+            gradient = smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(inputs), indices)
         else:
             prepared, _ = self._preprocessing.before(inputs)
             gradient = self._backend.loss_gradient(prepared, labels, training=training_mode)
@@ -156,12 +155,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         if len(inputs) == 0:
             return np.zeros((0, len(wanted), *self._input_shape), np.float32)
         if self.sampling if sampling is None else sampling:
-            weights = np.full(len(inputs), 1 / self.sample_size)
+            copies, mean = self._copies(inputs), lambda own, _: np.full(len(own), 1 / self.sample_size)
             gradients = [
-                weighted_gradient(
-                    self._backend, self._preprocessing, self._gradient_samples(inputs), inputs, labels, weights
-                )
-                for labels in wanted
+                weighted_gradient(self._backend, self._preprocessing, copies, labels, mean) for labels in wanted
             ]
             return self._backend.like(x, np.stack(gradients, axis=1))
         prepared, _ = self._preprocessing.before(inputs)
@@ -254,8 +250,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
         return self._backend.layer_values // max(math.prod(x.shape[1:]), self._widest or 0)
 
-    def _gradient_samples(self, x: np.ndarray) -> Samples:
+    def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""
-        key, noise = fold_in(self.key, _GRADIENTS), Gaussian(self.scale)
-        batch_size = self._rows_at_once(x, 32)
-        return stream_samples(noise, key, x, n=self.sample_size, batch_size=batch_size, ids=input_ids(x))
+        key, noise, n = fold_in(self.key, _GRADIENTS), Gaussian(self.scale), self.sample_size
+        at_once = copies_at_once(self._rows_at_once(x, 32), len(x), n)
+        draw = functools.partial(stream_samples, noise, key, x, n=n, batch_size=at_once, ids=input_ids(x))
+        return Copies(x, n, at_once, draw)

@@ -1,6 +1,7 @@
 """Gradients of the averaged class probability over noisy copies, for any backend, in constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,49 +11,93 @@ from bridges.preprocessing import Preprocessing
 
 _LEAST_PROBABILITY = 1e-20
 
-Samples = Iterable[tuple[jax.Array, jax.Array]]
-"""Noisy batches with the row that each noisy input was made from, as `jaxsmooth.stream_samples` returns them."""
+
+class Copies(NamedTuple):
+    """The noisy copies that gradients average over, the same in every pass.
+
+    Attributes:
+        x: inputs.
+        n: copies of each.
+        at_once: how many go through the network at once, all copies of some inputs or a part of those of one.
+        draw: returns batches of them with the row that each was made from, as `jaxsmooth.stream_samples` does.
+    """
+
+    x: np.ndarray
+    n: int
+    at_once: int
+    draw: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Return the batches as NumPy arrays, without what fills up the last one."""
+        for noisy, rows in self.draw():
+            rows = np.asarray(rows)
+            real = np.count_nonzero(rows < len(self.x))
+            yield np.asarray(noisy)[:real], rows[:real]
+
+
+def copies_at_once(most: int, number: int, n: int) -> int:
+    """Return how many of the n copies of each of so many inputs go through the network at once.
+
+    These are all copies of some inputs, where a batch has room for those of one: their average is known within it.
+
+    Example:
+        >>> copies_at_once(100, number=5, n=32), copies_at_once(100, number=1, n=150)
+        (64, 75)
+    """
+    if n > most:
+        return -(-number * n // -(-number * n // most))
+    return n * -(-number // -(-number // (most // n)))
 
 
 def smoothed_loss_gradient(
-    backend: Backend,
-    preprocessing: Preprocessing,
-    draw: Callable[[np.ndarray], Samples],
-    x: np.ndarray,
-    labels: np.ndarray,
-    n: int,
+    backend: Backend, preprocessing: Preprocessing, copies: Copies, labels: np.ndarray
 ) -> np.ndarray:
     """Return the gradient in x of the mean over the batch of -log of the averaged probability of the label.
 
-    The probability is averaged over n samples, and taken as 1e-20 where it is less (Salman et al. 2019,
-    arXiv:1906.04584). Two passes over the samples: one for the average, one for its gradient.
+    The probability is averaged over the copies, and taken as 1e-20 where it is less (Salman et al. 2019,
+    arXiv:1906.04584). One pass over batches that hold all copies of an input; over others two, the first one for the
+    average.
     """
-    own = np.zeros(len(x))
-    for noisy, rows in _real(draw(x), len(x)):
+    number = len(copies.x)
+
+    def weigh(own: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        average = np.bincount(rows, own, number) / copies.n
+        clipped = average <= _LEAST_PROBABILITY
+        return np.where(clipped, 0.0, -1 / (number * copies.n * np.where(clipped, 1.0, average)))
+
+    if copies.at_once % copies.n == 0:
+        return weighted_gradient(backend, preprocessing, copies, labels, lambda own, rows: weigh(own, rows)[rows])
+    passed = list[tuple[np.ndarray, np.ndarray]]()
+    for noisy, rows in copies.batches():
         p = probabilities(backend.scores(preprocessing.before(noisy)[0]), backend.output)
-        np.add.at(own, rows, p[np.arange(len(rows)), labels[rows]] / n)
-    clipped = own <= _LEAST_PROBABILITY
-    weights = np.where(clipped, 0.0, -1 / (len(x) * n * np.where(clipped, 1.0, own)))
-    return weighted_gradient(backend, preprocessing, draw(x), x, labels, weights)
+        passed.append((p[np.arange(len(rows)), labels[rows]], rows))
+    weights = weigh(*map(np.concatenate, zip(*passed, strict=True)))
+    return weighted_gradient(backend, preprocessing, copies, labels, lambda _, rows: weights[rows])
 
 
 def weighted_gradient(
     backend: Backend,
     preprocessing: Preprocessing,
-    samples: Samples,
-    x: np.ndarray,
+    copies: Copies,
     labels: np.ndarray,
-    weights: np.ndarray,
+    weigh: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Return, for each input, its weight times the sum over its samples of the gradient of p(label), `f32` like x."""
-    total = np.zeros(x.shape)
-    for noisy, rows in _real(samples, len(x)):
+    """Return, for each input, the weighted sum over its copies of the gradient of p(label), `f32` like x.
+
+    `weigh(own, rows)` returns the weights of a batch from its p(label) and the rows that it was made from.
+    """
+    total = np.zeros(copies.x.shape)
+    for noisy, rows in copies.batches():
         prepared, _ = preprocessing.before(noisy)
 
         def cotangent(scores: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
-            return weights[rows, None] * label_derivative(scores, labels[rows], backend.output)
+            p = probabilities(scores, backend.output)
+            own = p[np.arange(len(rows)), labels[rows]]
+            return weigh(own, rows)[:, None] * label_derivative(p, labels[rows], backend.output)
 
-        np.add.at(total, rows, preprocessing.gradient(noisy, backend.vjp(prepared, cotangent)))
+        gradient = preprocessing.gradient(noisy, backend.vjp(prepared, cotangent))
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))  # the copies of an input lie together
+        total[rows[starts]] += np.add.reduceat(gradient, starts, axis=0, dtype=np.float64)
     return total.astype(np.float32)
 
 
@@ -71,23 +116,15 @@ def probabilities(scores: np.ndarray, output: str) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def label_derivative(scores: np.ndarray, labels: np.ndarray, output: str) -> np.ndarray:
-    """Return the derivative of each row's probability of its label in the row's scores.
+def label_derivative(p: np.ndarray, labels: np.ndarray, output: str) -> np.ndarray:
+    """Return the derivative of each row's probability of its label in what the network returns.
 
     Example:
-        >>> label_derivative(np.zeros((1, 2)), np.array([0]), "logits")
+        >>> label_derivative(np.array([[0.5, 0.5]]), np.array([0]), "logits")
         array([[ 0.25, -0.25]])
     """
-    chosen = np.eye(scores.shape[1])[labels]
+    chosen = np.eye(p.shape[1])[labels]
     if output == "probabilities":
         return chosen
-    p = probabilities(scores, output)
     own = (p * chosen).sum(axis=1, keepdims=True)
     return own * chosen if output == "log-probabilities" else own * (chosen - p)
-
-
-def _real(samples: Samples, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Return the samples as NumPy arrays, without the padding."""
-    for noisy, rows in samples:
-        real = np.asarray(rows) < number
-        yield np.asarray(noisy)[real], np.asarray(rows)[real]

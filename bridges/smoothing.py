@@ -1,5 +1,6 @@
 """Randomized smoothing of any classifier with two hooks: predict, certify and fit as in ART."""
 
+import functools
 import math
 import secrets
 from typing import Any
@@ -216,7 +217,12 @@ class RandomizedSmoothingMixin:
         """Add noise that was not drawn before."""
         key = fold_in(self.key, _TRAINING, self._draws)
         self._draws += 1
-        return x + np.asarray(jaxsmooth.Gaussian(self.scale).sample(key, x.shape, jnp.float32))
+        return x + np.asarray(_sample(jaxsmooth.Gaussian(self.scale), key, x.shape))
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _sample(noise: jaxsmooth.Gaussian, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return noise.sample(key, shape)
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """Settings of the whole test run: four host devices and strict rank promotion."""
 
 import os
+import signal
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
@@ -18,3 +19,11 @@ def key():
 @pytest.fixture
 def mesh():
     return jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+@pytest.fixture
+def interruptible():
+    """Let SIGINT raise KeyboardInterrupt, which a shell's background job would ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

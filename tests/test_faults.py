@@ -64,6 +64,7 @@ def forever(f, compiled, path):
         yield lambda: jaxsmooth.stream_votes(f, NOISE, KEY, x, **many)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("place", range(5))
 def test_an_interrupt_stops_a_classifier_that_is_called_within_two_batches(tmp_path, place):
     f = Interrupted()
@@ -73,6 +74,7 @@ def test_an_interrupt_stops_a_classifier_that_is_called_within_two_batches(tmp_p
     assert f.calls <= 7
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("place", range(4))
 def test_an_interrupt_stops_a_compiled_classifier_within_two_batches(tmp_path, place):
     f = InterruptedProgram()

@@ -92,6 +92,7 @@ def test_eight_threads_certify_as_one_does(framework):
         np.testing.assert_array_equal(result, alone[place % 8])
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_stops_certify_within_two_batches(framework):
     classifier, calls = framework.smoothed(check=False), []
     original = classifier._predict_classifier

@@ -37,13 +37,14 @@ def test_class_gradients_are_exact(framework):
     np.testing.assert_allclose(classifier.class_gradient(x, labels()), own, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("most", [1024, 50, 7], ids=["in one batch", "two inputs a batch", "an input in three batches"])
 @pytest.mark.parametrize(("loss", "last"), [("logits", None), ("probabilities", "softmax")])
-def test_sampled_gradients_differentiate_the_averaged_probability(framework, loss, last):
+def test_sampled_gradients_differentiate_the_averaged_probability(framework, loss, last, most, monkeypatch):
     model = framework.network(last=last)
     classifier, x = framework.smoothed(model, loss, preprocessing=(0.5, 2.0), sample_size=20), inputs()
-    samples = list(classifier._gradient_samples(x))
-    noise = np.concatenate([np.asarray(noisy)[np.asarray(rows) < 6] for noisy, rows in samples]).reshape(6, 20, *SHAPE)
-    noise -= x[:, None]
+    monkeypatch.setattr(classifier, "_rows_at_once", lambda *_: most)
+    assert len(list(classifier._copies(x).batches())) == {1024: 1, 50: 3, 7: 18}[most]
+    noise = np.concatenate([noisy for noisy, _ in classifier._copies(x).batches()]).reshape(6, 20, *SHAPE) - x[:, None]
 
     def average(x):
         noisy = (x[:, None] + noise).reshape(-1, *SHAPE)
