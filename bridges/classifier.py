@@ -17,7 +17,7 @@ from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input
 from bridges.layers import activation_loss
 from bridges.network import Network
 from bridges.preprocessing import Preprocessing
-from bridges.smoothing import RandomizedSmoothingMixin, fold_in
+from bridges.smoothing import RandomizedSmoothingMixin, fold_in, rows_drawn_at_once
 from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
 
@@ -202,7 +202,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     ) -> None:
         """Train on noisy batches, epoch by epoch."""
         for index in epochs(nb_epochs, verbose):
-            batches = (self._training_batch(x, y) for x, y in epoch())
+            batches = (self._preprocessing.before(x, y, fit=True) for x, y in epoch())
             self._backend.fit(batches, training=training_mode)
             if scheduler is not None:
                 self._step(scheduler, index)
@@ -210,11 +210,6 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     def _step(self, scheduler: Any, epoch: int) -> None:
         """Advance a scheduler at the end of an epoch."""
         raise NotImplementedError
-
-    def _training_batch(self, x: Any, y: Any) -> tuple[np.ndarray, Any]:
-        """Return a batch as the network is trained on it: noise first, then preprocessing."""
-        noisy = self._add_training_noise(as_inputs(x, self._input_shape))
-        return self._preprocessing.before(noisy, self._checked_labels(y, len(noisy)), fit=True)
 
     def clone_for_refitting(self) -> Any:
         """Return a classifier with the same settings and architecture, fresh weights, and nothing shared."""
@@ -228,16 +223,27 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Train on arrays, reshuffled in every epoch."""
         x, batch_size = as_inputs(x, self._input_shape), check_integer("batch_size", batch_size, 1)
         y = self._checked_labels(y, len(x))
+        drawn = rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape))
 
         def epoch() -> Any:
             seed = jax.random.key_data(fold_in(self.key, _ORDER, self._draws))
-            return minibatches(x, y, batch_size, np.random.default_rng(np.asarray(seed)), drop_last)
+            order = np.random.default_rng(np.asarray(seed)).permutation(len(x))
+            for rows in np.split(order, range(drawn, len(x), drawn)):
+                yield from minibatches(self._add_training_noise(x[rows]), y[rows], batch_size, drop_last)
 
         self._fit(epoch, nb_epochs, training_mode, **options)
 
     def _fit_generator(self, generator: Any, nb_epochs: int, training_mode: bool, **options: Any) -> None:
         """Train on the batches of a generator."""
-        self._fit(generated_batches(generator), nb_epochs, training_mode, **options)
+        batches = generated_batches(generator)
+
+        def epoch() -> Any:
+            for x, y in batches():
+                inputs = as_inputs(x, self._input_shape)
+                labels = self._checked_labels(y, len(inputs))
+                yield self._add_training_noise(inputs), labels
+
+        self._fit(epoch, nb_epochs, training_mode, **options)
 
     def _blanks_rows(self) -> bool:
         """Return whether a postprocessing defence may take the scores of a row away."""

@@ -42,7 +42,7 @@ def copies_at_once(most: int, number: int, n: int) -> int:
 
     Example:
         >>> copies_at_once(100, number=5, n=32), copies_at_once(100, number=1, n=150)
-        (64, 75)
+        (96, 75)
     """
     if n > most:
         return -(-number * n // -(-number * n // most))
@@ -93,7 +93,7 @@ def weighted_gradient(
         def cotangent(scores: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
             p = probabilities(scores, backend.output)
             own = p[np.arange(len(rows)), labels[rows]]
-            return weigh(own, rows)[:, None] * label_derivative(p, labels[rows], backend.output)
+            return label_derivative(p, labels[rows], backend.output, weigh(own, rows))
 
         gradient = preprocessing.gradient(noisy, backend.vjp(prepared, cotangent))
         starts = np.flatnonzero(np.diff(rows, prepend=-1))  # the copies of an input lie together
@@ -116,15 +116,15 @@ def probabilities(scores: np.ndarray, output: str) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def label_derivative(p: np.ndarray, labels: np.ndarray, output: str) -> np.ndarray:
-    """Return the derivative of each row's probability of its label in what the network returns.
+def label_derivative(p: np.ndarray, labels: np.ndarray, output: str, weights: np.ndarray) -> np.ndarray:
+    """Return the derivative of each row's weighted probability of its label in what the network returns.
 
     Example:
-        >>> label_derivative(np.array([[0.5, 0.5]]), np.array([0]), "logits")
-        array([[ 0.25, -0.25]])
+        >>> label_derivative(np.array([[0.5, 0.5]]), np.array([0]), "logits", np.array([2.0]))
+        array([[ 0.5, -0.5]])
     """
-    chosen = np.eye(p.shape[1])[labels]
-    if output == "probabilities":
-        return chosen
-    own = (p * chosen).sum(axis=1, keepdims=True)
-    return own * chosen if output == "log-probabilities" else own * (chosen - p)
+    place = np.arange(len(labels)), labels
+    own = weights if output == "probabilities" else weights * p[place]
+    derivative = p * -own[:, None] if output == "logits" else np.zeros_like(p)
+    derivative[place] += own
+    return derivative

@@ -195,7 +195,7 @@ class RandomizedSmoothingMixin:
             rows = self._predict_classifier(np.asarray(noisy), batch_size, training_mode, **kwargs)
             return np.asarray(rows, np.float32)
 
-        rows = _rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))
+        rows = rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))
         noise = jaxsmooth.Gaussian(self.scale)
         if self.check and not (self._was_checked or training_mode or len(x) == 0):
             classes, finite = getattr(self, "nb_classes", None), not self._blanks_rows()
@@ -233,13 +233,13 @@ def fold_in(key: jax.Array, *data: int) -> jax.Array:
     return key
 
 
-def _rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
+def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
     """Return how many noisy inputs are drawn at once: several batches, since alternating with the network costs time.
 
     The draws are made equal, so that less than one batch is drawn in vain.
 
     Example:
-        >>> _rows_drawn_at_once(4000, batch_size=128, features=3072)
+        >>> rows_drawn_at_once(4000, batch_size=128, features=3072)
         256
     """
     batches = -(-total // batch_size)

@@ -151,7 +151,7 @@ def _without_weak_type(leaf: Any) -> ArrayLike:
     if is_traced(leaf):
         return lax.convert_element_type(leaf, leaf.dtype)
     array = as_array("noise", leaf, "a pytree of numbers")
-    return array.astype(jnp.result_type(array))
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def check_key(key: Any) -> jax.Array:
@@ -172,6 +172,9 @@ def check_key(key: Any) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
 
 
+_as_jax = jax.jit(lambda array: array)  # many times faster than jnp.asarray
+
+
 def check_inputs(x: Any) -> jax.Array:
     """Return inputs `[N, *event]` of a floating dtype, finite where they are concrete."""
     expected = "a batch [N, *event] of real floating-point inputs"
@@ -188,7 +191,7 @@ def check_inputs(x: Any) -> jax.Array:
     axes = tuple(range(1, len(shape)))
     # Under jit even a constant would be traced: this evaluates it now.
     with jax.ensure_compile_time_eval():
-        inputs = jnp.asarray(array)
+        inputs = _as_jax(array)
         if isinstance(array, np.ndarray):  # faster, and not on a device
             with np.errstate(over="ignore"):
                 finite = np.isfinite(array.astype(inputs.dtype, copy=False)).all(axis=axes)
