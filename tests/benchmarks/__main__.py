@@ -56,7 +56,7 @@ def tasks(it: Contenders, parts: int) -> dict[str, Runs]:
             "bare": bare(it.step, COPIES * EXPLAINED),
         },
         "fit": {
-            "ours": [lambda: it.ours.fit(x, y, batch_size=128, nb_epochs=1)],
+            "ours": [lambda: (it.ours.fit(x, y, batch_size=128, nb_epochs=1), it.wait())],
             "bare": [lambda: it.epoch(x, y, 128)],
         },
     }

@@ -40,6 +40,7 @@ class Contenders(NamedTuple):
         step: runs forward and backward of a mean loss in the input, likewise.
         epoch: trains one epoch on inputs and labels, in the framework's own way.
         ours, art: the classes, None where there is none.
+        wait: until the weights of ours are there, for training may return before.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +50,7 @@ class Contenders(NamedTuple):
     epoch: Callable[[np.ndarray, np.ndarray, int], None]
     ours: Any
     art: Any
+    wait: Callable[[], Any] = lambda: None
 
 
 def _art(name: str, *arguments: Any, **settings: Any) -> Any:
@@ -203,7 +205,8 @@ def flax(name: str) -> Contenders:
         scale=SIGMA,
         seed=0,
     )
-    return Contenders(shape, forward, count, step, epoch, ours, None)
+    wait = lambda: jax.block_until_ready(ours.variables)  # noqa: E731
+    return Contenders(shape, forward, count, step, epoch, ours, None, wait)
 
 
 FRAMEWORKS: dict[str, tuple[Callable[[str], Contenders], tuple[str, ...]]] = {
