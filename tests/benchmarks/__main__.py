@@ -87,7 +87,7 @@ def measure(framework: str, network: str, wanted: str, rounds: int) -> list[dict
         row["ours/bare"] = ours / best["bare"][0]
         row |= {f"{who}/ours": best[who][0] / ours for who in ("loop", "art") if who in best}
         names = ("ours/bare", "loop/ours", "art/ours")
-        ratios = "".join(f"{row[name]:9.2f}" if name in row else f"{'-':>9}" for name in names)
+        ratios = "".join(f"{row[name]:10.2f}" if name in row else f"{'-':>10}" for name in names)
         took = f"{ours * 1000:9.0f} ± {best['ours'][1] * 1000:.0f} ms"
         print(f"{framework:11} {network:18} {task:9}{ratios} {took}", flush=True)
         table.append(row)
@@ -104,7 +104,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     machine = growth.machine()
     print(f"{machine}, Python {platform.python_version()}, {options.rounds} rounds")
-    print(f"{'':40}{'ours/bare':>9}{'loop/ours':>9}{'art/ours':>9} {'ours':>9}")
+    print(f"{'':40}{'ours/bare':>10}{'loop/ours':>10}{'art/ours':>10} {'ours':>9}")
     found: dict[str, Any] = {"machine": machine, "rows": []}
     for framework, (_, networks) in FRAMEWORKS.items():
         for network in networks:
