@@ -215,9 +215,10 @@ class RandomizedSmoothingMixin:
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
+        noise = jaxsmooth.Gaussian(check_scale("scale", self.scale))  # under jit it could not be checked
         key = fold_in(self.key, _TRAINING, self._draws)
         self._draws += 1
-        return x + np.asarray(_sample(jaxsmooth.Gaussian(self.scale), key, x.shape))
+        return x + np.asarray(_sample(noise, key, x.shape))
 
 
 @functools.partial(jax.jit, static_argnames="shape")

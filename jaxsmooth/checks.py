@@ -151,7 +151,7 @@ def _without_weak_type(leaf: Any) -> ArrayLike:
     if is_traced(leaf):
         return lax.convert_element_type(leaf, leaf.dtype)
     array = as_array("noise", leaf, "a pytree of numbers")
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    return array.astype(jnp.result_type(array))
 
 
 def check_key(key: Any) -> jax.Array:

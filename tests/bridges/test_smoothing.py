@@ -193,4 +193,8 @@ def test_bad_calls_are_refused_before_the_hook_is_called():
         classifier.certify(jnp.zeros(5), 10)
     with pytest.raises(ValueError, match="nb_epochs must be an integer"):
         classifier.fit(inputs(), None, nb_epochs=-1)
+    classifier.scale = -1.0
+    for call in (lambda: classifier.fit(inputs(), None), lambda: classifier.predict(inputs())):
+        with pytest.raises(ValueError, match="scale .*must be positive"):
+            call()
     assert classifier.calls == classifier.fits == []
