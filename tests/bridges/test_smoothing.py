@@ -195,6 +195,6 @@ def test_bad_calls_are_refused_before_the_hook_is_called():
         classifier.fit(inputs(), None, nb_epochs=-1)
     classifier.scale = -1.0
     for call in (lambda: classifier.fit(inputs(), None), lambda: classifier.predict(inputs())):
-        with pytest.raises(ValueError, match="scale .*must be positive"):
+        with pytest.raises(ValueError, match=r"scale .*must be positive"):
             call()
     assert classifier.calls == classifier.fits == []
