@@ -85,7 +85,7 @@ def unchanged(framework: Any, classifier: Any, expected: Any) -> None:
     pairs = zip(*map(framework.variables, (classifier, expected)), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs), "the weights changed"
     settings = attrgetter("scale", "sample_size", "alpha", "_predicted", "_draws")
-    assert settings(classifier) == settings(expected)
+    assert settings(classifier) == settings(expected), "the settings changed"
 
 
 def one() -> dict[str, Any]:
