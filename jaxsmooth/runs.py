@@ -54,9 +54,7 @@ def certify_dataset(
     in Cohen's columns and ours, and `<path>.votes`, which keeps the votes (`read_votes`) and is what a run resumes
     from. A group is on the disk before the next one begins.
 
-    Where JAX runs in several processes (`jax.distributed`), each takes every so-many-th input and writes files of its
-    own, `<stem>.<index>-of-<count><suffix>`; `merge_shares` makes one log of them. A process that dies leaves only its
-    share undone, and any later call, of as many processes or of others, goes on from the files of all.
+    Of several processes each certifies a share of the inputs into files of its own: see `merge_shares`.
 
     Args:
         f, noise, key, n0, n, alpha, bound, batch_size: as for `certify`; see `certify_radii` and `certify_within`.

@@ -16,6 +16,10 @@ from jaxsmooth.stores import StoredVotes, read_votes
 def merge_shares(path: str | Path) -> list[LogRow]:
     """Write one log of the files that the processes of a run wrote, and return its rows.
 
+    Where JAX runs in several processes (`jax.distributed`), each takes every so-many-th input and writes files of its
+    own, `<stem>.<index>-of-<count><suffix>`. A process that dies leaves only its share undone, and any later call of
+    `certify_dataset`, of as many processes or of others, goes on from the files of all.
+
     Args:
         path: of the log, as it was given to `certify_dataset` in each process.
 
