@@ -15,6 +15,8 @@ class Backend(Protocol):
     model: Any
     layer_values: int
     """How many values in the output of the widest layer the framework is fastest with."""
+    most_rows: int
+    """How many rows at once it gains from, where they are small."""
 
     @property
     def layer_names(self) -> list[str] | None:

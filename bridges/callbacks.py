@@ -112,7 +112,8 @@ class BridgedFunction(ABC):
 def _run(function: BridgedFunction, x: jax.Array) -> jax.Array:
     signature = function.signature(x.shape[1:], x.dtype)
     if not is_traced(x):
-        return function.to_jax(function.forward(function.view(x)), private=signature.lends_its_result)
+        result = function.to_jax(function.forward(function.view(x)), private=signature.lends_its_result)
+        return _beside(x, result)
     shape = jax.ShapeDtypeStruct((x.shape[0], *signature.shape), signature.dtype)
     return _call_back(function, function.forward, shape, (x.ndim - 1,), x)
 
@@ -131,7 +132,7 @@ _run.defvjp(_run_forward, _run_backward)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _gradient(function: BridgedFunction, x: jax.Array, cotangent: jax.Array) -> jax.Array:
     if not (is_traced(x) or is_traced(cotangent)):
-        return function.to_jax(function.gradient(function.view(x), function.view(cotangent)), private=False)
+        return _beside(x, function.to_jax(function.gradient(function.view(x), function.view(cotangent)), private=False))
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     return _call_back(function, function.gradient, shape, (x.ndim - 1, cotangent.ndim - 1), x, cotangent)
 
@@ -139,6 +140,11 @@ def _gradient(function: BridgedFunction, x: jax.Array, cotangent: jax.Array) -> 
 @_gradient.defjvp
 def _second_derivative(function: BridgedFunction, primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(f"second derivatives are not available through {function!r}")
+
+
+def _beside(x: jax.Array, result: jax.Array) -> jax.Array:
+    """Return a result on the device of its input, which the framework may not have."""
+    return result if result.devices() == x.devices() else jax.device_put(result, x.sharding)
 
 
 def _call_back(

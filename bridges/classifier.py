@@ -249,12 +249,18 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Return whether a postprocessing defence may take the scores of a row away."""
         return bool(self._preprocessing.postprocessors)
 
+    def _as_batch(self, noisy: Any) -> Any:
+        """Leave noisy inputs on an accelerator, unless something before the network takes NumPy arrays alone."""
+        on_cpu = not isinstance(noisy, jax.Array) or all(device.platform == "cpu" for device in noisy.devices())
+        return noisy if self._preprocessing.takes_jax_arrays and not on_cpu else np.asarray(noisy)
+
     def _fastest_rows(self, x: np.ndarray) -> int:
         """Return how many rows fill the widest layer, whose size is found out on the first input that comes."""
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
-        return self._backend.layer_values // max(math.prod(x.shape[1:]), self._widest or 0)
+        rows = self._backend.layer_values // max(math.prod(x.shape[1:]), self._widest or 0)
+        return min(rows, self._backend.most_rows)
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""

@@ -162,7 +162,7 @@ class Network:
         """Give every weight of the network a fresh initialisation, drawn anew each time."""
         self._backend.reset()
 
-    def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
+    def _predict_classifier(self, x: Any, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         """Return the scores of the network, after postprocessing."""
         refuse_keywords({name: value for name, value in kwargs.items() if name != "logits"})  # said by ART's attacks
         # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -105,11 +107,17 @@ class Preprocessing:
                     f"a postprocessing defence must have apply_predict and __call__, got {type(step).__name__}"
                 )
 
-    def before(self, x: np.ndarray, y: Any = None, *, fit: bool = False) -> tuple[np.ndarray, Any]:
-        """Return inputs and labels as the model gets them, the inputs in float32."""
+    @property
+    def takes_jax_arrays(self) -> bool:
+        """Whether nothing but a standardisation comes before the model."""
+        return all(isinstance(step, Standardisation) for step in self._applied(False))
+
+    def before(self, x: Any, y: Any = None, *, fit: bool = False) -> tuple[Any, Any]:
+        """Return inputs and labels as the model gets them, the inputs in float32; JAX arrays where such came."""
+        in_jax = isinstance(x, jax.Array)
         for step in self._applied(fit):
             x, y = step(x, y)
-        return np.asarray(x, np.float32), y
+        return (jnp.asarray if in_jax else np.asarray)(x, np.float32), y
 
     def gradient(self, x: np.ndarray, gradient: np.ndarray, *, fit: bool = False) -> np.ndarray:
         """Return the gradient in the caller's x, given that in what the model gets."""

@@ -16,7 +16,8 @@ from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
 _NOISE_VALUES = 2**20  # drawn at once
-_INPUT_VALUES, _MOST_ROWS = 2**19, 1024  # in one call of the classifier: what a processor's cache holds
+_INPUT_VALUES, MOST_ROWS = 2**19, 1024  # in one call of the classifier: what a processor's cache holds
+GPU_ROWS = 2**26, 2**14  # values in the widest layer, and rows, that fill a GPU
 
 
 class RandomizedSmoothingMixin:
@@ -192,7 +193,7 @@ class RandomizedSmoothingMixin:
         batch_size = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
 
         def scores(noisy: jax.Array) -> Any:
-            rows = self._predict_classifier(np.asarray(noisy), batch_size, training_mode, **kwargs)
+            rows = self._predict_classifier(self._as_batch(noisy), batch_size, training_mode, **kwargs)
             return np.asarray(rows, np.float32)
 
         rows = rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))
@@ -205,13 +206,17 @@ class RandomizedSmoothingMixin:
             jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, first=first, progress=verbose)
         )
 
+    def _as_batch(self, noisy: jax.Array) -> Any:
+        """Return noisy inputs as the hook takes them."""
+        return np.asarray(noisy)
+
     def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:
         """Return how many noisy inputs go through the classifier at once: more than asked for where they are small."""
-        return max(batch_size, min(_MOST_ROWS, self._fastest_rows(x)))
+        return max(batch_size, self._fastest_rows(x))
 
     def _fastest_rows(self, x: np.ndarray) -> int:
         """Return how many inputs at once the classifier is fastest with, as far as is known."""
-        return _INPUT_VALUES // math.prod(x.shape[1:])
+        return min(MOST_ROWS, _INPUT_VALUES // math.prod(x.shape[1:]))
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""

@@ -18,7 +18,7 @@ def key():
 
 @pytest.fixture
 def mesh():
-    return jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices("cpu")[:4])
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from bridges.flax.functions import FlaxFunction
 from bridges.flax.losses import Loss
 from bridges.flax.modules import LinenModel, NNXModel
 from bridges.layers import layer_index
+from bridges.smoothing import GPU_ROWS, MOST_ROWS
 
 
 class FlaxBackend:
@@ -33,7 +34,6 @@ class FlaxBackend:
     """
 
     fixed_batch = True  # each batch size is compiled for itself
-    layer_values = 2**19
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class FlaxBackend:
         self.classes = classes
         self.shape = shape
         self.key = key
+        self.layer_values, self.most_rows = (2**19, MOST_ROWS) if jax.default_backend() == "cpu" else GPU_ROWS
         self.steps = 0
         self.optimizer_state: Any = None
         self._compiled: dict[str, Callable[..., Any]] = {}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, placement, training
+from bridges.pytorch.transfer import to_torch
+from bridges.smoothing import GPU_ROWS, MOST_ROWS
 
 
 class TorchBackend:
@@ -27,8 +30,6 @@ class TorchBackend:
         device: where it runs.
         acceleration: faster ways to compute scores in evaluation mode.
     """
-
-    layer_values = 2**19  # beyond a processor's cache it slows down, unless freed memory is kept (bridges.memory)
 
     def __init__(
         self,
@@ -47,6 +48,8 @@ class TorchBackend:
         self.device = device
         self.frozen: set[type[nn.Module]] = set()
         self.use_amp = False
+        # Beyond a processor's cache it slows down, unless freed memory is kept (bridges.memory); a GPU wants filling.
+        self.layer_values, self.most_rows = (2**19, MOST_ROWS) if device.type == "cpu" else GPU_ROWS
 
     @property
     def layer_names(self) -> list[str]:
@@ -71,7 +74,7 @@ class TorchBackend:
         """Return an array as a tensor on the device of x if x is one, else as it is."""
         return torch.as_tensor(array, device=x.device) if isinstance(x, torch.Tensor) else array
 
-    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+    def scores(self, x: Any, *, training: bool = False) -> np.ndarray:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
         run = self.model if training else self.accelerated
         with self._running(training):
@@ -188,7 +191,7 @@ class TorchBackend:
         return evaluating(self.model, self.device, gradient=gradient)
 
     def _forward(self, x: torch.Tensor, run: Callable[[torch.Tensor], Any] | None = None) -> torch.Tensor:
-        x = x.to(placement(self.model)[1] or x.dtype)
+        x = x.to(placement(self.model, self.device)[1] or x.dtype)
         # A leaf that requires a gradient may not be written to, and a module may write to its input.
         outputs = (run or self.model)(x.clone() if x.requires_grad else x)
         width = outputs.shape[1] if outputs.ndim == 2 else None
@@ -203,7 +206,10 @@ class TorchBackend:
         labels = self.loss_function.labels(y, len(outputs), outputs.shape[1], self.device)
         return labels.to(outputs.dtype) if labels.is_floating_point() else labels
 
-    def _tensor(self, x: np.ndarray) -> torch.Tensor:
+    def _tensor(self, x: Any) -> torch.Tensor:
+        """Return a tensor of its own on the device."""
+        if isinstance(x, jax.Array):
+            return to_torch(x).to(self.device, torch.float32, copy=True)
         return torch.tensor(np.asarray(x, np.float32), device=self.device)
 
 

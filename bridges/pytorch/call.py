@@ -1,14 +1,14 @@
 """A PyTorch module as a JAX function with a gradient."""
 
 import contextlib
-import math
-import weakref
+from collections.abc import Generator
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from bridges.callbacks import BridgedFunction, Signature
 from bridges.pytorch.modes import evaluating, placement
@@ -35,13 +35,16 @@ def as_jax(module: Any) -> "TorchFunction":
     Raises:
         TypeError: `module` is not an `nn.Module`, returns no tensor, or the input is not floating-point.
         ValueError: the result of a batch has another number of rows.
-        NotImplementedError: inside jit on a platform without buffer callbacks (TPU), and second derivatives.
+        NotImplementedError: inside jit on a platform without buffer callbacks (TPU) or that PyTorch has not, and second
+            derivatives.
         An exception in the module arrives as it is outside of jit, and inside of it as JAX's runtime error with the
         module's message.
 
     Notes:
-        On a GPU, JAX reserves three quarters of the memory when it starts. Set `XLA_PYTHON_CLIENT_PREALLOCATE=false`
-        or `XLA_PYTHON_CLIENT_MEM_FRACTION` before importing JAX to leave room for PyTorch.
+        On a GPU, the module runs inside of jit on XLA's stream, in order with PyTorch's default stream; outside of jit
+        on PyTorch's, and the call waits for it. JAX reserves three quarters of the memory when it starts: set
+        `XLA_PYTHON_CLIENT_PREALLOCATE=false` or `XLA_PYTHON_CLIENT_MEM_FRACTION` before importing JAX to leave room for
+        PyTorch.
         Under `shard_map`, an exception on one device keeps the others waiting at the next collective.
 
     Example:
@@ -68,16 +71,16 @@ class TorchFunction(BridgedFunction):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the module on a tensor that the module may not write to or keep."""
-        home, dtype = placement(self.model)
+        home, dtype = placement(self.model, x.device)
         with evaluating(self.model, home):
             private = self._signature(x.shape[1:], x.dtype).takes_its_input or self._is_watched()
             result = self.model(_move(x, home, dtype, private))
         self._check_result(result, len(x))
-        return result
+        return result.to(x.device)
 
     def gradient(self, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
         """Return the gradient of <cotangent, module(x)> in x."""
-        home, dtype = placement(self.model)
+        home, dtype = placement(self.model, x.device)
         with evaluating(self.model, home, gradient=True):
             leaf = _move(x, home, dtype, self._is_watched()).detach().requires_grad_()
             private = self._signature(x.shape[1:], x.dtype).takes_its_input
@@ -105,6 +108,8 @@ class TorchFunction(BridgedFunction):
 
     def to_jax(self, tensor: torch.Tensor, *, private: bool) -> jax.Array:
         """View a tensor as a JAX array; as a copy of it if it is to be private."""
+        if tensor.is_cuda:  # else JAX could use the memory of what the model still reads for something else
+            torch.cuda.current_stream(tensor.device).synchronize()
         return to_jax(tensor.clone() if private else tensor)
 
     def write(self, tensor: torch.Tensor, out: Any) -> None:
@@ -119,31 +124,35 @@ class TorchFunction(BridgedFunction):
         device = to_torch(out).device
         if device.type != "cuda":
             return contextlib.nullcontext()
-        return torch.cuda.stream(torch.cuda.ExternalStream(context.stream, device=device))
+        return _on_stream(context.stream, device)
+
+    def check_platform(self, platform: str) -> None:
+        """Refuse a GPU too where PyTorch has none."""
+        super().check_platform("a GPU" if platform == "gpu" and not torch.cuda.is_available() else platform)
 
     def _signature(self, event: tuple[int, ...], dtype: torch.dtype) -> Signature:
-        home, own = placement(self.model)
+        home, own = placement(self.model, torch.device("cpu"))
         entry = (tuple(event), dtype, home, own)
         if entry not in self._signatures:
-            with torch.random.fork_rng(devices=[]), evaluating(self.model, home):
-                self._signatures[entry] = self._probe(tuple(event), dtype)
+            devices = [home] if home.type == "cuda" else []
+            with torch.random.fork_rng(devices), evaluating(self.model, home):
+                self._signatures[entry] = self._probe(*entry)
         return self._signatures[entry]
 
-    def _probe(self, event: tuple[int, ...], dtype: torch.dtype) -> Signature:
-        home, own = placement(self.model)
-        # The memory is NumPy's, so that it can be seen whether anything still refers to it afterwards.
-        memory = np.zeros(2 * math.prod(event) * dtype.itemsize, np.uint8)
-        x = torch.from_numpy(memory).view(dtype).reshape(2, *event)
-        version = x._version
+    def _probe(
+        self, event: tuple[int, ...], dtype: torch.dtype, home: torch.device, own: torch.dtype | None
+    ) -> Signature:
+        # Where the module is: a copy made on the way there would hide what the module does to its input.
+        x = torch.zeros(2, *event, dtype=dtype, device=home)
+        version, observer = x._version, StorageWeakRef(x.untyped_storage())
         result = self.model(_move(x, home, own, private=False))
         self._check_result(result, 2)
         shape, result_dtype, writes = tuple(result.shape[1:]), result.dtype, x._version != version
         own_tensors = (*self.model.parameters(), *self.model.buffers())
         held = {tensor.untyped_storage().data_ptr() for tensor in (x, *own_tensors)}
         borrowed = result.untyped_storage().data_ptr() in held
-        observer = weakref.ref(memory)
-        del x, result, memory
-        return Signature(shape, to_jax_dtype(result_dtype), writes or observer() is not None, borrowed)
+        del x, result
+        return Signature(shape, to_jax_dtype(result_dtype), writes or not observer.expired(), borrowed)
 
     def _is_watched(self) -> bool:
         """Tell whether hooks see the module's tensors: what they keep must not be a view of XLA's memory."""
@@ -154,6 +163,18 @@ class TorchFunction(BridgedFunction):
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"{type(self.model).__name__} must return a tensor, got {type(result).__name__}")
         self.check_rows(tuple(result.shape), rows)
+
+
+@contextlib.contextmanager
+def _on_stream(pointer: int, device: torch.device) -> Generator[None]:
+    """Run on XLA's stream, after what PyTorch's own was given before, and before what it will be given."""
+    own, xla = torch.cuda.current_stream(device), torch.cuda.ExternalStream(pointer, device=device)
+    xla.wait_stream(own)  # a training step may still be writing the weights
+    try:
+        with torch.cuda.stream(xla):
+            yield
+    finally:
+        own.wait_stream(xla)
 
 
 def _move(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None, private: bool) -> torch.Tensor:

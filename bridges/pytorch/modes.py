@@ -13,12 +13,12 @@ _LOCK = threading.Lock()
 _RUNNING: "weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]]" = weakref.WeakKeyDictionary()
 
 
-def placement(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
-    """Return the device and the floating dtype of a module's tensors."""
+def placement(module: nn.Module, otherwise: torch.device) -> tuple[torch.device, torch.dtype | None]:
+    """Return the device and the floating dtype of a module's tensors; of one without tensors, the device given."""
     tensors = itertools.chain(module.parameters(), module.buffers())
     first = next(tensors, None)
     if first is None:
-        return torch.device("cpu"), None
+        return otherwise, None
     floating = (tensor.dtype for tensor in itertools.chain([first], tensors) if tensor.is_floating_point())
     return first.device, next(floating, None)
 

@@ -12,7 +12,14 @@ def to_torch(array: Any) -> torch.Tensor:
     """View a JAX array, or a buffer inside a callback, as a tensor. It is not to be written to."""
     # A tensor made in the caller's inference mode could never take part in a gradient.
     with torch.inference_mode(False):
+        if isinstance(array, jax.Array) and not _is_in_reach(array):
+            return torch.from_dlpack(jax.device_put(array, jax.local_devices(backend="cpu")[0]))
         return torch.from_dlpack(array)
+
+
+def _is_in_reach(array: jax.Array) -> bool:
+    """Tell whether PyTorch can see the memory that the array is in."""
+    return torch.cuda.is_available() or all(device.platform == "cpu" for device in array.devices())
 
 
 def to_jax(tensor: torch.Tensor) -> jax.Array:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bridges.smoothing import MOST_ROWS
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
@@ -31,6 +32,7 @@ class TensorFlowBackend:
 
     fixed_batch = False  # every graph has a free batch dimension
     layer_values = 2**22  # graphs gain from larger batches than PyTorch: a ResNet-20 is fastest with 128 to 256 rows
+    most_rows = MOST_ROWS
 
     def __init__(self, model: Any, loss: Loss, optimizer: Any, train_step: Any, classes: int) -> None:
         self.model = model

@@ -15,7 +15,10 @@ def to_tensorflow(array: Any) -> tf.Tensor:
 
     TensorFlow ends the process when it meets memory that is not aligned to 64 bytes: such an array is copied.
     """
-    if array.__dlpack_device__()[0] == 1 and not (0 not in array.shape and _is_aligned(np.asarray(array))):
+    on_cpu = array.__dlpack_device__()[0] == 1
+    if not on_cpu and not tf.config.list_physical_devices("GPU"):
+        return tf.constant(np.asarray(array))
+    if on_cpu and not (0 not in array.shape and _is_aligned(np.asarray(array))):
         return tf.constant(np.asarray(array))
     if isinstance(array, np.ndarray) and not array.flags.writeable:
         array = np.asarray(_Writable(array))  # NumPy exports no other; TensorFlow does not write to its tensors

@@ -1,13 +1,13 @@
 """Time to certify with the PyTorch class: `python -m tests.benchmarks.pytorch_certify`.
 
-For each network, interleaved in one process, medians over rounds, n = 1,000 on 4 inputs:
+For each network, interleaved in one process, medians over rounds, n = 1,000 votes on 4 inputs:
 
 - bare: the network on as many ready-made noisy inputs, at its best batch size.
 - ours: `certify` of the class.
 - art: `certify` of ART's class, if ART is installed, at its best of three batch sizes.
 
 And `predict` of both classes at sample_size 32 on 128 images. `--keep-memory` runs all of them after
-`bridges.memory.keep_freed_memory`.
+`bridges.memory.keep_freed_memory`. `--device gpu --votes 10000` runs them on a GPU.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from bridges.memory import keep_freed_memory
 from bridges.pytorch import PyTorchRandomizedSmoothing
 from tests.benchmarks.timing import Runs, medians, milliseconds
 
-VOTES, INPUTS = 1000, 4
+INPUTS = 4
 
 
 class Block(nn.Module):
@@ -68,43 +68,47 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, .
 }
 
 
-def bare(network: nn.Module, shape: tuple[int, ...], batch_size: int) -> Callable[[], Any]:
-    """Return the network's run over as many noisy inputs as certify needs."""
-    noisy = torch.randn(batch_size, *shape)
-    batches = (VOTES + 32) * INPUTS // batch_size
+def bare(network: nn.Module, noisy: torch.Tensor, votes: int) -> Callable[[], Any]:
+    """Return the network's run over as many noisy inputs as certify needs, in batches like this one."""
+    batches = -(-(votes + 32) * INPUTS // len(noisy))
 
     def run() -> None:
         with torch.inference_mode():
             for _ in range(batches):
-                network(noisy)
+                scores = network(noisy)
+            scores.cpu()  # waits for a GPU
 
     return run
 
 
-def runs(name: str) -> Runs:
+def runs(name: str, device: str, votes: int) -> Runs:
     """Return, by contender, its runs; the fastest counts."""
     build, shape, batch_sizes = NETWORKS[name]
     network = build().eval()
     x = np.random.default_rng(0).uniform(size=(INPUTS, *shape)).astype(np.float32)
     many = np.random.default_rng(1).uniform(size=(128, *shape)).astype(np.float32)
     arguments: dict[str, Any] = {"loss": nn.CrossEntropyLoss(), "input_shape": shape, "nb_classes": 10, "scale": 0.25}
+    arguments["device_type"] = device
     ours = PyTorchRandomizedSmoothing(network, seed=0, **arguments)
+    if device == "gpu":
+        batch_sizes = (1024, 4096, 8192)
+    place = next(network.parameters()).device
     table = {
-        "bare": [bare(network, shape, b) for b in batch_sizes],
-        "ours": [lambda: ours.certify(x, VOTES)],
+        "bare": [bare(network, torch.randn(b, *shape, device=place), votes) for b in batch_sizes],
+        "ours": [lambda: ours.certify(x, votes)],
         "ours predict": [lambda: ours.predict(many)],
     }
     if importlib.util.find_spec("art") is not None:
         module = importlib.import_module("art.estimators.certification.randomized_smoothing")
         art = module.PyTorchRandomizedSmoothing(network, **arguments)
-        table["art"] = [lambda b=b: art.certify(x, VOTES, batch_size=b) for b in (32, *batch_sizes[:2])]
+        table["art"] = [lambda b=b: art.certify(x, votes, batch_size=b) for b in (32, *batch_sizes[:2])]
         table["art predict"] = [lambda: art.predict(many)]
     return table
 
 
-def measure(name: str, rounds: int) -> None:
+def measure(name: str, device: str, votes: int, rounds: int) -> None:
     """Print the medians of one network and their ratios."""
-    best = medians(runs(name), rounds)
+    best = medians(runs(name, device, votes), rounds)
     print(f"{name:18} {milliseconds(best)}  ours/bare {best['ours'] / best['bare']:.2f}", end="")
     if "art" in best:
         ratios = best["art"] / best["ours"], best["art predict"] / best["ours predict"]
@@ -116,13 +120,15 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where the networks run (cpu)")
+    parser.add_argument("--votes", type=int, default=1000, help="estimation votes for each input (1000)")
     parser.add_argument("--keep-memory", action="store_true", help="call keep_freed_memory first")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.keep_memory:
         keep_freed_memory()
     for name in NETWORKS:
-        measure(name, arguments.rounds)
+        measure(name, arguments.device, arguments.votes, arguments.rounds)
 
 
 if __name__ == "__main__":
