@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bridges.backend import Backend
@@ -171,7 +173,8 @@ class Network:
             prepared, _ = self._preprocessing.before(x[start : start + batch_size])
             rows = len(prepared)
             if self._backend.fixed_batch and rows < batch_size:
-                prepared = np.concatenate([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
+                join = jnp.concatenate if isinstance(prepared, jax.Array) else np.concatenate
+                prepared = join([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
             outputs = self._preprocessing.after(self._backend.scores(prepared, training=training_mode)[:rows])
             part = scores[start : start + batch_size]
             if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores

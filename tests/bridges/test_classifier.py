@@ -129,6 +129,18 @@ def test_defences_apply_in_order_where_they_say(framework):
     assert only_fit.calls == 1
 
 
+def test_votes_on_arrays_left_in_jax_are_those_on_numpy_arrays(framework, monkeypatch):
+    classifier, x, seen = framework.smoothed(preprocessing=(1.0, 2.0)), inputs(), []
+    expected = classifier.certify(x, 500)
+    scores = classifier._backend.scores
+    monkeypatch.setattr(classifier, "_as_batch", lambda noisy: noisy)  # as on a GPU
+    monkeypatch.setattr(classifier._backend, "scores", lambda x, **k: (seen.append(x), scores(x, **k))[1])
+    np.testing.assert_array_equal(classifier.certify(x, 500), expected)
+    assert all(isinstance(x, jax.Array) for x in seen)
+    assert classifier._preprocessing.takes_jax_arrays
+    assert not framework.smoothed(preprocessing_defences=Doubles())._preprocessing.takes_jax_arrays
+
+
 @pytest.mark.parametrize("blank", [0.0, np.nan])
 def test_a_postprocessor_that_blanks_rows_makes_the_class_abstain(framework, blank):
     class Blank:
