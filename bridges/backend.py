@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from jaxsmooth import Classifier
 
 
 class Backend(Protocol):
-    """A network with a loss and an optimizer. Arrays are NumPy's; inputs are as the network gets them."""
+    """A network with a loss and an optimizer. Arrays are NumPy's where no other is named."""
 
     model: Any
     layer_values: int
@@ -46,7 +47,7 @@ class Backend(Protocol):
         """Return an array as a tensor of the framework if x is one, else as it is."""
         ...
 
-    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
         """Return the outputs `[B, C]`."""
         ...
 

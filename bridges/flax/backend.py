@@ -89,7 +89,7 @@ class FlaxBackend:
         """Return an array as JAX's if x is one, else as it is."""
         return jnp.asarray(array) if isinstance(x, jax.Array) else array
 
-    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
         return np.asarray(self._run(self._scores, x, training=training))
 
@@ -195,7 +195,7 @@ class FlaxBackend:
             self._compiled[run.__name__] = jax.jit(run, static_argnames=static)
         return self._compiled[run.__name__]
 
-    def _run(self, run: Callable[..., Any], x: np.ndarray, *arrays: Any, **static: Any) -> jax.Array:
+    def _run(self, run: Callable[..., Any], x: np.ndarray | jax.Array, *arrays: Any, **static: Any) -> jax.Array:
         f = self.network.function()
         self._width(f, x)
         return self._jitted(run)(f, self._step_key(), x, *arrays, **static)
@@ -238,7 +238,7 @@ class FlaxBackend:
         updates, optimizer_state = self.optimizer.update(gradient, optimizer_state, f.params)
         return replace(f, params=optax.apply_updates(f.params, updates), state=state), optimizer_state
 
-    def _width(self, f: FlaxFunction, x: np.ndarray) -> int:
+    def _width(self, f: FlaxFunction, x: np.ndarray | jax.Array) -> int:
         """Return how many outputs the module has for one input."""
         outputs = jax.eval_shape(self._jitted(self._evaluate), f, x)
         shape = outputs.shape[1:]

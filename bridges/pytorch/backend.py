@@ -74,7 +74,7 @@ class TorchBackend:
         """Return an array as a tensor on the device of x if x is one, else as it is."""
         return torch.as_tensor(array, device=x.device) if isinstance(x, torch.Tensor) else array
 
-    def scores(self, x: Any, *, training: bool = False) -> np.ndarray:
+    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
         run = self.model if training else self.accelerated
         with self._running(training):
@@ -206,7 +206,7 @@ class TorchBackend:
         labels = self.loss_function.labels(y, len(outputs), outputs.shape[1], self.device)
         return labels.to(outputs.dtype) if labels.is_floating_point() else labels
 
-    def _tensor(self, x: Any) -> torch.Tensor:
+    def _tensor(self, x: np.ndarray | jax.Array) -> torch.Tensor:
         """Return a tensor of its own on the device."""
         if isinstance(x, jax.Array):
             return to_torch(x).to(self.device, torch.float32, copy=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import keras
 import numpy as np
 import tensorflow as tf
@@ -66,7 +67,7 @@ class TensorFlowBackend:
         """Return an array as a tensor if x is one, else as it is."""
         return tf.constant(array) if tf.is_tensor(x) else array
 
-    def scores(self, x: np.ndarray, *, training: bool = False) -> np.ndarray:
+    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
         self._width(x)
         with self._kept_state(training):
@@ -213,7 +214,7 @@ class TensorFlowBackend:
             self._graphs[entry] = Graph(functools.partial(run, training))
         return self._graphs[entry]
 
-    def _width(self, x: np.ndarray) -> int:
+    def _width(self, x: np.ndarray | jax.Array) -> int:
         """Return how many outputs the model has for one input."""
         shape = self._function.signature(x.shape[1:], np.dtype(np.float32)).shape
         if shape != (self.classes,) and (shape, self.classes) != ((1,), 2):
