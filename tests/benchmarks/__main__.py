@@ -3,7 +3,8 @@
 For each framework, network and task, interleaved in one process, medians over rounds and the spread between quartiles.
 Ratios come first: ours/bare is what smoothing costs over the network on as many inputs, at its best batch size;
 loop/ours and art/ours are how many times longer a loop in the style of Cohen et al.'s script, and ART's class, take.
-Then how time and memory grow with votes, inputs, classes and the size of an input. `--json FILE` keeps all of it.
+Then how time and memory grow with votes, inputs, classes and the size of an input, and the mean votes of sequential
+tests beside a fixed number. `--json FILE` keeps all of it.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks import growth
+from tests.benchmarks import growth, sequential_votes
 from tests.benchmarks.frameworks import FRAMEWORKS, Contenders
 from tests.benchmarks.timing import Runs, spreads
 
@@ -111,6 +112,8 @@ def main() -> None:
             found["rows"] += measure(framework, network, options.only, options.rounds)
     if options.only in "growth":
         found["growth"] = growth.measure(options.rounds)
+    if options.only in "sequential votes":
+        found["sequential votes"] = sequential_votes.measure()
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -72,8 +72,9 @@ def used_rows() -> float:
     return (int(result.votes.sum()) + 500 * n0) / rows
 
 
-def main() -> None:
-    """Print the tables and the share."""
+def measure() -> dict[str, object]:
+    """Print and return the tables and the share."""
+    found: dict[str, object] = {}
     for name, looks in (("34 looks", None), ("looks from 16 growing by 1.05", make_looks(N, 16, 1.05))):
         rows = table(looks)
         print(f"{name}\n{'radius / sigma':>14}  {'p':>5}  {'votes':>7}  {'floor':>7}  votes/floor  {N:,}/votes")
@@ -82,8 +83,11 @@ def main() -> None:
             print(f"{row.unit:14}  {row.p:5}  {row.votes:7.0f}  {row.floor:7.0f}  {ratio}  {N / row.votes:9.0f}")
         ratios = np.array([row.ratio for row in rows if row.counts])
         print(f"worst {ratios.max():.2f}, geometric mean {math.exp(np.log(ratios).mean()):.2f}\n")
-    print(f"rows used {used_rows():.1%}")
+        found[name] = [row._asdict() for row in rows]
+    found["rows used"] = used_rows()
+    print(f"rows used {found['rows used']:.1%}")
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    measure()
