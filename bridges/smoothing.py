@@ -16,8 +16,8 @@ from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
 _NOISE_VALUES = 2**20  # drawn at once
-_INPUT_VALUES, MOST_ROWS = 2**19, 1024  # in one call of the classifier: what a processor's cache holds
-GPU_ROWS = 2**26, 2**14  # values in the widest layer, and rows, that fill a GPU
+# Values in the widest layer, and rows, in one call of the classifier: what a processor's cache holds, what fills a GPU.
+CPU_BATCH, GPU_BATCH = (2**19, 2**10), (2**26, 2**14)
 
 
 class RandomizedSmoothingMixin:
@@ -216,7 +216,8 @@ class RandomizedSmoothingMixin:
 
     def _fastest_rows(self, x: np.ndarray) -> int:
         """Return how many inputs at once the classifier is fastest with, as far as is known."""
-        return min(MOST_ROWS, _INPUT_VALUES // math.prod(x.shape[1:]))
+        values, most_rows = CPU_BATCH
+        return min(most_rows, values // math.prod(x.shape[1:]))
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""

@@ -12,7 +12,8 @@ import jaxsmooth
 
 torch = pytest.importorskip("torch")
 bridge = pytest.importorskip("bridges.pytorch")
-nn = torch.nn
+modules = pytest.importorskip("tests.bridges.modules")
+nn, images, loss, network = torch.nn, modules.images, modules.loss, modules.network
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,42 +21,23 @@ pytestmark = [
         jax.default_backend() != "gpu" or not torch.cuda.is_available(), reason="needs a GPU, in JAX and in PyTorch"
     ),
 ]
-WRAPS = {"eager": lambda f: f, "jit": jax.jit}
-EAGER_AND_JIT = pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+EAGER_AND_JIT = pytest.mark.parametrize("wrap", modules.WRAPS.values(), ids=modules.WRAPS)
 
 
 def cpu():
     return jax.devices("cpu")[0]
 
 
-def network():
-    torch.manual_seed(0)
-    first = (nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5))
-    return nn.Sequential(*first, nn.Flatten(), nn.Linear(36, 3)).cuda()
-
-
-def images(number=4):
-    return jnp.asarray(np.random.default_rng(0).normal(size=(number, 1, 8, 8)), jnp.float32)
-
-
 def linear(x):
     return x.reshape(len(x), -1) @ jnp.asarray(np.random.default_rng(1).normal(size=(64, 3)), jnp.float32)
 
 
-def loss(f, x):
-    return jnp.square(f(x)).sum()
-
-
-class Module(nn.Module):
-    """A function as a module on the GPU."""
+class Module(modules.TorchModule):
+    """A function as a module that is on the GPU."""
 
     def __init__(self, function):
-        super().__init__()
-        self.function = function
+        super().__init__(function)
         self.unused = nn.Parameter(torch.zeros(1, device="cuda"))
-
-    def forward(self, x):
-        return self.function(x)
 
 
 NOISES = (
@@ -116,7 +98,7 @@ def test_module_runs_on_jax_s_memory_without_the_host(wrap):
 
 @EAGER_AND_JIT
 def test_forward_and_gradient_are_pytorch_s(wrap):
-    module, x = network(), images()
+    module, x = network().cuda(), images()
     leaf = torch.tensor(np.asarray(x), device="cuda", requires_grad=True)
     expected = module.eval()(leaf)
     expected.square().sum().backward()
@@ -190,7 +172,7 @@ def test_errors_arrive_and_leave_the_process_usable():
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="no such layer: conv9"):
         jax.block_until_ready(jax.jit(bridge.as_jax(Module(broken)))(jnp.ones((4, 5))))
-    assert jax.jit(bridge.as_jax(network()))(images()).shape == (4, 3)
+    assert jax.jit(bridge.as_jax(network().cuda()))(images()).shape == (4, 3)
 
 
 def test_two_thousand_iterations_neither_hang_nor_leak():
@@ -212,7 +194,7 @@ def classifier(net, **settings):
 
 
 def test_class_votes_on_the_gpu_as_on_the_cpu(monkeypatch):
-    x, net = np.asarray(images(8)), network().eval()
+    x, net = np.asarray(images(8)), network().cuda().eval()
     on_cpu = classifier(copy.deepcopy(net), device_type="cpu")
     on_gpu, kinds = classifier(net), set()
     scores = on_gpu._backend.scores
@@ -227,7 +209,7 @@ def test_class_votes_on_the_gpu_as_on_the_cpu(monkeypatch):
 
 
 def test_class_gradients_and_training_on_the_gpu(tmp_path):
-    x, y, net = np.asarray(images(8)), np.arange(8) % 3, network().eval()
+    x, y, net = np.asarray(images(8)), np.arange(8) % 3, network().cuda().eval()
     on_cpu, on_gpu = classifier(copy.deepcopy(net), device_type="cpu"), classifier(net)
     for sampling in (False, True):
         ours = on_gpu.loss_gradient(x, y, sampling=sampling)
@@ -244,7 +226,7 @@ def test_class_gradients_and_training_on_the_gpu(tmp_path):
 
 
 def test_memory_does_not_grow_with_n():
-    x, smoothed, peaks = np.asarray(images(2)), classifier(network()), []
+    x, smoothed, peaks = np.asarray(images(2)), classifier(network().cuda()), []
     for n in (10_000, 100_000):
         torch.cuda.reset_peak_memory_stats()
         smoothed.certify(x, n)

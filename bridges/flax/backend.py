@@ -18,7 +18,7 @@ from bridges.flax.functions import FlaxFunction
 from bridges.flax.losses import Loss
 from bridges.flax.modules import LinenModel, NNXModel
 from bridges.layers import layer_index
-from bridges.smoothing import GPU_ROWS, MOST_ROWS
+from bridges.smoothing import CPU_BATCH, GPU_BATCH
 
 
 class FlaxBackend:
@@ -50,7 +50,7 @@ class FlaxBackend:
         self.classes = classes
         self.shape = shape
         self.key = key
-        self.layer_values, self.most_rows = (2**19, MOST_ROWS) if jax.default_backend() == "cpu" else GPU_ROWS
+        self.layer_values, self.most_rows = CPU_BATCH if jax.default_backend() == "cpu" else GPU_BATCH
         self.steps = 0
         self.optimizer_state: Any = None
         self._compiled: dict[str, Callable[..., Any]] = {}

@@ -16,7 +16,7 @@ from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitiali
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, placement, training
 from bridges.pytorch.transfer import to_torch
-from bridges.smoothing import GPU_ROWS, MOST_ROWS
+from bridges.smoothing import CPU_BATCH, GPU_BATCH
 
 
 class TorchBackend:
@@ -48,8 +48,8 @@ class TorchBackend:
         self.device = device
         self.frozen: set[type[nn.Module]] = set()
         self.use_amp = False
-        # Beyond a processor's cache it slows down, unless freed memory is kept (bridges.memory); a GPU wants filling.
-        self.layer_values, self.most_rows = (2**19, MOST_ROWS) if device.type == "cpu" else GPU_ROWS
+        # Beyond a processor's cache it slows down, unless freed memory is kept (bridges.memory).
+        self.layer_values, self.most_rows = CPU_BATCH if device.type == "cpu" else GPU_BATCH
 
     @property
     def layer_names(self) -> list[str]:

@@ -19,7 +19,7 @@ def to_torch(array: Any) -> torch.Tensor:
 
 def _is_in_reach(array: jax.Array) -> bool:
     """Tell whether PyTorch can see the memory that the array is in."""
-    return torch.cuda.is_available() or all(device.platform == "cpu" for device in array.devices())
+    return all(device.platform == "cpu" for device in array.devices()) or torch.cuda.is_available()
 
 
 def to_jax(tensor: torch.Tensor) -> jax.Array:

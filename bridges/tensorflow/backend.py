@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bridges.smoothing import MOST_ROWS
+from bridges.smoothing import CPU_BATCH
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
@@ -33,7 +33,7 @@ class TensorFlowBackend:
 
     fixed_batch = False  # every graph has a free batch dimension
     layer_values = 2**23  # graphs gain from larger batches than PyTorch: a ResNet-20 is fastest with 256 to 512 rows
-    most_rows = MOST_ROWS
+    most_rows = CPU_BATCH[1]
 
     def __init__(self, model: Any, loss: Loss, optimizer: Any, train_step: Any, classes: int) -> None:
         self.model = model

@@ -5,7 +5,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -15,22 +14,8 @@ from torch import nn
 
 import bridges.pytorch
 import bridges.tensorflow
+from tests.bridges.modules import TorchModule, images, network
 from tests.classifiers import assert_same
-
-
-def loss(f, x):
-    return jnp.square(f(x)).sum()
-
-
-class TorchModule(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def breaks_at_second_call(how):
@@ -49,9 +34,10 @@ def breaks_at_second_call(how):
 
 class PyTorch:
     as_jax = staticmethod(bridges.pytorch.as_jax)
+    network, images = staticmethod(network), staticmethod(images)
     assert_forward = staticmethod(assert_same)
-    # Compiled code has no callbacks there.
-    platforms = ("tpu",)
+    # Compiled code has no callbacks there, or PyTorch no memory.
+    platforms = ("tpu",) if torch.cuda.is_available() else ("gpu", "tpu")
     raised, compiled_raises = KeyError, ()
     rows_message = "must return one row for each of 4 inputs"
     value_rtol, gradient_close = 1e-6, {"rtol": 1e-5, "atol": 1e-7}
@@ -59,23 +45,6 @@ class PyTorch:
     rows_close, rows_gradient_close = {"rtol": 1e-5, "atol": 1e-6}, {"rtol": 1e-4, "atol": 1e-6}
     total_close, flipped_votes = {"rtol": 1e-5}, 0
     stop_gradient = staticmethod(torch.Tensor.detach)
-
-    @staticmethod
-    def network():
-        torch.manual_seed(0)
-        layers = [
-            nn.Conv2d(1, 4, 3, stride=2),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Flatten(),
-            nn.Linear(36, 3),
-        ]
-        return nn.Sequential(*layers)
-
-    @staticmethod
-    def images(number=4, seed=0):
-        return jnp.asarray(np.random.default_rng(seed).normal(size=(number, 1, 8, 8)), jnp.float32)
 
     @staticmethod
     def forward(module, x):
@@ -198,4 +167,3 @@ class TensorFlow:
 
 
 BRIDGES = [PyTorch, TensorFlow]
-WRAPS = {"eager": lambda f: f, "jit": jax.jit}

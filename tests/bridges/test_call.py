@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxsmooth
-from tests.bridges.calls import BRIDGES, WRAPS, PyTorch, loss
+from tests.bridges.calls import BRIDGES, PyTorch
+from tests.bridges.modules import WRAPS, loss
 from tests.classifiers import assert_same
 from tests.memory import needs_proc, peak, reset_peak
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from bridges.pytorch import as_jax
-from tests.bridges.calls import WRAPS, PyTorch, loss
+from tests.bridges.calls import PyTorch
+from tests.bridges.modules import WRAPS, loss
 from tests.classifiers import assert_same
 
 pytestmark = pytest.mark.usefixtures("watchdog")

@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 from bridges.tensorflow import as_jax
-from tests.bridges.calls import WRAPS, TensorFlow, loss
+from tests.bridges.calls import TensorFlow
+from tests.bridges.modules import WRAPS, loss
 from tests.classifiers import assert_same
 
 pytestmark = pytest.mark.usefixtures("watchdog")
