@@ -43,6 +43,7 @@ class TensorFlowBackend:
         self.classes = classes
         self._function = TensorFlowFunction(model)
         self._graphs: dict[Any, Graph] = {}
+        self._weights: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
 
     @property
     def layer_names(self) -> list[str] | None:
@@ -76,14 +77,14 @@ class TensorFlowBackend:
     def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
         self._width(x)
-        with self._kept_state(training):
-            return to_numpy(
-                gradient(
-                    self._graph(self._scores, training),
-                    _tensor(x),
-                    lambda scores: _tensor(weights(to_numpy(scores))),
-                )
-            )
+        call = object()  # two threads may pass the same function
+        name = id(call)
+        self._weights[name] = weights
+        try:
+            with self._kept_state(training):
+                return to_numpy(self._graph(self._vjp, training)(_tensor(x), tf.constant([name], tf.int64)))
+        finally:
+            del self._weights[name]
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row."""
@@ -170,7 +171,7 @@ class TensorFlowBackend:
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles are made of: no compiled code, and models in a form that can be copied."""
         packed = {"model": pack_model(self.model), "optimizer": pack_optimizer(self.optimizer)}
-        return {**self.__dict__, "_function": None, "_graphs": {}, **packed}
+        return {**self.__dict__, "_function": None, "_graphs": {}, "_weights": {}, **packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpack."""
@@ -200,6 +201,16 @@ class TensorFlowBackend:
 
     def _loss_gradient(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
         return gradient(lambda x: self.loss_function(self._call(x, training), labels), x)
+
+    def _vjp(self, training: bool, x: tf.Tensor, name: tf.Tensor) -> Any:
+        # One graph, out of which the weights are asked for: of two, the second would make every variable's gradient.
+        def weigh(scores: Any) -> Any:
+            weights = tf.numpy_function(
+                lambda scores, name: self._weights[int(name[0])](scores).astype(np.float32), (scores, name), tf.float32
+            )
+            return tf.ensure_shape(weights, scores.shape)
+
+        return gradient(lambda x: self._scores(training, x), x, weigh)
 
     def _step(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> None:
         variables: Any = self.model.trainable_variables
