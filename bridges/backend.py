@@ -16,6 +16,8 @@ class Backend(Protocol):
     model: Any
     layer_values: int
     """How many values in the output of the widest layer the framework is fastest with."""
+    gradient_values: int
+    """Likewise for a gradient, which keeps the outputs of all layers."""
     most_rows: int
     """How many rows at once it gains from, where they are small."""
 

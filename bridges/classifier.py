@@ -255,16 +255,23 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         return noisy if self._preprocessing.takes_jax_arrays and not on_cpu else np.asarray(noisy)
 
     def _fastest_rows(self, x: np.ndarray) -> int:
-        """Return how many rows fill the widest layer, whose size is found out on the first input that comes."""
+        """Return how many rows at once the network is fastest with."""
+        return self._rows_with(x, self._backend.layer_values)
+
+    def _rows_with(self, x: np.ndarray, values: int) -> int:
+        """Return how many rows the widest layer has so many values for: its size is found out on the first input."""
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
-        rows = self._backend.layer_values // max(math.prod(x.shape[1:]), self._widest or 0)
-        return min(rows, self._backend.most_rows)
+        return min(self._backend.most_rows, values // max(math.prod(x.shape[1:]), self._widest or 0))
+
+    def _gradient_rows(self, x: np.ndarray) -> int:
+        """Return how many rows at once make a gradient."""
+        return max(32, self._rows_with(x, self._backend.gradient_values))
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""
         key, noise, n = fold_in(self.key, _GRADIENTS), Gaussian(self.scale), self.sample_size
-        at_once = copies_at_once(self._rows_at_once(x, 32), len(x), n)
+        at_once = copies_at_once(self._gradient_rows(x), len(x), n)
         draw = functools.partial(stream_samples, noise, key, x, n=n, batch_size=at_once, ids=input_ids(x))
         return Copies(x, n, at_once, draw)

@@ -116,7 +116,7 @@ class Preprocessing:
         """Return inputs and labels as the model gets them, the inputs in float32; JAX arrays where such came."""
         in_jax = isinstance(x, jax.Array)
         for step in self._applied(fit):
-            x, y = step(x, y)
+            x, y = _apply(step, x, y)
         return (jnp.asarray if in_jax else np.asarray)(x, np.float32), y
 
     def gradient(self, x: np.ndarray, gradient: np.ndarray, *, fit: bool = False) -> np.ndarray:
@@ -124,7 +124,7 @@ class Preprocessing:
         inputs = []
         for step in self._applied(fit):
             inputs.append(x)
-            x, _ = step(x, None)
+            x, _ = _apply(step, x, None)
         for step, x in zip(reversed(self._applied(fit)), reversed(inputs), strict=True):
             gradient = step.estimate_gradient(x, gradient)
         return np.asarray(gradient, np.float32)
@@ -136,7 +136,7 @@ class Preprocessing:
         """
         applied = [step for step in self.postprocessors if step.apply_predict]
         for step in applied:
-            scores = step(scores)
+            scores = step(np.array(scores))  # it may write to them
         if not applied:
             return scores
         scores = np.asarray(scores, np.float32)
@@ -144,6 +144,11 @@ class Preprocessing:
 
     def _applied(self, fit: bool) -> list[Preprocessor]:
         return [step for step in self.steps if (step.apply_fit if fit else step.apply_predict)]
+
+
+def _apply(step: Preprocessor, x: Any, y: Any) -> tuple[Any, Any]:
+    """Return what a step makes of inputs; one that is not ours may write to them, so that it gets a copy."""
+    return step(x if isinstance(step, Standardisation) else np.array(x), y)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -51,6 +51,7 @@ class FlaxBackend:
         self.shape = shape
         self.key = key
         self.layer_values, self.most_rows = CPU_BATCH if jax.default_backend() == "cpu" else GPU_BATCH
+        self.gradient_values = self.layer_values
         self.steps = 0
         self.optimizer_state: Any = None
         self._compiled: dict[str, Callable[..., Any]] = {}

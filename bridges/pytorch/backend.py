@@ -50,6 +50,7 @@ class TorchBackend:
         self.use_amp = False
         # Beyond a processor's cache it slows down, unless freed memory is kept (bridges.memory).
         self.layer_values, self.most_rows = CPU_BATCH if device.type == "cpu" else GPU_BATCH
+        self.gradient_values = self.layer_values
 
     @property
     def layer_names(self) -> list[str]:

@@ -129,6 +129,36 @@ def test_defences_apply_in_order_where_they_say(framework):
     assert only_fit.calls == 1
 
 
+class DoublesInPlace(Doubles):
+    """The same, written to the array that it gets."""
+
+    def __call__(self, x, y=None):
+        x *= 2
+        return x, y
+
+
+class InPlace:
+    """A postprocessor that writes to the scores that it gets."""
+
+    apply_predict = True
+
+    def __call__(self, scores):
+        scores *= 2
+        return scores
+
+
+def test_defences_may_write_to_their_array(framework):
+    x, y, smoothed = inputs(), labels(), framework.smoothed
+    writing = smoothed(preprocessing_defences=DoublesInPlace(), postprocessing_defences=InPlace())
+    other = smoothed(preprocessing_defences=Doubles())
+    np.testing.assert_array_equal(writing.certify(x, 50), other.certify(x, 50))
+    for call in ("loss_gradient", "compute_loss"):
+        np.testing.assert_array_equal(getattr(writing, call)(x, y), getattr(other, call)(x, y))
+    sampled = [classifier.loss_gradient(x, y, sampling=True) for classifier in (writing, other)]
+    np.testing.assert_array_equal(*sampled)
+    np.testing.assert_array_equal(x, inputs())
+
+
 def test_votes_on_arrays_left_in_jax_are_those_on_numpy_arrays(framework, monkeypatch):
     classifier, x, seen = framework.smoothed(preprocessing=(1.0, 2.0)), inputs(), []
     expected = classifier.certify(x, 500)

@@ -42,7 +42,7 @@ def test_class_gradients_are_exact(framework):
 def test_sampled_gradients_differentiate_the_averaged_probability(framework, loss, last, most, monkeypatch):
     model = framework.network(last=last)
     classifier, x = framework.smoothed(model, loss, preprocessing=(0.5, 2.0), sample_size=20), inputs()
-    monkeypatch.setattr(classifier, "_rows_at_once", lambda *_: most)
+    monkeypatch.setattr(classifier, "_gradient_rows", lambda *_: most)
     assert len(list(classifier._copies(x).batches())) == {1024: 1, 50: 3, 7: 18}[most]
     noise = np.concatenate([noisy for noisy, _ in classifier._copies(x).batches()]).reshape(6, 20, *SHAPE) - x[:, None]
 
