@@ -1,9 +1,11 @@
-"""Settings of the whole test run: four host devices and strict rank promotion."""
+"""Settings of the whole test run: four host devices, threads that sleep while they wait, strict rank promotion."""
 
 import os
 import signal
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+# Test processes run side by side. PyTorch's threads would spin while they wait, on cores that the others need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import pytest
