@@ -237,3 +237,11 @@ def test_attributes_have_art_s_names_and_defaults():
     assert (classifier.sample_size, classifier.scale, classifier.alpha) == (32, 0.1, 0.001)
     assert (classifier.loss_object, classifier.optimizer, classifier.train_step) == (None, None, None)
     np.testing.assert_array_equal(classifier.clip_values, np.float32([0, 1]))
+
+
+def test_sampled_gradients_make_no_gradient_of_the_weights():
+    classifier = smoothed()
+    classifier.loss_gradient(inputs(), labels(), sampling=True)
+    (function,) = classifier._backend._graphs["_vjp", False]._compiled.values()
+    products = [op for op in function.get_concrete_function().graph.get_operations() if op.type == "MatMul"]
+    assert len(products) == 4  # two layers, forward and back; the gradients of their weights would be two more
