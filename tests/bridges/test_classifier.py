@@ -312,8 +312,8 @@ print(peak() - before)
 
 @needs_proc
 def test_memory_does_not_grow_with_n(framework):
-    """All 100,000 noisy copies would take 1,229 MB. TensorFlow's batches are larger than the others'."""
+    """All 100,000 noisy copies would take 1,229 MB."""
     done = subprocess.run(
         [sys.executable, "-c", PEAK.format(framework.__name__)], capture_output=True, check=True, text=True
     )
-    assert float(done.stdout) < (200 if framework.__name__ == "TensorFlow" else 100)
+    assert float(done.stdout) < 100
