@@ -53,8 +53,13 @@ class Backend(Protocol):
         """Return the outputs `[B, C]`."""
         ...
 
-    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
-        """Return the gradient in x of the outputs weighted by `weights(outputs)`, which is held constant."""
+    def vjp(
+        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
+    ) -> np.ndarray | jax.Array:
+        """Return the gradient in x of the outputs weighted by `weights(outputs)`, which is held constant.
+
+        Where x is JAX's, the gradient may be JAX's too.
+        """
         ...
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:

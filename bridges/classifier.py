@@ -273,5 +273,5 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Return the noisy copies that gradients average over, the same in every pass."""
         key, noise, n = fold_in(self.key, _GRADIENTS), Gaussian(self.scale), self.sample_size
         at_once = copies_at_once(self._gradient_rows(x), len(x), n)
-        draw = functools.partial(stream_samples, noise, key, x, n=n, batch_size=at_once, ids=input_ids(x))
-        return Copies(x, n, at_once, draw)
+        stream = functools.partial(stream_samples, noise, key, x, n=n, batch_size=at_once, ids=input_ids(x))
+        return Copies(x, n, at_once, lambda: ((self._as_batch(noisy), rows) for noisy, rows in stream()))

@@ -1,7 +1,8 @@
 """Gradients of the averaged class probability over noisy copies, for any backend, in constant memory."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,20 +20,21 @@ class Copies(NamedTuple):
         x: inputs.
         n: copies of each.
         at_once: how many go through the network at once, all copies of some inputs or a part of those of one.
-        draw: returns batches of them with the row that each was made from, as `jaxsmooth.stream_samples` does.
+        draw: returns batches of them with the row that each was made from, as `jaxsmooth.stream_samples` does, JAX
+            arrays where gradients are to stay on an accelerator until they are summed.
     """
 
     x: np.ndarray
     n: int
     at_once: int
-    draw: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
+    draw: Callable[[], Iterable[tuple[np.ndarray | jax.Array, Any]]]
 
-    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Return the batches as NumPy arrays, without what fills up the last one."""
+    def batches(self) -> Iterator[tuple[np.ndarray | jax.Array, np.ndarray]]:
+        """Return the batches without what fills up the last one."""
         for noisy, rows in self.draw():
             rows = np.asarray(rows)
             real = np.count_nonzero(rows < len(self.x))
-            yield np.asarray(noisy)[:real], rows[:real]
+            yield noisy[:real], rows[:real]
 
 
 def copies_at_once(most: int, number: int, n: int) -> int:
@@ -96,9 +98,27 @@ def weighted_gradient(
             return label_derivative(p, labels[rows], backend.output, weigh(own, rows))
 
         gradient = preprocessing.gradient(noisy, backend.vjp(prepared, cotangent))
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))  # the copies of an input lie together
-        total[rows[starts]] += np.add.reduceat(gradient, starts, axis=0, dtype=np.float64)
+        first, last = rows[0], rows[-1]  # in order, the copies of an input together
+        total[first : last + 1] += sum_by_row(gradient, rows - first, int(last - first) + 1)
     return total.astype(np.float32)
+
+
+def sum_by_row(array: np.ndarray | jax.Array, rows: np.ndarray, number: int) -> np.ndarray:
+    """Return the sums of what belongs to each of so many rows, all of which occur, in order.
+
+    Example:
+        >>> sum_by_row(np.array([1.0, 2.0, 5.0]), np.array([0, 0, 1]), 2)
+        array([3., 5.])
+    """
+    if isinstance(array, jax.Array):  # summed where it is, since the sums are less to move
+        return np.asarray(_segment_sum(array, rows, number))
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    return np.add.reduceat(array, starts, axis=0, dtype=np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _segment_sum(array: jax.Array, rows: jax.Array, number: int) -> jax.Array:
+    return jax.ops.segment_sum(array, rows, number, indices_are_sorted=True)
 
 
 def probabilities(scores: np.ndarray, output: str) -> np.ndarray:

@@ -117,17 +117,17 @@ class Preprocessing:
         in_jax = isinstance(x, jax.Array)
         for step in self._applied(fit):
             x, y = _apply(step, x, y)
-        return (jnp.asarray if in_jax else np.asarray)(x, np.float32), y
+        return _as_float32(x, in_jax), y
 
-    def gradient(self, x: np.ndarray, gradient: np.ndarray, *, fit: bool = False) -> np.ndarray:
-        """Return the gradient in the caller's x, given that in what the model gets."""
-        inputs = []
+    def gradient(self, x: Any, gradient: Any, *, fit: bool = False) -> Any:
+        """Return the gradient in the caller's x, given that in what the model gets, in float32; JAX's where it was."""
+        in_jax, inputs = isinstance(gradient, jax.Array), []
         for step in self._applied(fit):
             inputs.append(x)
             x, _ = _apply(step, x, None)
         for step, x in zip(reversed(self._applied(fit)), reversed(inputs), strict=True):
             gradient = step.estimate_gradient(x, gradient)
-        return np.asarray(gradient, np.float32)
+        return _as_float32(gradient, in_jax)
 
     def after(self, scores: np.ndarray) -> np.ndarray:
         """Return the scores after the postprocessing defences, NaN in the rows that a defence blanked with zeros.
@@ -144,6 +144,10 @@ class Preprocessing:
 
     def _applied(self, fit: bool) -> list[Preprocessor]:
         return [step for step in self.steps if (step.apply_fit if fit else step.apply_predict)]
+
+
+def _as_float32(array: Any, in_jax: bool) -> Any:
+    return (jnp.asarray if in_jax else np.asarray)(array, np.float32)
 
 
 def _apply(step: Preprocessor, x: Any, y: Any) -> tuple[Any, Any]:

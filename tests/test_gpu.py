@@ -193,36 +193,84 @@ def classifier(net, **settings):
     return bridge.PyTorchRandomizedSmoothing(net, nn.CrossEntropyLoss(), **common, **settings)
 
 
-def test_class_votes_on_the_gpu_as_on_the_cpu(monkeypatch):
-    x, net = np.asarray(images(8)), network().cuda().eval()
-    on_cpu = classifier(copy.deepcopy(net), device_type="cpu")
-    on_gpu, kinds = classifier(net), set()
-    scores = on_gpu._backend.scores
-    monkeypatch.setattr(on_gpu._backend, "scores", lambda x, **k: (kinds.add(type(x)), scores(x, **k))[1])
-    labels, radii = on_gpu.certify(x, 1000)
-    expected, expected_radii = on_cpu.certify(x, 1000)
-    assert next(net.parameters()).is_cuda
-    assert all(issubclass(kind, jax.Array) for kind in kinds)
-    np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_allclose(radii, expected_radii, atol=0.02)  # a few votes of 1,000
-    np.testing.assert_array_equal(on_gpu.predict(x), on_cpu.predict(x))
+def watched(classifier, method, monkeypatch):
+    """Note what kinds of arrays a method of the backend gets."""
+    kinds, run = set(), getattr(classifier._backend, method)
+    monkeypatch.setattr(classifier._backend, method, lambda x, *a, **k: (kinds.add(type(x)), run(x, *a, **k))[1])
+    return kinds
 
 
-def test_class_gradients_and_training_on_the_gpu(tmp_path):
-    x, y, net = np.asarray(images(8)), np.arange(8) % 3, network().cuda().eval()
-    on_cpu, on_gpu = classifier(copy.deepcopy(net), device_type="cpu"), classifier(net)
-    for sampling in (False, True):
-        ours = on_gpu.loss_gradient(x, y, sampling=sampling)
-        np.testing.assert_allclose(ours, on_cpu.loss_gradient(x, y, sampling=sampling), rtol=0.05, atol=1e-4)
-    trained = classifier(net, optimizer=torch.optim.Adam(net.parameters(), 0.01))
+def check_against_the_cpu(on_gpu, make_on_cpu, monkeypatch):
+    """Compare votes and gradients of a class on the GPU with those of one that is made where JAX is on the CPU."""
+    x, y = np.asarray(images(8)), np.arange(8) % 3
+    calls = (
+        lambda classifier: classifier.certify(x, 1000),
+        lambda classifier: classifier.predict(x),
+        lambda classifier: classifier.loss_gradient(x, y),
+        lambda classifier: classifier.loss_gradient(x, y, sampling=True),
+        lambda classifier: classifier.class_gradient(x, sampling=True),
+    )
+    kinds = [watched(on_gpu, method, monkeypatch) for method in ("scores", "vjp")]
+    # Tensor cores round to 10 bits, by which a ReLU may switch in one copy of 32.
+    with jax.default_matmul_precision("float32"):
+        (label, radius), predicted, *gradients = [call(on_gpu) for call in calls]
+        with jax.default_device(cpu()):
+            on_cpu = make_on_cpu()
+            (expected, expected_radius), expected_predicted, *expected_gradients = [call(on_cpu) for call in calls]
+    assert all(issubclass(kind, jax.Array) for kind in set.union(*kinds))
+    np.testing.assert_array_equal(label, expected)
+    np.testing.assert_allclose(radius, expected_radius, atol=0.02)  # a few votes of 1,000
+    np.testing.assert_array_equal(predicted, expected_predicted)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0.05, atol=0.002 * np.abs(theirs).max())
+
+
+def check_training(trained, folder):
+    x, y = np.asarray(images(8)), np.arange(8) % 3
     before = trained.compute_loss(x, y, "mean")
     trained.fit(x, y, batch_size=4, nb_epochs=30)
     assert trained.compute_loss(x, y, "mean") < before
-    trained.save("net", tmp_path)
+    trained.save("net", folder)
     scores = trained.compute_loss(x, y)
     trained.reset()
-    trained.load("net", tmp_path)
+    trained.load("net", folder)
     np.testing.assert_allclose(trained.compute_loss(x, y), scores, rtol=1e-4)
+
+
+def test_pytorch_class_votes_and_differentiates_on_the_gpu_as_on_the_cpu(monkeypatch):
+    net = network().cuda().eval()
+    on_cpu, on_gpu = classifier(copy.deepcopy(net), device_type="cpu"), classifier(net)
+    check_against_the_cpu(on_gpu, lambda: on_cpu, monkeypatch)
+    assert next(net.parameters()).is_cuda
+
+
+def test_pytorch_class_trains_on_the_gpu(tmp_path):
+    net = network().cuda().eval()
+    check_training(classifier(net, optimizer=torch.optim.Adam(net.parameters(), 0.01)), tmp_path)
+
+
+def flax_classifier():
+    optax, flax = pytest.importorskip("optax"), pytest.importorskip("bridges.flax")
+    net = pytest.importorskip("tests.bridges.flax_networks").LinenNetwork(3, None)
+    return flax.FlaxRandomizedSmoothing(
+        net,
+        optax.softmax_cross_entropy_with_integer_labels,
+        (1, 8, 8),
+        3,
+        variables=jax.device_get(net.init(jax.random.key(5), images(1))),
+        optimizer=optax.adam(0.01),
+        scale=0.5,
+        seed=3,
+        preprocessing=(0.1, 2.0),
+    )
+
+
+def test_flax_class_votes_and_differentiates_on_the_gpu_as_on_the_cpu(monkeypatch):
+    check_against_the_cpu(flax_classifier(), flax_classifier, monkeypatch)
+
+
+def test_flax_class_trains_on_the_gpu(tmp_path):
+    check_training(flax_classifier(), tmp_path)
 
 
 def test_memory_does_not_grow_with_n():

@@ -94,11 +94,13 @@ class FlaxBackend:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
         return np.asarray(self._run(self._scores, x, training=training))
 
-    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
-        """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
-        run = functools.partial(self._run, self._scores, training=training)
-        scores, pull = jax.vjp(run, jnp.asarray(x))
-        return np.asarray(pull(jnp.asarray(weights(np.asarray(scores)), jnp.float32))[0])
+    def vjp(
+        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
+    ) -> np.ndarray | jax.Array:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant; JAX's of JAX's."""
+        scores, pull = self._run(self._scores_and_pull, x, training=training)
+        gradient = self._jitted(self._pulled)(pull, np.asarray(weights(np.asarray(scores)), np.float32))
+        return gradient if isinstance(x, jax.Array) else np.asarray(gradient)
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row."""
@@ -196,7 +198,7 @@ class FlaxBackend:
             self._compiled[run.__name__] = jax.jit(run, static_argnames=static)
         return self._compiled[run.__name__]
 
-    def _run(self, run: Callable[..., Any], x: np.ndarray | jax.Array, *arrays: Any, **static: Any) -> jax.Array:
+    def _run(self, run: Callable[..., Any], x: np.ndarray | jax.Array, *arrays: Any, **static: Any) -> Any:
         f = self.network.function()
         self._width(f, x)
         return self._jitted(run)(f, self._step_key(), x, *arrays, **static)
@@ -215,6 +217,13 @@ class FlaxBackend:
     def _scores(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, training: bool) -> jax.Array:
         outputs, _ = self._outputs(f, key, x, training)
         return self.loss_function.two_columns(outputs) if outputs.shape[1] < self.classes else outputs
+
+    def _scores_and_pull(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, training: bool) -> tuple[Any, Any]:
+        """Return the scores and what makes a gradient of weights: both passes are compiled, in two parts."""
+        return jax.vjp(lambda x: self._scores(f, key, x, training=training), x)
+
+    def _pulled(self, pull: Callable[[jax.Array], tuple[jax.Array]], weights: jax.Array) -> jax.Array:
+        return pull(weights)[0]
 
     def _losses(self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: Any, *, training: bool) -> jax.Array:
         return self.loss_function.by_row(self._outputs(f, key, x, training)[0], labels)

@@ -15,7 +15,7 @@ from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, placement, training
-from bridges.pytorch.transfer import to_torch
+from bridges.pytorch.transfer import to_jax, to_torch
 from bridges.smoothing import CPU_BATCH, GPU_BATCH
 
 
@@ -86,13 +86,16 @@ class TorchBackend:
         """Whether `scores` should get batches of one size alone."""
         return self.accelerated.fixed_batch
 
-    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
-        """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
+    def vjp(
+        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
+    ) -> np.ndarray | jax.Array:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant; JAX's of JAX's."""
         with self._running(training, gradient=True):
             leaf = self._tensor(x).requires_grad_()
             scores = self._two_columns(self._forward(leaf))
             cotangent = self._tensor(weights(_to_numpy(scores))).to(scores.dtype)
-            return _gradient(scores, leaf, cotangent)
+            (gradient,) = torch.autograd.grad(scores, leaf, cotangent)
+            return to_jax(gradient) if isinstance(x, jax.Array) else _to_numpy(gradient)
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row."""
@@ -111,7 +114,7 @@ class TorchBackend:
         with self._running(training, gradient=True):
             leaf = self._tensor(x).requires_grad_()
             outputs = self._forward(leaf)
-            return _gradient(self.loss_function(outputs, self._labels(y, outputs)), leaf, None)
+            return _gradient(self.loss_function(outputs, self._labels(y, outputs)), leaf)
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one optimizer step for each batch, in the mode asked for."""
@@ -152,7 +155,7 @@ class TorchBackend:
             leaf = self._tensor(x).requires_grad_()
             self._forward(leaf)
             self._forward(self._tensor(y))
-            return _gradient(loss(*outputs), leaf, None)
+            return _gradient(loss(*outputs), leaf)
 
     def save(self, path: Path) -> None:
         """Write the state of the model to `<path>.model`, that of the optimizer to `<path>.optimizer`."""
@@ -214,8 +217,8 @@ class TorchBackend:
         return torch.tensor(np.asarray(x, np.float32), device=self.device)
 
 
-def _gradient(value: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor | None) -> np.ndarray:
-    (gradient,) = torch.autograd.grad(value, leaf, cotangent)
+def _gradient(value: torch.Tensor, leaf: torch.Tensor) -> np.ndarray:
+    (gradient,) = torch.autograd.grad(value, leaf)
     return _to_numpy(gradient)
 
 

@@ -75,7 +75,9 @@ class TensorFlowBackend:
         with self._kept_state(training):
             return to_numpy(self._graph(self._scores, training)(to_tensorflow(np.ascontiguousarray(x, np.float32))))
 
-    def vjp(self, x: np.ndarray, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False) -> np.ndarray:
+    def vjp(
+        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
+    ) -> np.ndarray | jax.Array:
         """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
         self._width(x)
         call = object()  # two threads may pass the same function
@@ -251,7 +253,7 @@ class TensorFlowBackend:
                 variable.assign(value)
 
 
-def _tensor(x: np.ndarray) -> tf.Tensor:
+def _tensor(x: np.ndarray | jax.Array) -> tf.Tensor:
     return tf.constant(np.asarray(x, np.float32))
 
 

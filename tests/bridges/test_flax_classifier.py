@@ -55,6 +55,18 @@ def test_new_parameters_compile_nothing_anew(kind):
     assert len(traces) == 1
 
 
+def test_a_second_gradient_compiles_nothing_anew(kind):
+    classifier, x, y = kind.smoothed(), inputs(), labels()
+    gradients, sizes = [], []
+    for _ in range(2):
+        gradients.append((classifier.loss_gradient(x, y, sampling=True), classifier.class_gradient(x, sampling=True)))
+        sizes.append({name: run._cache_size() for name, run in classifier._backend._compiled.items()})
+    assert sizes[0] == sizes[1]
+    assert max(sizes[1].values()) == 1
+    for ours, theirs in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_training_updates_batch_statistics_and_evaluation_uses_them(kind):
     network = kind.with_dropout()
     classifier = kind.smoothed(network, trainable=True)

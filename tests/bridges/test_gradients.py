@@ -60,6 +60,21 @@ def test_sampled_gradients_differentiate_the_averaged_probability(framework, los
     )
 
 
+@pytest.mark.parametrize("most", [1024, 7], ids=["in one batch", "an input in three batches"])
+def test_sampled_gradients_of_arrays_left_in_jax_are_those_of_numpy_arrays(framework, most, monkeypatch):
+    classifier, x, seen = framework.smoothed(preprocessing=(1.0, 2.0), sample_size=20), inputs(), []
+    monkeypatch.setattr(classifier, "_gradient_rows", lambda *_: most)
+    expected = classifier.loss_gradient(x, labels(), sampling=True), classifier.class_gradient(x, sampling=True)
+    vjp = classifier._backend.vjp
+    monkeypatch.setattr(classifier, "_as_batch", lambda noisy: noisy)  # as on a GPU
+    monkeypatch.setattr(classifier._backend, "vjp", lambda x, w, **k: (seen.append(x), vjp(x, w, **k))[1])
+    result = classifier.loss_gradient(x, labels(), sampling=True), classifier.class_gradient(x, sampling=True)
+    assert all(isinstance(x, jax.Array) for x in seen)
+    for ours, theirs in zip(result, expected, strict=True):
+        assert isinstance(ours, np.ndarray)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
+
+
 @pytest.mark.parametrize(("loss", "last"), [("binary logits", None), ("binary probabilities", "sigmoid")])
 def test_one_output_is_two_classes(framework, loss, last):
     x = inputs(20)
