@@ -8,6 +8,7 @@ setting.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -53,8 +54,8 @@ def threefry2x32(key: tuple[jax.Array, jax.Array], counter: tuple[jax.Array, jax
     return left, right
 
 
-def standard_normal(words: jax.Array) -> jax.Array:
-    """Map words to `f32` standard normals, symmetric, tails to 6.3, relative error of the quantile at most 5e-7."""
+def normal(words: jax.Array, scale: ArrayLike = 1.0) -> jax.Array:
+    """Map words to `f32` normals, symmetric, tails to 6.3 scales, relative error of the quantile at most 5e-7."""
     tail, centre = _tail_and_centre(words)
     w = -jnp.log(4 * tail * (1 - tail))
     near = w < 5.5
@@ -62,19 +63,19 @@ def standard_normal(words: jax.Array) -> jax.Array:
     ratio = jnp.where(near, *_COEFFICIENTS[0])
     for row in _COEFFICIENTS[1:]:
         ratio = ratio * t + jnp.where(near, *row)
-    return _signed(words, ratio * centre)
+    return _signed(words, ratio * centre * scale)
 
 
-def standard_laplace(words: jax.Array) -> jax.Array:
-    """Map words to `f32` Laplace variables of scale 1 (density exp(-|z|) / 2), symmetric, tails to 22.1."""
+def laplace(words: jax.Array, scale: ArrayLike = 1.0) -> jax.Array:
+    """Map words to `f32` Laplace variables (density exp(-|z| / scale) / (2 scale)), symmetric, tails to 22.1 scales."""
     tail, centre = _tail_and_centre(words)
-    return _signed(words, jnp.where(tail < 0.25, -jnp.log(2 * tail), -jnp.log1p(-centre)))
+    return _signed(words, jnp.where(tail < 0.25, -jnp.log(2 * tail), -jnp.log1p(-centre)) * scale)
 
 
-def standard_uniform(words: jax.Array) -> jax.Array:
-    """Map words to `f32` uniforms on [-1, 1], symmetric."""
+def uniform(words: jax.Array, scale: ArrayLike = 1.0) -> jax.Array:
+    """Map words to `f32` uniforms on [-scale, scale], symmetric."""
     _, centre = _tail_and_centre(words)
-    return _signed(words, centre)
+    return _signed(words, centre * scale)
 
 
 def _tail_and_centre(words: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -86,4 +87,6 @@ def _tail_and_centre(words: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _signed(words: jax.Array, magnitude: jax.Array) -> jax.Array:
+    # Last, so that between the product with the scale and the sum with x there is more than rounding: as neighbours
+    # some programs would make one operation of them, with one rounding, and others not.
     return jnp.where(words >> np.uint32(31) == 0, magnitude, -magnitude)

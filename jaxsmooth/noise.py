@@ -45,7 +45,7 @@ class Gaussian(NamedTuple):
 
     def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draw independent noise of this shape, in float32 and then cast to `dtype`."""
-        return _sample(draws.standard_normal, "sigma", self.sigma, key, shape, dtype)
+        return _sample(draws.normal, "sigma", self.sigma, key, shape, dtype)
 
     @staticmethod
     def unit_radius(probability: ArrayLike) -> np.ndarray:
@@ -76,7 +76,7 @@ class Laplace(NamedTuple):
 
     def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draw independent noise of this shape, in float32 and then cast to `dtype`."""
-        return _sample(draws.standard_laplace, "scale", self.scale, key, shape, dtype)
+        return _sample(draws.laplace, "scale", self.scale, key, shape, dtype)
 
     @staticmethod
     def unit_radius(probability: ArrayLike) -> np.ndarray:
@@ -115,7 +115,7 @@ class Uniform(NamedTuple):
 
     def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draw independent noise of this shape, in float32 and then cast to `dtype`."""
-        return _sample(draws.standard_uniform, "half_width", self.half_width, key, shape, dtype)
+        return _sample(draws.uniform, "half_width", self.half_width, key, shape, dtype)
 
     @staticmethod
     def unit_radius(probability: ArrayLike) -> np.ndarray:
@@ -128,7 +128,7 @@ class Uniform(NamedTuple):
 
 
 def _sample(
-    distribution: Callable[[jax.Array], jax.Array],
+    distribution: Callable[[jax.Array, ArrayLike], jax.Array],
     name: str,
     scale: ArrayLike,
     key: jax.Array,
@@ -137,7 +137,7 @@ def _sample(
 ) -> jax.Array:
     dtype = check_float_dtype(dtype)
     words = draws.random_words(check_key(key), math.prod(shape))
-    return (distribution(words) * check_scale(name, scale)).reshape(shape).astype(dtype)
+    return distribution(words, check_scale(name, scale)).reshape(shape).astype(dtype)
 
 
 def _in_scales(values: ArrayLike, scale: ArrayLike) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from scipy import special, stats
 
-from jaxsmooth import draws
+from jaxsmooth import Gaussian, Uniform, draws, samples
 
 FALSE_ALARM = 1e-6
 ONES = 0xFFFFFFFF
@@ -66,27 +66,27 @@ def test_normal_is_the_quantile_at_every_scale(magnitudes):
         series = np.sqrt(np.pi / 2) * centre * (1 + np.pi / 12 * centre**2)
         return np.where(centre < 1e-4, series, -special.ndtri(p))
 
-    assert_close_quantiles(draws.standard_normal, magnitudes, quantile, 5e-7)
+    assert_close_quantiles(draws.normal, magnitudes, quantile, 5e-7)
 
 
 def test_laplace_is_the_quantile_at_every_scale(magnitudes):
     assert_close_quantiles(
-        draws.standard_laplace, magnitudes, lambda p: np.where(p < 0.25, -np.log(2 * p), -np.log1p(2 * p - 1)), 5e-7
+        draws.laplace, magnitudes, lambda p: np.where(p < 0.25, -np.log(2 * p), -np.log1p(2 * p - 1)), 5e-7
     )
 
 
 def test_uniform_is_the_quantile_at_every_scale(magnitudes):
-    assert_close_quantiles(draws.standard_uniform, magnitudes, lambda p: 1 - 2 * p, 2e-7)
+    assert_close_quantiles(draws.uniform, magnitudes, lambda p: 1 - 2 * p, 2e-7)
 
 
 def test_tails_reach_beyond_six_standard_deviations():
-    assert float(draws.standard_normal(jnp.uint32(0))) == pytest.approx(6.338, abs=1e-3)
+    assert float(draws.normal(jnp.uint32(0))) == pytest.approx(6.338, abs=1e-3)
 
 
 DISTRIBUTIONS = {
-    "normal": (draws.standard_normal, stats.norm()),
-    "laplace": (draws.standard_laplace, stats.laplace()),
-    "uniform": (draws.standard_uniform, stats.uniform(-1, 2)),
+    "normal": (draws.normal, stats.norm()),
+    "laplace": (draws.laplace, stats.laplace()),
+    "uniform": (draws.uniform, stats.uniform(-1, 2)),
 }
 
 
@@ -106,3 +106,14 @@ def test_distribution_and_independence(key, name):
     assert_uncorrelated(uniform[:, :32], uniform[:, 32:])  # the two words of one block
     assert_uncorrelated(uniform[:, :-1], uniform[:, 1:])  # neighbouring features
     assert_uncorrelated(uniform[:-1], uniform[1:])  # neighbouring samples
+
+
+@pytest.mark.parametrize("event", [(5,), (784,), (1, 28, 28), (32, 32, 3)])
+@pytest.mark.parametrize("noise", [Gaussian(0.37), Uniform(0.7)], ids=["normal", "uniform"])
+def test_a_sample_is_the_rounded_sum_of_an_input_and_its_rounded_noise(key, noise, event):
+    x = np.random.default_rng(0).normal(size=(3, *event)).astype(np.float32)
+    task, n, batch_size = samples.check_task(noise, key, x, 40, 50, None, 7)
+    arguments = task, samples.Position(np.int32(1), np.int32(35)), n, batch_size
+    drawn, rows = jax.jit(samples.draw, static_argnums=(2, 3))(*arguments)
+    alone, _ = jax.jit(samples.draw_noise, static_argnums=(2, 3))(*arguments)
+    np.testing.assert_array_equal(drawn, x[np.minimum(rows, 2)] + np.asarray(alone))
