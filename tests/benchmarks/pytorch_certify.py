@@ -6,8 +6,8 @@ For each network, interleaved in one process, medians over rounds, n = 1,000 vot
 - ours: `certify` of the class.
 - art: `certify` of ART's class, if ART is installed, at its best of three batch sizes.
 
-And `predict` of both classes at sample_size 32 on 128 images. `--keep-memory` runs all of them after
-`bridges.memory.keep_freed_memory`. `--device gpu --votes 10000` runs them on a GPU.
+And `predict` and `loss_gradient(sampling=True)` of both classes, at 32 copies of 128 images. `--keep-memory` runs all
+of them after `bridges.memory.keep_freed_memory`. `--device gpu --votes 10000` runs them on a GPU.
 """
 
 import argparse
@@ -87,6 +87,7 @@ def runs(name: str, device: str, votes: int) -> Runs:
     network = build().eval()
     x = np.random.default_rng(0).uniform(size=(INPUTS, *shape)).astype(np.float32)
     many = np.random.default_rng(1).uniform(size=(128, *shape)).astype(np.float32)
+    labels = np.eye(10, dtype=np.float32)[np.arange(128) % 10]
     arguments: dict[str, Any] = {"loss": nn.CrossEntropyLoss(), "input_shape": shape, "nb_classes": 10, "scale": 0.25}
     arguments["device_type"] = device
     ours = PyTorchRandomizedSmoothing(network, seed=0, **arguments)
@@ -97,12 +98,14 @@ def runs(name: str, device: str, votes: int) -> Runs:
         "bare": [bare(network, torch.randn(b, *shape, device=place), votes) for b in batch_sizes],
         "ours": [lambda: ours.certify(x, votes)],
         "ours predict": [lambda: ours.predict(many)],
+        "ours gradient": [lambda: ours.loss_gradient(many, labels, sampling=True)],
     }
     if importlib.util.find_spec("art") is not None:
         module = importlib.import_module("art.estimators.certification.randomized_smoothing")
         art = module.PyTorchRandomizedSmoothing(network, **arguments)
         table["art"] = [lambda b=b: art.certify(x, votes, batch_size=b) for b in (32, *batch_sizes[:2])]
         table["art predict"] = [lambda: art.predict(many)]
+        table["art gradient"] = [lambda: art.loss_gradient(many, labels, sampling=True)]
     return table
 
 
@@ -111,8 +114,8 @@ def measure(name: str, device: str, votes: int, rounds: int) -> None:
     best = medians(runs(name, device, votes), rounds)
     print(f"{name:18} {milliseconds(best)}  ours/bare {best['ours'] / best['bare']:.2f}", end="")
     if "art" in best:
-        ratios = best["art"] / best["ours"], best["art predict"] / best["ours predict"]
-        print("  art/ours {:.2f}  art/ours predict {:.2f}".format(*ratios), end="")
+        for task in ("", " predict", " gradient"):
+            print(f"  art/ours{task} {best[f'art{task}'] / best[f'ours{task}']:.2f}", end="")
     print(flush=True)
 
 
