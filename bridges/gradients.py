@@ -97,7 +97,9 @@ def weighted_gradient(
             own = p[np.arange(len(rows)), labels[rows]]
             return label_derivative(p, labels[rows], backend.output, weigh(own, rows))
 
-        gradient = preprocessing.gradient(noisy, backend.vjp(prepared, cotangent))
+        # In the framework's memory, which it takes back when nothing refers to it: not before the sums are there.
+        pulled = backend.vjp(prepared, cotangent)
+        gradient = preprocessing.gradient(noisy, pulled)
         first, last = rows[0], rows[-1]  # in order, the copies of an input together
         total[first : last + 1] += sum_by_row(gradient, rows - first)
     return total.astype(np.float32)
