@@ -4,7 +4,6 @@ A process of its own, since importing ART changes what our classes are made from
 """
 
 import contextlib
-import functools
 import io
 import json
 import pickle
@@ -123,15 +122,16 @@ def attacks(evasion, suffix):
         "UniversalPerturbation": {"attacker": "fgsm", "max_iter": 1, **quiet},
         "Wasserstein": sinkhorn,
     }
-    losses = [f"AutoProjectedGradientDescent {loss}" for loss in ("cross_entropy", "difference_logits_ratio")]
-    outputs = {"SimBA": "frequencies"} | dict.fromkeys(("AutoAttack", *losses), "log_frequencies")
-    if suffix != "PyTorch":
-        outputs["AutoProjectedGradientDescent"] = "log_frequencies"
+    outputs = {"AutoAttack": "log_frequencies", "SimBA": "frequencies"}
     if suffix == "Numpy":
+        outputs["AutoProjectedGradientDescent"] = "log_frequencies"
+        losses = [f"AutoProjectedGradientDescent {loss}" for loss in ("cross_entropy", "difference_logits_ratio")]
         for name in (*losses, "AutoAttack", "ShadowAttack"):
             del table[name]  # ART has these for PyTorch, TensorFlow and MXNet alone
     if suffix == "TensorFlowV2":
         del table["MomentumIterativeMethod"]  # ART refuses every TensorFlow classifier there (its issue 2439)
+        logits = ("AutoProjectedGradientDescent", "AutoProjectedGradientDescent difference_logits_ratio")
+        outputs |= dict.fromkeys(logits, "log_frequencies")
     for name, settings in table.items():
         attack = getattr(evasion, name.split()[0])
         yield name, attack, settings, {"output": outputs.get(name, "one_hot")}
@@ -170,14 +170,14 @@ def main(name):
     art_class = getattr(randomized_smoothing, ours.__name__, BaseEstimator)
     x = np.random.default_rng(0).uniform(size=(4, *shape)).astype(np.float32)
     y = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
-    results, classifier_for = {}, functools.cache(smoothed)  # a new one would compile everything anew
+    results = {}
     for attack_name, attack, settings, needed in attacks(evasion, suffix):
         images = x[:1] if attack_name == "ShadowAttack" else x
         labels = {"y": y} if attack_name.endswith("Numpy") else {}
         for sampling in (False, True):
             np.random.seed(0)  # noqa: NPY002, ART's attacks draw from it
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                classifier = classifier_for(sampling=sampling, **needed)
+                classifier = smoothed(sampling=sampling, **needed)
                 shaped = outcome(lambda: build(attack, classifier, settings).generate(images, **labels).shape)  # noqa: B023
             results[f"{attack_name} sampling={sampling}"] = "ran" if shaped == images.shape else shaped
 
