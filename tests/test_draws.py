@@ -7,7 +7,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from scipy import special, stats
 
-from jaxsmooth import Gaussian, Uniform, draws, samples
+from jaxsmooth import Gaussian, Laplace, Uniform, draws, samples
 
 FALSE_ALARM = 1e-6
 ONES = 0xFFFFFFFF
@@ -109,11 +109,12 @@ def test_distribution_and_independence(key, name):
 
 
 @pytest.mark.parametrize("event", [(5,), (784,), (1, 28, 28), (32, 32, 3)])
-@pytest.mark.parametrize("noise", [Gaussian(0.37), Uniform(0.7)], ids=["normal", "uniform"])
+@pytest.mark.parametrize("noise", [Gaussian(0.37), Laplace(0.4), Uniform(0.7)], ids=["normal", "laplace", "uniform"])
 def test_a_sample_is_the_rounded_sum_of_an_input_and_its_rounded_noise(key, noise, event):
     x = np.random.default_rng(0).normal(size=(3, *event)).astype(np.float32)
     task, n, batch_size = samples.check_task(noise, key, x, 40, 50, None, 7)
     arguments = task, samples.Position(np.int32(1), np.int32(35)), n, batch_size
+    # Loops over flat rows, and over the last axis of an image.
     drawn, rows = jax.jit(samples.draw, static_argnums=(2, 3))(*arguments)
     alone, _ = jax.jit(samples.draw_noise, static_argnums=(2, 3))(*arguments)
     np.testing.assert_array_equal(drawn, x[np.minimum(rows, 2)] + np.asarray(alone))
