@@ -50,7 +50,7 @@ class Backend(Protocol):
         ...
 
     def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
-        """Return the outputs `[B, C]`."""
+        """Return the outputs `[B, C]`. The network may write to x: it is not to be used again."""
         ...
 
     def vjp(

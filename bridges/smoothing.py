@@ -200,7 +200,8 @@ class RandomizedSmoothingMixin:
         noise = jaxsmooth.Gaussian(self.scale)
         if self.check and not (self._was_checked or training_mode or len(x) == 0):
             classes, finite = getattr(self, "nb_classes", None), not self._blanks_rows()
-            jaxsmooth.check_classifier(scores, x[:4], noise=noise, classes=classes, finite=finite)
+            wanted = {"noise": noise, "classes": classes, "finite": finite}
+            jaxsmooth.check_classifier(lambda x: scores(x.copy()), x[:4], **wanted)  # which it may write to
             self._was_checked = True
         return np.asarray(
             jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, first=first, progress=verbose)

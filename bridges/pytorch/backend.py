@@ -79,7 +79,7 @@ class TorchBackend:
         """Return the scores `[B, C]`; two classes from one output of a binary model."""
         run = self.model if training else self.accelerated
         with self._running(training):
-            return _to_numpy(self._two_columns(self._forward(self._tensor(x), run)))
+            return _to_numpy(self._two_columns(self._forward(self._view(x), run)))
 
     @property
     def fixed_batch(self) -> bool:
@@ -91,7 +91,7 @@ class TorchBackend:
     ) -> np.ndarray | jax.Array:
         """Return the gradient in x of the scores weighted by `weights(scores)`, held constant; JAX's of JAX's."""
         with self._running(training, gradient=True):
-            leaf = self._tensor(x).requires_grad_()
+            leaf = self._view(x).requires_grad_()
             scores = self._two_columns(self._forward(leaf))
             cotangent = self._tensor(weights(_to_numpy(scores))).to(scores.dtype)
             (gradient,) = torch.autograd.grad(scores, leaf, cotangent)
@@ -210,10 +210,14 @@ class TorchBackend:
         labels = self.loss_function.labels(y, len(outputs), outputs.shape[1], self.device)
         return labels.to(outputs.dtype) if labels.is_floating_point() else labels
 
-    def _tensor(self, x: np.ndarray | jax.Array) -> torch.Tensor:
-        """Return a tensor of its own on the device."""
+    def _view(self, x: np.ndarray | jax.Array) -> torch.Tensor:
+        """Return a tensor on the device, without a copy where it is there and may be written to."""
         if isinstance(x, jax.Array):
-            return to_torch(x).to(self.device, torch.float32, copy=True)
+            return to_torch(x).to(self.device, torch.float32)
+        return torch.from_numpy(np.require(x, np.float32, "W")).to(self.device)
+
+    def _tensor(self, x: np.ndarray) -> torch.Tensor:
+        """Return a tensor of its own on the device."""
         return torch.tensor(np.asarray(x, np.float32), device=self.device)
 
 

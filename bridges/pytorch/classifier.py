@@ -3,12 +3,15 @@
 from collections.abc import Collection
 from typing import Any
 
+import jax
+import numpy as np
 import torch
 from torch import nn
 
 from bridges.pytorch.arguments import as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
+from bridges.pytorch.transfer import to_numpy
 from bridges.trainable import TrainableClassifier
 from jaxsmooth.checks import check_integer
 
@@ -154,6 +157,11 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
     def device_type(self) -> str:
         """The device that was asked for."""
         return self._device_type
+
+    def _as_batch(self, noisy: jax.Array) -> Any:
+        """Give the network the memory of noisy inputs: it may write to its inputs, but nothing reads these again."""
+        batch = super()._as_batch(noisy)
+        return to_numpy(noisy) if isinstance(batch, np.ndarray) else batch
 
     def _construct(self, settings: dict[str, Any], other: Any) -> None:
         mixed = {name: settings.pop(name) for name in ("opt_level", "loss_scale")}

@@ -68,13 +68,26 @@ def test_log_probabilities_are_not_normalised_again():
 
 
 def test_a_network_that_writes_to_its_input_changes_nobody_s_array():
-    classifier = smoothed(nn.Sequential(nn.ReLU(inplace=True), network()))
+    model = network()
+    classifier, other = (smoothed(nn.Sequential(nn.ReLU(inplace=inplace), model)) for inplace in (True, False))
     x = inputs()
     before = x.copy()
-    classifier.certify(x, 20)
-    classifier.loss_gradient(x, labels())
+    for certified, expected in zip(classifier.certify(x, 500), other.certify(x, 500), strict=True):
+        np.testing.assert_array_equal(certified, expected)
+    for options in ({}, {"sampling": True}):
+        gradient, expected = (c.loss_gradient(x, labels(), **options) for c in (classifier, other))
+        np.testing.assert_array_equal(gradient, expected)
     classifier.compute_loss(x, labels())
     np.testing.assert_array_equal(x, before)
+
+
+def test_noisy_inputs_reach_the_network_without_a_copy():
+    classifier, noisy = smoothed(), jnp.asarray(inputs()) + 1
+    assert np.shares_memory(classifier._as_batch(noisy), np.asarray(noisy))
+    seen = []
+    classifier.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].data_ptr()))
+    classifier._backend.scores(batch := inputs())
+    assert seen == [batch.ctypes.data]
 
 
 def test_the_model_comes_out_as_it_went_in():
