@@ -22,6 +22,7 @@ from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
 
 _GRADIENTS, _ORDER = 4, 5  # streams of the key, beside those of the mixin
+_FEW_ROWS = 32  # so many at once, where the outputs of a layer fit no cache anyway
 
 
 class SmoothedClassifier(RandomizedSmoothingMixin, Network):
@@ -254,20 +255,21 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         on_cpu = not isinstance(noisy, jax.Array) or all(device.platform == "cpu" for device in noisy.devices())
         return noisy if self._preprocessing.takes_jax_arrays and not on_cpu else np.asarray(noisy)
 
-    def _fastest_rows(self, x: np.ndarray) -> int:
-        """Return how many rows at once the network is fastest with."""
-        return self._rows_with(x, self._backend.layer_values)
+    def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:
+        """Return how many rows go through the network at once: many where they are small, few where they are large."""
+        room = max(self._rows_with(x, self._backend.layer_values), min(batch_size, _FEW_ROWS))
+        return min(room, max(batch_size, self._backend.most_rows))
+
+    def _gradient_rows(self, x: np.ndarray) -> int:
+        """Return how many rows at once make a gradient."""
+        return min(self._backend.most_rows, max(_FEW_ROWS, self._rows_with(x, self._backend.gradient_values)))
 
     def _rows_with(self, x: np.ndarray, values: int) -> int:
         """Return how many rows the widest layer has so many values for: its size is found out on the first input."""
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
-        return min(self._backend.most_rows, values // max(math.prod(x.shape[1:]), self._widest or 0))
-
-    def _gradient_rows(self, x: np.ndarray) -> int:
-        """Return how many rows at once make a gradient."""
-        return max(32, self._rows_with(x, self._backend.gradient_values))
+        return values // max(math.prod(x.shape[1:]), self._widest or 0)
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""

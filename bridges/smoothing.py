@@ -15,9 +15,9 @@ from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
-_NOISE_VALUES = 2**20  # drawn at once
+_NOISE_VALUES = 2**21  # drawn at once
 # Values in the widest layer, and rows, in one call of the classifier: what a processor's cache holds, what fills a GPU.
-CPU_BATCH, GPU_BATCH = (2**19, 2**10), (2**26, 2**14)
+CPU_BATCH, GPU_BATCH = (2**20, 2**10), (2**26, 2**14)
 
 
 class RandomizedSmoothingMixin:
@@ -92,7 +92,7 @@ class RandomizedSmoothingMixin:
 
         Args:
             x: inputs `[N, ...]`.
-            batch_size: rows in one call of the classifier, more where inputs are small.
+            batch_size: rows in one call of the classifier, where it is not known to be faster with more or fewer.
             verbose: show a progress bar.
             is_abstain: abstain where the binomial test does not reject at level `alpha` (the default); `False` returns
                 the class with most votes.
@@ -125,7 +125,7 @@ class RandomizedSmoothingMixin:
         Args:
             x: inputs `[N, ...]`.
             n: estimation votes, an integer >= 1.
-            batch_size: rows in one call of the classifier, more where inputs are small.
+            batch_size: rows in one call of the classifier, where it is not known to be faster with more or fewer.
             verbose: show a progress bar.
             **kwargs: `training_mode` and what else the hook takes.
 
@@ -200,8 +200,10 @@ class RandomizedSmoothingMixin:
         noise = jaxsmooth.Gaussian(self.scale)
         if self.check and not (self._was_checked or training_mode or len(x) == 0):
             classes, finite = getattr(self, "nb_classes", None), not self._blanks_rows()
-            wanted = {"noise": noise, "classes": classes, "finite": finite}
-            jaxsmooth.check_classifier(lambda x: scores(x.copy()), x[:4], **wanted)  # which it may write to
+            # On copies, since a network may write to its inputs.
+            jaxsmooth.check_classifier(
+                lambda batch: scores(batch.copy()), x[:4], noise=noise, classes=classes, finite=finite
+            )
             self._was_checked = True
         return np.asarray(
             jaxsmooth.stream_votes(scores, noise, key, x, n=n, batch_size=rows, ids=ids, first=first, progress=verbose)
@@ -213,12 +215,8 @@ class RandomizedSmoothingMixin:
 
     def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:
         """Return how many noisy inputs go through the classifier at once: more than asked for where they are small."""
-        return max(batch_size, self._fastest_rows(x))
-
-    def _fastest_rows(self, x: np.ndarray) -> int:
-        """Return how many inputs at once the classifier is fastest with, as far as is known."""
         values, most_rows = CPU_BATCH
-        return min(most_rows, values // math.prod(x.shape[1:]))
+        return max(batch_size, min(most_rows, values // math.prod(x.shape[1:])))
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
@@ -248,7 +246,7 @@ def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
 
     Example:
         >>> rows_drawn_at_once(4000, batch_size=128, features=3072)
-        256
+        640
     """
     batches = -(-total // batch_size)
     draws = -(-batches // max(1, _NOISE_VALUES // features // batch_size))

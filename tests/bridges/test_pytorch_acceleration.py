@@ -76,11 +76,16 @@ def test_a_compiled_module_gets_batches_of_one_size():
 
 
 def test_batches_hold_what_a_cache_holds_of_the_widest_layer():
-    assert smoothed()._rows_at_once(inputs(), 32) == 1024
-    assert smoothed()._rows_at_once(inputs(), 2000) == 2000
-    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 2**13), nn.Linear(2**13, 3))
-    assert smoothed(wide)._rows_at_once(inputs(), 32) == 64
-    assert not any(part._forward_hooks for part in wide.modules())
+    def rows(width, *asked):
+        module = nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Linear(width, 3))
+        classifier = smoothed(module)
+        found = [classifier._rows_at_once(inputs(), batch_size) for batch_size in asked]
+        assert not any(part._forward_hooks for part in module.modules())
+        return found
+
+    assert rows(16, 32, 2000) == [1024, 2000]
+    assert rows(2**13, 32, 2000) == [128, 128]
+    assert rows(2**16, 8, 32, 2000) == [16, 32, 32]
 
 
 @pytest.mark.parametrize(
