@@ -224,12 +224,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Train on arrays, reshuffled in every epoch."""
         x, batch_size = as_inputs(x, self._input_shape), check_integer("batch_size", batch_size, 1)
         y = self._checked_labels(y, len(x))
-        drawn = rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape))
+        batches = -(-rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape)) // batch_size)
 
         def epoch() -> Any:
             seed = jax.random.key_data(fold_in(self.key, _ORDER, self._draws))
             order = np.random.default_rng(np.asarray(seed)).permutation(len(x))
-            for rows in np.split(order, range(drawn, len(x), drawn)):
+            for rows in np.split(order, range(batches * batch_size, len(x), batches * batch_size)):
                 yield from minibatches(self._add_training_noise(x[rows]), y[rows], batch_size, drop_last)
 
         self._fit(epoch, nb_epochs, training_mode, **options)

@@ -242,15 +242,14 @@ def fold_in(key: jax.Array, *data: int) -> jax.Array:
 def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
     """Return how many noisy inputs are drawn at once: several batches, since alternating with the network costs time.
 
-    The draws are made equal, so that less than one batch is drawn in vain.
+    Equal parts, so that less than a row of each is drawn in vain.
 
     Example:
         >>> rows_drawn_at_once(4000, batch_size=128, features=3072)
-        640
+        572
     """
-    batches = -(-total // batch_size)
-    draws = -(-batches // max(1, _NOISE_VALUES // features // batch_size))
-    return batch_size * max(1, -(-batches // max(1, draws)))
+    most = batch_size * max(1, _NOISE_VALUES // features // batch_size)
+    return -(-total // -(-total // most)) if total else batch_size
 
 
 def as_key(seed: Any) -> jax.Array:
