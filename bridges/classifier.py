@@ -276,4 +276,4 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         key, noise, n = fold_in(self.key, _GRADIENTS), Gaussian(self.scale), self.sample_size
         at_once = copies_at_once(self._gradient_rows(x), len(x), n)
         stream = functools.partial(stream_samples, noise, key, x, n=n, batch_size=at_once, ids=input_ids(x))
-        return Copies(x, n, at_once, lambda: ((self._as_batch(noisy), rows) for noisy, rows in stream()))
+        return Copies(x, n, at_once, lambda: (self._as_batch(noisy) for noisy, _ in stream()))

@@ -1,8 +1,9 @@
 """Gradients of the averaged class probability over noisy copies, for any backend, in constant memory."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,21 +21,20 @@ class Copies(NamedTuple):
         x: inputs.
         n: copies of each.
         at_once: how many go through the network at once, all copies of some inputs or a part of those of one.
-        draw: returns batches of them with the row that each was made from, as `jaxsmooth.stream_samples` does, JAX
-            arrays where gradients are to stay on an accelerator until they are summed.
+        draw: returns batches of so many, those of the first input first, the last batch filled up; JAX arrays where
+            gradients are to stay on an accelerator until they are summed.
     """
 
     x: np.ndarray
     n: int
     at_once: int
-    draw: Callable[[], Iterable[tuple[np.ndarray | jax.Array, Any]]]
+    draw: Callable[[], Iterable[np.ndarray | jax.Array]]
 
     def batches(self) -> Iterator[tuple[np.ndarray | jax.Array, np.ndarray]]:
-        """Return the batches without what fills up the last one."""
-        for noisy, rows in self.draw():
-            rows = np.asarray(rows)
-            real = np.count_nonzero(rows < len(self.x))
-            yield noisy[:real], rows[:real]
+        """Return the batches without what fills up the last one, with the row that each copy was made from."""
+        for start, noisy in zip(itertools.count(step=self.at_once), self.draw(), strict=False):
+            rows = np.arange(start, min(start + self.at_once, len(self.x) * self.n)) // self.n
+            yield noisy[: len(rows)], rows
 
 
 def copies_at_once(most: int, number: int, n: int) -> int:
