@@ -98,7 +98,7 @@ def measure(framework: str, network: str, wanted: str, rounds: int) -> list[dict
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (9)")
     parser.add_argument("--only", default="", help="rows whose name has this in it, such as 'torch mlp'")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
