@@ -224,12 +224,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Train on arrays, reshuffled in every epoch."""
         x, batch_size = as_inputs(x, self._input_shape), check_integer("batch_size", batch_size, 1)
         y = self._checked_labels(y, len(x))
-        batches = -(-rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape)) // batch_size)
+        drawn = rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape))
+        drawn += -drawn % batch_size  # whole batches
 
         def epoch() -> Any:
             seed = jax.random.key_data(fold_in(self.key, _ORDER, self._draws))
             order = np.random.default_rng(np.asarray(seed)).permutation(len(x))
-            for rows in np.split(order, range(batches * batch_size, len(x), batches * batch_size)):
+            for rows in np.split(order, range(drawn, len(x), drawn)):
                 yield from minibatches(self._add_training_noise(x[rows]), y[rows], batch_size, drop_last)
 
         self._fit(epoch, nb_epochs, training_mode, **options)
@@ -253,7 +254,11 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     def _as_batch(self, noisy: Any) -> Any:
         """Leave noisy inputs on an accelerator, unless something before the network takes NumPy arrays alone."""
         on_cpu = not isinstance(noisy, jax.Array) or all(device.platform == "cpu" for device in noisy.devices())
-        return noisy if self._preprocessing.takes_jax_arrays and not on_cpu else np.asarray(noisy)
+        return noisy if self._preprocessing.takes_jax_arrays and not on_cpu else self._on_host(noisy)
+
+    def _on_host(self, noisy: Any) -> np.ndarray:
+        """Return noisy inputs as a NumPy array."""
+        return np.asarray(noisy)
 
     def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:
         """Return how many rows go through the network at once: many where they are small, few where they are large."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from bridges.backend import Backend
 from bridges.preprocessing import Preprocessing
+from bridges.smoothing import equal_part
 
 _LEAST_PROBABILITY = 1e-20
 
@@ -47,8 +48,8 @@ def copies_at_once(most: int, number: int, n: int) -> int:
         (96, 75)
     """
     if n > most:
-        return -(-number * n // -(-number * n // most))
-    return n * -(-number // -(-number // (most // n)))
+        return equal_part(number * n, most)
+    return n * equal_part(number, most // n)
 
 
 def smoothed_loss_gradient(

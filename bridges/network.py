@@ -11,6 +11,7 @@ import numpy as np
 from bridges.backend import Backend
 from bridges.inputs import as_inputs, as_labels, as_real, as_reduction, refuse_keywords, to_numpy
 from bridges.preprocessing import Preprocessing, Standardisation
+from bridges.smoothing import equal_part
 from jaxsmooth.checks import check_integer
 
 
@@ -169,8 +170,8 @@ class Network:
         refuse_keywords({name: value for name, value in kwargs.items() if name != "logits"})  # said by ART's attacks
         # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
         scores = np.empty((len(x), self._nb_classes), np.float32)
-        if not self._backend.fixed_batch and len(x):  # into equal parts
-            batch_size = -(-len(x) // -(-len(x) // batch_size))
+        if not self._backend.fixed_batch:
+            batch_size = equal_part(len(x), batch_size)
         for start in range(0, len(x), batch_size):
             prepared, _ = self._preprocessing.before(x[start : start + batch_size])
             rows = len(prepared)

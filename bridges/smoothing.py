@@ -242,14 +242,21 @@ def fold_in(key: jax.Array, *data: int) -> jax.Array:
 def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
     """Return how many noisy inputs are drawn at once: several batches, since alternating with the network costs time.
 
-    Equal parts, so that less than a row of each is drawn in vain.
-
     Example:
         >>> rows_drawn_at_once(4000, batch_size=128, features=3072)
         572
     """
-    most = batch_size * max(1, _NOISE_VALUES // features // batch_size)
-    return -(-total // -(-total // most)) if total else batch_size
+    return equal_part(total, batch_size * max(1, _NOISE_VALUES // features // batch_size))
+
+
+def equal_part(total: int, most: int) -> int:
+    """Return the size of the fewest equal parts of at most so many, the last of which may be smaller; at least 1.
+
+    Example:
+        >>> equal_part(10, most=6)
+        5
+    """
+    return max(1, -(-total // max(1, -(-total // most))))
 
 
 def as_key(seed: Any) -> jax.Array:

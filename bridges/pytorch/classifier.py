@@ -11,7 +11,7 @@ from torch import nn
 from bridges.pytorch.arguments import as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
-from bridges.pytorch.transfer import to_numpy
+from bridges.pytorch.transfer import to_torch
 from bridges.trainable import TrainableClassifier
 from jaxsmooth.checks import check_integer
 
@@ -158,10 +158,9 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
         """The device that was asked for."""
         return self._device_type
 
-    def _as_batch(self, noisy: jax.Array) -> Any:
-        """Give the network the memory of noisy inputs: it may write to its inputs, but nothing reads these again."""
-        batch = super()._as_batch(noisy)
-        return to_numpy(noisy) if isinstance(batch, np.ndarray) else batch
+    def _on_host(self, noisy: jax.Array) -> np.ndarray:
+        """Return a view that may be written to, as a network may: nothing reads noisy inputs again."""
+        return to_torch(jax.block_until_ready(noisy)).cpu().numpy()
 
     def _construct(self, settings: dict[str, Any], other: Any) -> None:
         mixed = {name: settings.pop(name) for name in ("opt_level", "loss_scale")}

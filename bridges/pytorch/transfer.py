@@ -17,11 +17,6 @@ def to_torch(array: Any) -> torch.Tensor:
         return torch.from_dlpack(array)
 
 
-def to_numpy(array: jax.Array) -> np.ndarray:
-    """View a JAX array as NumPy's, for the last one who needs it: unlike `np.asarray` it may be written to."""
-    return to_torch(jax.block_until_ready(array)).cpu().numpy()
-
-
 def _is_in_reach(array: jax.Array) -> bool:
     """Tell whether PyTorch can see the memory that the array is in."""
     return all(device.platform == "cpu" for device in array.devices()) or torch.cuda.is_available()
