@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input
 from bridges.layers import activation_loss
 from bridges.network import Network
 from bridges.preprocessing import Preprocessing
-from bridges.smoothing import RandomizedSmoothingMixin, fold_in, rows_drawn_at_once
+from bridges.smoothing import RandomizedSmoothingMixin, as_drawn, fold_in, rows_drawn_at_once
 from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
 
@@ -280,5 +280,10 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Return the noisy copies that gradients average over, the same in every pass."""
         key, noise, n = fold_in(self.key, _GRADIENTS), Gaussian(self.scale), self.sample_size
         at_once = copies_at_once(self._gradient_rows(x), len(x), n)
-        stream = functools.partial(stream_samples, noise, key, x, n=n, batch_size=at_once, ids=input_ids(x))
-        return Copies(x, n, at_once, lambda: (self._as_batch(noisy) for noisy, _ in stream()))
+        stream = functools.partial(stream_samples, noise, key, as_drawn(x), n=n, batch_size=at_once, ids=input_ids(x))
+
+        def draw() -> Iterator[np.ndarray | jax.Array]:
+            for noisy, _ in stream():
+                yield self._as_batch(noisy).reshape(len(noisy), *x.shape[1:])
+
+        return Copies(x, n, at_once, draw)

@@ -65,6 +65,12 @@ class Server:
         self.process.wait()
 
 
+def duration_of_a_run(server, path):
+    began = time.monotonic()
+    assert server.run(path) == 0
+    return time.monotonic() - began
+
+
 def assert_same_run(path, whole):
     logs = ([line.split("\t") for line in p.read_text().splitlines()] for p in (path, whole))
     without_time, expected = ([fields[:5] + fields[6:] for fields in log] for log in logs)
@@ -80,9 +86,7 @@ def test_a_run_killed_at_30_random_moments_ends_in_the_same_certificates(tmp_pat
     whole, path = tmp_path / "whole.tsv", tmp_path / "killed.tsv"
     votes = path.with_name("killed.tsv.votes")
     assert server.run(whole) == 0
-    began = time.monotonic()
-    assert server.run(tmp_path / "again.tsv") == 0
-    lasted = time.monotonic() - began
+    lasted = min(duration_of_a_run(server, tmp_path / f"again_{i}.tsv") for i in range(3))
     while statuses.count(-signal.SIGKILL) < 30:
         statuses.append(server.run(path, rng.uniform(0, lasted)))
         if statuses[-1] == 0:  # done before the kill came: begin anew
