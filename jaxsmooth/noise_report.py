@@ -81,8 +81,9 @@ def noise_report(
     """Test the noise of samples, those that votes are counted from.
 
     Tested are its distribution (distance of Kolmogorov and Smirnov, moments, tails), the mean of each feature and each
-    sample, and correlations: of neighbours in a sample and in the stream of samples, of their squares, of any two
-    samples and of any two of the first 1,024 features. It finds a generator that is broken, not one that someone knows.
+    sample, and correlations: of neighbours in a sample and in the stream of samples, of their squares, of any two of
+    2,048 samples, the first ones of each input, and of any two of the first 1,024 features. It finds a generator that
+    is broken, not one that someone knows.
 
     Args:
         noise: `Gaussian`, `Laplace`, `Uniform`, `LatticeGaussian`, or another with a method `cdf`.
@@ -121,15 +122,15 @@ def noise_report(
     below, upto = task.noise.cdf(np.asarray(values).reshape(total, features))  # pyright: ignore
     # Noise with atoms is spread over them, by numbers that do not come from the generator that is tested.
     u = below + (upto - below) * np.random.default_rng(0).uniform(size=below.shape)
-    return _report(u, false_alarm)
+    return _report(u, number, false_alarm)
 
 
 _draw_noise = partial(jax.jit, static_argnums=(2, 3))(draw_noise)
 
 
-def _report(u: np.ndarray, false_alarm: float) -> NoiseReport:
-    """Return the report of numbers `[samples, features]` that should be independent and uniform."""
-    means = [*_marginal(u), *_correlations(2 * u - 1)]
+def _report(u: np.ndarray, number: int, false_alarm: float) -> NoiseReport:
+    """Return the report of numbers `[samples, features]`, of so many inputs, that should be independent and uniform."""
+    means = [*_marginal(u), *_correlations(2 * u - 1, number)]
     share = false_alarm / (len(means) + 1)
     distance = math.sqrt(math.log(2 / share) / (2 * u.size))
     statistics = [NoiseStatistic("distance", _distance(u), distance)]
@@ -165,7 +166,7 @@ def _marginal(u: np.ndarray) -> list[_Means]:
     return means
 
 
-def _correlations(centred: np.ndarray) -> list[_Means]:
+def _correlations(centred: np.ndarray, number: int) -> list[_Means]:
     """Return means of products of values that should be independent."""
     squares, means = (3 * centred**2 - 1) / 2, list[_Means]()
     features = centred.shape[1]
@@ -179,7 +180,9 @@ def _correlations(centred: np.ndarray) -> list[_Means]:
             if products.size:
                 mean = _largest(products.mean())
                 means.append(_Means(f"{name} {lag} apart{power}", mean, products.size, variance))
-    for name, rows in (("two samples", centred), ("two features", centred[:, :_MOST_FEATURES].T)):
+    # Pairs are as many as the square of what they are of.
+    some = centred.reshape(number, -1, features)[:_MOST_SAMPLES, : max(1, _MOST_SAMPLES // number)]
+    for name, rows in (("two samples", some.reshape(-1, features)), ("two features", centred[:, :_MOST_FEATURES].T)):
         if len(rows) > 1:
             products = rows @ rows.T / rows.shape[1]
             np.fill_diagonal(products, 0)

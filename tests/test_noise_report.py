@@ -92,6 +92,16 @@ def test_samples_that_are_all_the_same_are_found_however_few():
     assert "two samples" in noise_report(same, KEY, np.zeros((1, 3, 224, 224), np.float32)).failed
 
 
+def test_many_inputs_take_no_more_memory_than_their_noise():
+    """All pairs of their 129,000 samples would be 124 GiB."""
+    assert noise_report(Gaussian(0.5), KEY, np.zeros((3000, 2))).failed == ()
+
+
+def test_inputs_with_the_same_noise_are_found_among_many():
+    x = np.zeros((8, 256))
+    assert "two samples" in noise_report(Gaussian(0.5), KEY, x, ids=np.zeros(8, int), n=600).failed
+
+
 def test_limits_are_those_of_the_stated_rate():
     """Over many keys no statistic exceeds the limit of a rate of 1/2 more often than the rate allows."""
     reports = [
