@@ -158,6 +158,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.count <= 1000:
         parser.error(f"--count must lie in [1, 1000], got {arguments.count}")
+    if not 0 < arguments.alpha < 1:
+        parser.error(f"--alpha must lie in (0, 1), got {arguments.alpha}")
+    for name in ("sigma", "n0", "n", "batch_size"):
+        if not getattr(arguments, name) > 0:
+            parser.error(f"--{name.replace('_', '-')} must be positive, got {getattr(arguments, name)}")
     return arguments
 
 

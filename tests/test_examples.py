@@ -33,11 +33,13 @@ def test_certify_mnist(tmp_path):
     assert (tmp_path / "certified_mnist.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("flags", [("--count", "0"), ("--sigma", "-1")])
+@pytest.mark.parametrize(
+    "flags", [("--count", "0"), ("--sigma", "-1"), ("--alpha", "1"), ("--n", "0"), ("--batch-size", "0")]
+)
 def test_certify_mnist_refuses_bad_flags(tmp_path, flags):
     done = run("certify_mnist.py", *flags, cwd=tmp_path)
     assert done.returncode != 0
-    assert "must" in done.stderr
+    assert f"error: {flags[0]} must" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
