@@ -37,8 +37,11 @@ class Backend(Protocol):
         ...
 
     @property
-    def fixed_batch(self) -> bool:
-        """Whether `scores` should get batches of one size alone, since another one would be compiled anew."""
+    def least_batch(self) -> int | None:
+        """The fewest rows that `scores` should get where each number of rows is compiled anew, None where none is.
+
+        Fewer are filled up to it, more to a power of two or to a whole batch.
+        """
         ...
 
     def as_jax(self) -> Classifier:

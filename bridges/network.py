@@ -11,7 +11,7 @@ import numpy as np
 from bridges.backend import Backend
 from bridges.inputs import as_inputs, as_labels, as_real, as_reduction, refuse_keywords, to_numpy
 from bridges.preprocessing import Preprocessing, Standardisation
-from bridges.smoothing import equal_part
+from bridges.smoothing import equal_part, power_of_two
 from jaxsmooth.checks import check_integer
 
 
@@ -170,12 +170,15 @@ class Network:
         refuse_keywords({name: value for name, value in kwargs.items() if name != "logits"})  # said by ART's attacks
         # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
         scores = np.empty((len(x), self._nb_classes), np.float32)
-        if not self._backend.fixed_batch:
+        least = self._backend.least_batch
+        if least is None:
             batch_size = equal_part(len(x), batch_size)
+        else:
+            batch_size = min(batch_size, max(least, power_of_two(len(x))))
         for start in range(0, len(x), batch_size):
             prepared, _ = self._preprocessing.before(x[start : start + batch_size])
             rows = len(prepared)
-            if self._backend.fixed_batch and rows < batch_size:
+            if least is not None and rows < batch_size:
                 join = jnp.concatenate if isinstance(prepared, jax.Array) else np.concatenate
                 prepared = join([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
             outputs = self._preprocessing.after(self._backend.scores(prepared, training=training_mode)[:rows])

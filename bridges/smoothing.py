@@ -269,6 +269,16 @@ def equal_part(total: int, most: int) -> int:
     return max(1, -(-total // max(1, -(-total // most))))
 
 
+def power_of_two(number: int) -> int:
+    """Return the least power of two that is not below a number.
+
+    Example:
+        >>> power_of_two(5), power_of_two(8)
+        (8, 8)
+    """
+    return 1 << max(0, number - 1).bit_length()
+
+
 def as_key(seed: Any) -> jax.Array:
     """Return the key of a seed: an integer, a key as it is, None for one of the operating system's random numbers."""
     if seed is None:

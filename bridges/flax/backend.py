@@ -33,7 +33,7 @@ class FlaxBackend:
         key: of dropout in linen modules and of fresh weights.
     """
 
-    fixed_batch = True  # each batch size is compiled for itself
+    least_batch = 32
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """What the shared classes need of PyTorch: outputs, losses, gradients, training steps, activations."""
 
 import copy
+import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,9 @@ class TorchBackend:
             return _to_numpy(self._two_columns(self._forward(self._view(x), run)))
 
     @property
-    def fixed_batch(self) -> bool:
-        """Whether `scores` should get batches of one size alone."""
-        return self.accelerated.fixed_batch
+    def least_batch(self) -> int | None:
+        """The fewest rows that `scores` should get: whole batches alone where it takes half a minute to compile."""
+        return sys.maxsize if self.accelerated.fixed_batch else None
 
     def vjp(
         self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False

@@ -31,7 +31,7 @@ class TensorFlowBackend:
         classes: number of classes.
     """
 
-    fixed_batch = False  # every graph has a free batch dimension
+    least_batch = None  # every graph has a free batch dimension
     # Larger batches than PyTorch's: small networks are fastest with 512 rows and more; gradients gain nothing from it.
     layer_values, gradient_values = 2**24, 2**22
     most_rows = CPU_BATCH[1]

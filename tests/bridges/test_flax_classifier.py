@@ -67,6 +67,26 @@ def test_a_second_gradient_compiles_nothing_anew(kind):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_few_inputs_run_in_small_batches_and_few_programs():
+    """Each number of rows is a program: powers of two are few of them, and at most half of their rows filled up."""
+    sizes = set()
+
+    def apply(x):
+        sizes.add(len(x))
+        return x[:, :3]
+
+    classifier = FlaxRandomizedSmoothing(
+        nnx.Sequential(apply), optax.softmax_cross_entropy, (4,), 3, sample_size=8, seed=0, check=False
+    )
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    for number in (2, 4, 5, 7, 2, 100, 300):
+        classifier.predict(x[:number])
+    programs = classifier._backend._compiled["_scores"]._cache_size()
+    assert programs == 3
+    assert {32, 64, 1024} <= sizes
+    assert not sizes & {128, 256, 512}
+
+
 def test_training_updates_batch_statistics_and_evaluation_uses_them(kind):
     network = kind.with_dropout()
     classifier = kind.smoothed(network, trainable=True)
