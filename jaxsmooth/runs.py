@@ -49,27 +49,23 @@ def certify_dataset(
     """Certify inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
 
     Input i is certified as `certify(f, noise, key, x[i : i + 1], ids=[i])` certifies it, or `certify_radii` with radii,
-    or `certify_within` with a precision, or `certify_anytime` until a condition holds or n votes are cast: skipping,
-    order, grouping, devices, processes and restarting change no certificate. Two files are written: `<path>`, the log
-    in Cohen's columns and ours, and `<path>.votes`, which keeps the votes (`read_votes`) and is what a run resumes
-    from. A group is on the disk before the next one begins.
-
-    Of several processes each certifies a share of the inputs into files of its own: see `merge_shares`.
+    `certify_within` with a precision, `certify_anytime` until a condition holds or n votes are cast: skipping, order,
+    grouping, devices, processes and restarting change no certificate. Two files are written: the log `<path>`, in
+    Cohen's columns and ours, and `<path>.votes`, which keeps the votes (`read_votes`), group by group, and is what a
+    run resumes from. Of several processes each writes files of its own: see `merge_shares`.
 
     Args:
         f, noise, key, n0, n, alpha, bound, batch_size: as for `certify`; see `certify_radii` and `certify_within`.
-        data: pairs (x, label): anything with a length and an index, such as a torch `Dataset`; an iterable in a fixed
-            order, such as a `tf.data.Dataset`; or two arrays. x is a floating-point array `[*event]`.
+        data: pairs (x, label), x being floating-point `[*event]`: anything with a length and an index, such as a torch
+            `Dataset`; an iterable in a fixed order, such as a `tf.data.Dataset`; or two arrays.
         path: of the log.
         radii, precision, until: at most one of them, to certify with as few votes as it takes.
         group: inputs that are certified together. By default one where n is large, more where it is small.
-        skip: certify every skip-th input, those of index 0, skip, 2 skip, ...
-        most: certify inputs of an index below this alone.
+        skip, most: certify the inputs of index 0, skip, 2 skip, ... below most.
         compiled: run f within a compiled step; if false call it, any function of a JAX array.
         devices: to run a compiled f on, each with a batch of its own; all of this process by default.
         share: which part of the inputs to certify, (index, count); by default that of this process among all of JAX's.
-        check: before a run begins, test f on samples of its first input, as `check_classifier` does, and the noise, as
-            `noise_report` does; what the latter found goes into `<path>.noise`.
+        check: first test f as `check_classifier` does, and the noise as `noise_report` does, into `<path>.noise`.
         verbose: show a bar (needs tqdm, the extra `progress`).
 
     Returns:
@@ -77,18 +73,16 @@ def certify_dataset(
 
     Raises:
         ValueError, TypeError: an argument is not as described; f or the noise fails a test; the files are of other
-            settings, of another classifier, or damaged. They are left as they were. OSError: the disk is full, say;
-            what was written before stays.
+            settings, of another classifier, or damaged. They are left as they were.
+        OSError: the disk is full, say; what was written before stays.
 
     Example:
         >>> import tempfile
         >>> from jaxsmooth import Gaussian
-        >>> data = [(np.full(3, value, np.float32), int(value < 0)) for value in (-1.0, 0.5, 2.0)]
-        >>> f = lambda x: jax.numpy.stack([x[:, 0], -x[:, 0]], -1)
-        >>> path = Path(tempfile.mkdtemp()) / "run.tsv"
-        >>> rows = certify_dataset(f, Gaussian(0.5), jax.random.key(0), data, path, n=1000, verbose=False)
+        >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
+        >>> rows = certify_dataset(lambda x: x, Gaussian(0.2), jax.random.key(0), data, path, n=1000, verbose=False)
         >>> [(row.label, row.predict) for row in rows]
-        [(1, 1), (0, 0), (0, 0)]
+        [(0, 0), (1, 1), (2, 2)]
     """
     rule = make_rule(f, noise, key, radii, precision, until, n0, n, alpha, bound, batch_size, compiled, devices)
     return _start(rule, data, path, group, skip, most, share, check, verbose)
