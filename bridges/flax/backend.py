@@ -33,7 +33,7 @@ class FlaxBackend:
         key: of dropout in linen modules and of fresh weights.
     """
 
-    least_batch = 32
+    least_batch = 32  # each number of rows is compiled for itself
 
     def __init__(
         self,

@@ -84,7 +84,7 @@ class TorchBackend:
 
     @property
     def least_batch(self) -> int | None:
-        """The fewest rows that `scores` should get: whole batches alone where it takes half a minute to compile."""
+        """The fewest rows that `scores` should get: whole batches alone where compiling takes long."""
         return sys.maxsize if self.accelerated.fixed_batch else None
 
     def vjp(
