@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -281,9 +281,4 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         key, noise, n = fold_in(self.key, _GRADIENTS), Gaussian(self.scale), self.sample_size
         at_once = copies_at_once(self._gradient_rows(x), len(x), n)
         stream = functools.partial(stream_samples, noise, key, as_drawn(x), n=n, batch_size=at_once, ids=input_ids(x))
-
-        def draw() -> Iterator[np.ndarray | jax.Array]:
-            for noisy, _ in stream():
-                yield self._as_batch(noisy).reshape(len(noisy), *x.shape[1:])
-
-        return Copies(x, n, at_once, draw)
+        return Copies(x, n, at_once, lambda: (self._as_batch(noisy).reshape(-1, *x.shape[1:]) for noisy, _ in stream()))

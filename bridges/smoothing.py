@@ -193,7 +193,7 @@ class RandomizedSmoothingMixin:
         batch_size = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
 
         def scores(noisy: jax.Array) -> Any:
-            batch = self._as_batch(noisy).reshape(len(noisy), *x.shape[1:])
+            batch = self._as_batch(noisy).reshape(-1, *x.shape[1:])
             return np.asarray(self._predict_classifier(batch, batch_size, training_mode, **kwargs), np.float32)
 
         rows = rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))

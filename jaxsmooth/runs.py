@@ -48,16 +48,14 @@ def certify_dataset(
 ) -> list[LogRow]:
     """Certify inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
 
-    Input i is certified as `certify(f, noise, key, x[i : i + 1], ids=[i])` certifies it, or `certify_radii` with radii,
+    Input i is certified as by `certify(f, noise, key, x[i : i + 1], ids=[i])`, or `certify_radii` with radii,
     `certify_within` with a precision, `certify_anytime` until a condition holds or n votes are cast: skipping, order,
-    grouping, devices, processes and restarting change no certificate. Two files are written: the log `<path>`, in
-    Cohen's columns and ours, and `<path>.votes`, which keeps the votes (`read_votes`), group by group, and is what a
-    run resumes from. Of several processes each writes files of its own: see `merge_shares`.
+    grouping, devices, processes and restarting change no certificate. The log has Cohen's columns and ours; beside it
+    `<path>.votes` keeps the votes (`read_votes`), group by group, for a run to resume from. See `merge_shares`, too.
 
     Args:
         f, noise, key, n0, n, alpha, bound, batch_size: as for `certify`; see `certify_radii` and `certify_within`.
-        data: pairs (x, label), x being floating-point `[*event]`: anything with a length and an index, such as a torch
-            `Dataset`; an iterable in a fixed order, such as a `tf.data.Dataset`; or two arrays.
+        data: pairs (x, label): a torch `Dataset`, say, or any iterable in fixed order; or two arrays. x is `f[*event]`.
         path: of the log.
         radii, precision, until: at most one of them, to certify with as few votes as it takes.
         group: inputs that are certified together. By default one where n is large, more where it is small.
@@ -72,15 +70,13 @@ def certify_dataset(
         The rows of the log for the inputs of this share, in the order of their indices.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; f or the noise fails a test; the files are of other
-            settings, of another classifier, or damaged. They are left as they were.
-        OSError: the disk is full, say; what was written before stays.
+        ValueError, TypeError: an argument is not as described; f or the noise fails a test; the files are damaged, or
+            another run's, and stay as they were. OSError: the disk is full, say; what was written before stays.
 
     Example:
-        >>> import tempfile
-        >>> from jaxsmooth import Gaussian
+        >>> import jaxsmooth, tempfile
         >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
-        >>> rows = certify_dataset(lambda x: x, Gaussian(0.2), jax.random.key(0), data, path, n=1000, verbose=False)
+        >>> rows = certify_dataset(lambda x: x, jaxsmooth.Gaussian(0.2), jax.random.key(0), data, path, verbose=False)
         >>> [(row.label, row.predict) for row in rows]
         [(0, 0), (1, 1), (2, 2)]
     """
