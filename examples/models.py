@@ -29,6 +29,7 @@ def mnist_torch() -> Any:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.permute(0, 3, 1, 2)
 
+    torch.manual_seed(0)  # the weights are the same in every run
     convolutions = [nn.Conv2d(1, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU()]
     dense = [nn.Flatten(), nn.Linear(32 * 36, 64), nn.ReLU(), nn.Linear(64, 10)]
     return nn.Sequential(ChannelsFirst(), *convolutions, *dense)
@@ -39,6 +40,7 @@ def mnist_keras() -> Any:
     import keras
     from keras import layers
 
+    keras.utils.set_random_seed(0)
     convolutions = [layers.Conv2D(width, 3, 2, activation="relu") for width in (16, 32)]
     dense = [layers.Flatten(), layers.Dense(64, "relu"), layers.Dense(10)]
     return keras.Sequential([keras.Input((28, 28, 1)), *convolutions, *dense])

@@ -92,14 +92,15 @@ def mnist(tmp_path_factory):
 def test_scripts_train_certify_and_predict_models_of_every_framework(tmp_path, mnist, framework):
     model = f"models:mnist_{framework}"
     flags = ("--weights", "weights", "--sigma", "0.5", "--max", "20", "--skip", "2", "--N", "300", "--quiet")
-    trained = run("train.py", model, mnist, "weights", "--sigma", "0.5", "--epochs", "4", cwd=tmp_path)
+    trained = run("train.py", model, mnist, "weights", "--sigma", "0.5", "--epochs", "8", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     for script, output in (("certify.py", "run.tsv"), ("predict.py", "predicted.tsv")):
         done = run(script, model, mnist, output, *flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         rows = read_log(tmp_path / output)
         assert [row.idx for row in rows] == list(range(0, 20, 2))
-        # An untrained network is right once in ten; four epochs on 1,000 images give more than half.
+        # An untrained network is right once in ten. Eight epochs on 1,000 images made PyTorch's right 5 to 8 times from
+        # 16 initial weights; those of the examples are seeded.
         assert sum(row.correct for row in rows) >= 4
 
 
