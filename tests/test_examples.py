@@ -1,5 +1,6 @@
 """The examples run by themselves, small; their figures at full size are in the README."""
 
+import importlib
 import socket
 import subprocess
 import sys
@@ -36,10 +37,13 @@ def test_certify_mnist(tmp_path):
 @pytest.mark.parametrize(
     "flags", [("--count", "0"), ("--sigma", "-1"), ("--alpha", "1"), ("--n", "0"), ("--batch-size", "0")]
 )
-def test_certify_mnist_refuses_bad_flags(tmp_path, flags):
-    done = run("certify_mnist.py", *flags, cwd=tmp_path)
-    assert done.returncode != 0
-    assert f"error: {flags[0]} must" in done.stderr
+def test_certify_mnist_refuses_bad_flags(tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module("certify_mnist").main(list(flags))
+    assert stopped.value.code == 2
+    assert f"error: {flags[0]} must" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -50,7 +50,9 @@ class Accelerated:
             self._run = torch.compile(self.module, dynamic=False) if self.fixed_batch else self.module
         if "channels_last" in self.ways and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled="bfloat16" in self.ways):
+        if "bfloat16" not in self.ways:
+            return self._run(x)
+        with torch.autocast(x.device.type, torch.bfloat16):
             return self._run(x)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Compare the smoothing classes with the bare network, a plain loop and ART: `python -m tests.benchmarks`.
 
 For each framework, network and task, interleaved in one process, medians over rounds and the spread between quartiles.
-Ratios come first: ours/bare is what smoothing costs over the network on as many inputs, at its best batch size;
-loop/ours and art/ours are how many times longer a loop in the style of Cohen et al.'s script, and ART's class, take.
-Then how time and memory grow with votes, inputs, classes and the size of an input, and the mean votes of sequential
-tests beside a fixed number. `--json FILE` keeps all of it.
+Ratios come first. They are medians of ratios within a round, since the machine may be faster in one than in the next:
+ours/bare is what smoothing costs over the network on as many inputs, at its best batch size; loop/ours and art/ours are
+how many times longer a loop in the style of Cohen et al.'s script, and ART's class, take. Then how time and memory grow
+with votes, inputs, classes and the size of an input, and the mean votes of sequential tests beside a fixed number.
+`--json FILE` keeps all of it.
 """
 
 import argparse
@@ -19,10 +20,11 @@ import numpy as np
 
 from tests.benchmarks import growth, sequential_votes
 from tests.benchmarks.frameworks import FRAMEWORKS, Contenders
-from tests.benchmarks.timing import Runs, spreads
+from tests.benchmarks.timing import Runs, times
 
 VOTES, SELECTION, IMAGES, BATCHES = 1000, 32, 4, (32, 128, 512, 2048)
 COPIES, PREDICTED, EXPLAINED, TRAINED = 32, 128, 16, 512
+SECONDS = 6.0  # of interleaved rounds for each row
 LARGE = 4  # a ResNet-20 gets this many times fewer votes, images to predict and images to train on
 TASKS = ("certify", "predict", "gradient", "fit")
 
@@ -81,30 +83,34 @@ def measure(framework: str, network: str, wanted: str, rounds: int) -> list[dict
         name = f"{framework} {network} {task}"
         if wanted not in name:
             continue
-        best = spreads(runs, rounds)
+        taken = times(runs, rounds, SECONDS)
         row: dict[str, Any] = {"framework": framework, "network": network, "task": task}
-        row |= {who: {"seconds": seconds, "spread": spread} for who, (seconds, spread) in best.items()}
-        ours = best["ours"][0]
-        row["ours/bare"] = ours / best["bare"][0]
-        row |= {f"{who}/ours": best[who][0] / ours for who in ("loop", "art") if who in best}
+        row |= {who: _summary(seconds) for who, seconds in taken.items()}
+        row["ours/bare"] = float(np.median(taken["ours"] / taken["bare"]))
+        row |= {f"{who}/ours": float(np.median(taken[who] / taken["ours"])) for who in ("loop", "art") if who in taken}
         names = ("ours/bare", "loop/ours", "art/ours")
         ratios = "".join(f"{row[name]:10.2f}" if name in row else f"{'-':>10}" for name in names)
-        took = f"{ours * 1000:9.0f} ± {best['ours'][1] * 1000:.0f} ms"
+        took = f"{row['ours']['seconds'] * 1000:9.0f} ± {row['ours']['spread'] * 1000:.0f} ms"
         print(f"{framework:11} {network:18} {task:9}{ratios} {took}", flush=True)
         table.append(row)
     return table
 
 
+def _summary(seconds: np.ndarray) -> dict[str, float]:
+    low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return {"seconds": float(middle), "spread": float(high - low), "rounds": len(seconds)}
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (9)")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds, at least (9)")
     parser.add_argument("--only", default="", help="rows whose name has this in it, such as 'torch mlp'")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     machine = growth.machine()
-    print(f"{machine}, Python {platform.python_version()}, {options.rounds} rounds")
+    print(f"{machine}, Python {platform.python_version()}, at least {options.rounds} rounds")
     print(f"{'':40}{'ours/bare':>10}{'loop/ours':>10}{'art/ours':>10} {'ours':>9}")
     found: dict[str, Any] = {"machine": machine, "rows": []}
     for framework, (_, networks) in FRAMEWORKS.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,26 +18,24 @@ _TRIALS = 3  # rounds of all choices, the first one for compilers and caches alo
 
 def medians(runs: Runs, rounds: int) -> dict[str, float]:
     """Return the median seconds of each contender's fastest run."""
-    return {name: seconds for name, (seconds, _) in spreads(runs, rounds).items()}
+    return {name: float(np.median(seconds)) for name, seconds in times(runs, rounds).items()}
 
 
-def spreads(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
-    """Return the same, each with the distance between its quartiles.
+def times(runs: Runs, rounds: int, least: float = 0.0) -> dict[str, np.ndarray]:
+    """Return the seconds of each contender's fastest run, round by round: as many rounds as take `least` seconds.
 
     The fastest of several choices is found in rounds of its own, since the least of several medians is too low. Then
     the contenders take turns, in another order in each round: what ran before leaves its caches, memory and threads.
     """
     trials = [{name: [_seconds(run) for run in choices] for name, choices in runs.items()} for _ in range(_TRIALS)]
-    chosen = {name: runs[name][np.min([t[name] for t in trials[1:]], axis=0).argmin()] for name in runs}
-    order, times = np.random.default_rng(0), {name: list[float]() for name in runs}
+    best = {name: np.min([t[name] for t in trials[1:]], axis=0) for name in runs}
+    chosen = {name: runs[name][best[name].argmin()] for name in runs}
+    rounds = max(rounds, math.ceil(least / sum(map(np.min, best.values()))))
+    order, taken = np.random.default_rng(0), {name: list[float]() for name in runs}
     for _ in range(rounds):
         for name in order.permutation(list(runs)):
-            times[name].append(_seconds(chosen[name]))
-    best: dict[str, tuple[float, float]] = {}
-    for name, values in times.items():
-        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-        best[name] = float(middle), float(high - low)
-    return best
+            taken[name].append(_seconds(chosen[name]))
+    return {name: np.array(seconds) for name, seconds in taken.items()}
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -84,8 +84,8 @@ def test_batches_hold_what_a_cache_holds_of_the_widest_layer():
         return found
 
     assert rows(16, 32, 2000) == [1024, 2000]
-    assert rows(2**13, 32, 2000) == [128, 128]
-    assert rows(2**16, 8, 32, 2000) == [16, 32, 32]
+    assert rows(2**13, 32, 2000) == [64, 64]
+    assert rows(2**16, 8, 32, 2000) == [8, 32, 32]
 
 
 @pytest.mark.parametrize(
