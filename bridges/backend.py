@@ -1,6 +1,7 @@
 """What a framework must supply to be smoothed: a network, its loss, its gradients, its training step."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +9,8 @@ import jax
 import numpy as np
 
 from jaxsmooth import Classifier
+
+Scores = Callable[[np.ndarray | jax.Array], np.ndarray]
 
 
 class Backend(Protocol):
@@ -38,7 +41,7 @@ class Backend(Protocol):
 
     @property
     def least_batch(self) -> int | None:
-        """The fewest rows that `scores` should get where each number of rows is compiled anew, None where none is.
+        """The fewest rows that should be scored at once where each number of rows is compiled anew, None where none is.
 
         Fewer are filled up to it, more to a power of two or to a whole batch.
         """
@@ -52,8 +55,11 @@ class Backend(Protocol):
         """Return an array as a tensor of the framework if x is one, else as it is."""
         ...
 
-    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
-        """Return the outputs `[B, C]`. The network may write to x: it is not to be used again."""
+    def scoring(self, *, training: bool = False) -> AbstractContextManager[Scores]:
+        """Lend a function from inputs to outputs `[B, C]`, for batch after batch.
+
+        The network may write to the inputs: they are not to be used again.
+        """
         ...
 
     def vjp(

@@ -71,9 +71,10 @@ def smoothed_loss_gradient(
     if copies.at_once % copies.n == 0:
         return weighted_gradient(backend, preprocessing, copies, labels, lambda own, rows: weigh(own, rows)[rows])
     passed = list[tuple[np.ndarray, np.ndarray]]()
-    for noisy, rows in copies.batches():
-        p = probabilities(backend.scores(preprocessing.before(noisy)[0]), backend.output)
-        passed.append((p[np.arange(len(rows)), labels[rows]], rows))
+    with backend.scoring() as scores:
+        for noisy, rows in copies.batches():
+            p = probabilities(scores(preprocessing.before(noisy)[0]), backend.output)
+            passed.append((p[np.arange(len(rows)), labels[rows]], rows))
     weights = weigh(*map(np.concatenate, zip(*passed, strict=True)))
     return weighted_gradient(backend, preprocessing, copies, labels, lambda _, rows: weights[rows])
 

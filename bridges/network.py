@@ -175,17 +175,18 @@ class Network:
             batch_size = equal_part(len(x), batch_size)
         else:
             batch_size = min(batch_size, max(least, power_of_two(len(x))))
-        for start in range(0, len(x), batch_size):
-            prepared, _ = self._preprocessing.before(x[start : start + batch_size])
-            rows = len(prepared)
-            if least is not None and rows < batch_size:
-                join = jnp.concatenate if isinstance(prepared, jax.Array) else np.concatenate
-                prepared = join([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
-            outputs = self._preprocessing.after(self._backend.scores(prepared, training=training_mode)[:rows])
-            part = scores[start : start + batch_size]
-            if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores
-                raise ValueError(f"scores must have shape {part.shape} after all defences, got {outputs.shape}")
-            part[...] = outputs
+        with self._backend.scoring(training=training_mode) as score:
+            for start in range(0, len(x), batch_size):
+                prepared, _ = self._preprocessing.before(x[start : start + batch_size])
+                rows = len(prepared)
+                if least is not None and rows < batch_size:
+                    join = jnp.concatenate if isinstance(prepared, jax.Array) else np.concatenate
+                    prepared = join([prepared, np.zeros((batch_size - rows, *prepared.shape[1:]), np.float32)])
+                outputs = self._preprocessing.after(score(prepared)[:rows])
+                part = scores[start : start + batch_size]
+                if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores
+                    raise ValueError(f"scores must have shape {part.shape} after all defences, got {outputs.shape}")
+                part[...] = outputs
         return scores
 
     def _checked_labels(self, y: Any, number: int) -> np.ndarray:

@@ -1,9 +1,10 @@
 """What the shared classes need of flax: outputs, losses, gradients, training steps, activations."""
 
+import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bridges.backend import Scores
 from bridges.flax.copies import load_tree, pack, save_tree, unpack
 from bridges.flax.functions import FlaxFunction
 from bridges.flax.losses import Loss
@@ -90,9 +92,10 @@ class FlaxBackend:
         """Return an array as JAX's if x is one, else as it is."""
         return jnp.asarray(array) if isinstance(x, jax.Array) else array
 
-    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
-        """Return the scores `[B, C]`; two classes from one output of a binary model."""
-        return np.asarray(self._run(self._scores, x, training=training))
+    @contextlib.contextmanager
+    def scoring(self, *, training: bool = False) -> Generator[Scores]:
+        """Lend a function from inputs to scores `[B, C]`; two classes from one output of a binary model."""
+        yield lambda x: np.asarray(self._run(self._scores, x, training=training))
 
     def vjp(
         self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False

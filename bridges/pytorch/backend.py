@@ -1,8 +1,9 @@
 """What the shared classes need of PyTorch: outputs, losses, gradients, training steps, activations."""
 
+import contextlib
 import copy
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from bridges.backend import Scores
 from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
-from bridges.pytorch.modes import evaluating, placement, training
+from bridges.pytorch.modes import evaluating, evaluation_mode, own_modes, placement, training
 from bridges.pytorch.transfer import to_jax, to_torch
 from bridges.smoothing import CPU_BATCH, GPU_BATCH
 
@@ -79,15 +81,23 @@ class TorchBackend:
         """Return an array as a tensor on the device of x if x is one, else as it is."""
         return torch.as_tensor(array, device=x.device) if isinstance(x, torch.Tensor) else array
 
-    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
-        """Return the scores `[B, C]`; two classes from one output of a binary model."""
-        run = self.model if training else self.accelerated
-        with self._running(training):
-            return _to_numpy(self._two_columns(self._forward(self._view(x), run)))
+    @contextlib.contextmanager
+    def scoring(self, *, training: bool = False) -> Generator[Scores]:
+        """Lend a function from inputs to scores `[B, C]`; two classes from one output of a binary model."""
+        run, dtype = self.model if training else self.accelerated, self._dtype()
+
+        def scores(x: np.ndarray | jax.Array) -> np.ndarray:
+            with self._running(training) if training else own_modes(self.device):
+                return _to_numpy(self._two_columns(self._outputs(run, self._view(x), dtype)))
+
+        # Once for all batches, since it takes a while. Gradients are off for the network alone, not for what prepares
+        # its inputs.
+        with contextlib.nullcontext() if training else evaluation_mode(self.model):
+            yield scores
 
     @property
     def least_batch(self) -> int | None:
-        """The fewest rows that `scores` should get: whole batches alone where compiling takes long."""
+        """The fewest rows that should be scored at once: whole batches alone where compiling takes long."""
         return sys.maxsize if self.accelerated.fixed_batch else None
 
     def vjp(
@@ -198,10 +208,16 @@ class TorchBackend:
             return training(self.model, self.device, self.frozen, gradient=gradient, keep_buffers=not fitting)
         return evaluating(self.model, self.device, gradient=gradient)
 
-    def _forward(self, x: torch.Tensor, run: Callable[[torch.Tensor], Any] | None = None) -> torch.Tensor:
-        x = x.to(placement(self.model, self.device)[1] or x.dtype)
+    def _dtype(self) -> torch.dtype:
+        return placement(self.model, self.device)[1] or torch.float32
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._outputs(self.model, x, self._dtype())
+
+    def _outputs(self, run: Callable[[torch.Tensor], Any], x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        x = x.to(dtype)
         # A leaf that requires a gradient may not be written to, and a module may write to its input.
-        outputs = (run or self.model)(x.clone() if x.requires_grad else x)
+        outputs = run(x.clone() if x.requires_grad else x)
         width = outputs.shape[1] if outputs.ndim == 2 else None
         if width != self.classes and (width, self.classes) != (1, 2):
             raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {tuple(outputs.shape)}")

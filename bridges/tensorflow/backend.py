@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bridges.backend import Scores
 from bridges.smoothing import CPU_BATCH
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
@@ -69,11 +70,17 @@ class TensorFlowBackend:
         """Return an array as a tensor if x is one, else as it is."""
         return tf.constant(array) if tf.is_tensor(x) else array
 
-    def scores(self, x: np.ndarray | jax.Array, *, training: bool = False) -> np.ndarray:
-        """Return the scores `[B, C]`; two classes from one output of a binary model."""
-        self._width(x)
-        with self._kept_state(training):
-            return to_numpy(self._graph(self._scores, training)(to_tensorflow(np.ascontiguousarray(x, np.float32))))
+    @contextlib.contextmanager
+    def scoring(self, *, training: bool = False) -> Generator[Scores]:
+        """Lend a function from inputs to scores `[B, C]`; two classes from one output of a binary model."""
+        graph = self._graph(self._scores, training)
+
+        def scores(x: np.ndarray | jax.Array) -> np.ndarray:
+            self._width(x)
+            with self._kept_state(training):
+                return to_numpy(graph(to_tensorflow(np.ascontiguousarray(x, np.float32))))
+
+        yield scores
 
     def vjp(
         self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False

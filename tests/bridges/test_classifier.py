@@ -1,5 +1,6 @@
 """Every framework's class: the core's certificates, training that learns, refusals."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -104,9 +105,15 @@ def test_training_sees_the_noise_that_certification_uses(framework):
 def test_votes_on_arrays_left_in_jax_are_those_on_numpy_arrays(framework, monkeypatch):
     classifier, x, seen = framework.smoothed(preprocessing=(1.0, 2.0)), inputs(), []
     expected = classifier.certify(x, 500)
-    scores = classifier._backend.scores
+    scoring = classifier._backend.scoring
+
+    @contextlib.contextmanager
+    def watched(**options):
+        with scoring(**options) as scores:
+            yield lambda x: (seen.append(x), scores(x))[1]
+
     monkeypatch.setattr(classifier, "_as_batch", lambda noisy: noisy)  # as on a GPU
-    monkeypatch.setattr(classifier._backend, "scores", lambda x, **k: (seen.append(x), scores(x, **k))[1])
+    monkeypatch.setattr(classifier._backend, "scoring", watched)
     np.testing.assert_array_equal(classifier.certify(x, 500), expected)
     assert all(isinstance(x, jax.Array) for x in seen)
 

@@ -179,7 +179,7 @@ def test_a_linen_module_stays_as_it_was_and_the_class_has_its_new_variables():
     jax.tree.map(np.testing.assert_array_equal, network["variables"], before)
     assert classifier.model is network["model"]
     new = as_jax(classifier.model, classifier.variables)
-    np.testing.assert_array_equal(new(inputs()), classifier._backend.scores(inputs()))
+    np.testing.assert_array_equal(new(inputs()), classifier._predict_classifier(inputs(), 64, False))
     frozen = linen.FrozenDict(network["variables"]) if hasattr(linen, "FrozenDict") else network["variables"]
     np.testing.assert_allclose(as_jax(network["model"], frozen)(inputs()), reference(inputs()), rtol=1e-5)
 
@@ -188,9 +188,9 @@ def test_an_nnx_module_is_trained_in_place_and_changes_by_others_are_seen():
     network = NNX.network()
     classifier = NNX.smoothed(network, trainable=True)
     classifier.fit(inputs(), labels(), nb_epochs=1)
-    np.testing.assert_array_equal(network["model"](inputs()), classifier._backend.scores(inputs()))
+    np.testing.assert_array_equal(network["model"](inputs()), classifier._predict_classifier(inputs(), 64, False))
     network["model"].layers[1].kernel[...] = jnp.zeros((16, 8))
-    assert not classifier._backend.scores(inputs()).any()
+    assert not classifier._predict_classifier(inputs(), 64, False).any()
 
 
 def test_a_schedule_set_from_outside_is_used():

@@ -1,6 +1,7 @@
 """The PyTorch class, beyond what every framework's class does."""
 
 import copy
+from functools import partial
 
 import flax.linen as linen
 import jax.numpy as jnp
@@ -86,8 +87,35 @@ def test_noisy_inputs_reach_the_network_without_a_copy():
     assert np.shares_memory(classifier._as_batch(noisy), np.asarray(noisy))
     seen = []
     classifier.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].data_ptr()))
-    classifier._backend.scores(batch := inputs())
+    classifier._predict_classifier(batch := inputs(), 64, False)
     assert seen == [batch.ctypes.data]
+
+
+class Purifies:
+    """A defence that descends a loss, as purification by diffusion or energy models does."""
+
+    apply_fit = apply_predict = True
+
+    def __call__(self, x, y=None):
+        leaf = torch.tensor(np.asarray(x), requires_grad=True)
+        (gradient,) = torch.autograd.grad((leaf**2).sum() / 2, leaf)
+        return np.asarray(x) - 0.5 * gradient.numpy(), y
+
+    def estimate_gradient(self, _, grad):
+        return grad / 2
+
+
+def test_a_defence_may_take_gradients_while_votes_are_counted():
+    x, halved = inputs(), smoothed(preprocessing=(0.0, 2.0))
+    np.testing.assert_array_equal(smoothed(preprocessing_defences=Purifies()).certify(x, 200), halved.certify(x, 200))
+
+
+@pytest.mark.parametrize("ambient", [torch.inference_mode, partial(torch.autocast, "cpu", dtype=torch.bfloat16)])
+def test_votes_do_not_inherit_the_modes_of_the_caller(ambient):
+    x, expected = inputs(), smoothed().certify(inputs(), 200)
+    with ambient():
+        np.testing.assert_array_equal(smoothed().certify(x, 200), expected)
+        assert torch.is_grad_enabled() != torch.is_inference_mode_enabled()
 
 
 def test_the_model_comes_out_as_it_went_in():
