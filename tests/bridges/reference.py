@@ -1,5 +1,7 @@
 """One small network with fixed weights in plain JAX, its inputs and its loss."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,3 +34,16 @@ def inputs(number=6, seed=0):
 
 def labels(number=6):
     return np.arange(number) % 3
+
+
+def watch_scores(classifier, monkeypatch):
+    """Return a list that will hold every batch that the network of a class gets to score."""
+    seen, scoring = [], classifier._backend.scoring
+
+    @contextlib.contextmanager
+    def watched(**options):
+        with scoring(**options) as scores:
+            yield lambda x: (seen.append(x), scores(x))[1]
+
+    monkeypatch.setattr(classifier._backend, "scoring", watched)
+    return seen

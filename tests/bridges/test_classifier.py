@@ -1,6 +1,5 @@
 """Every framework's class: the core's certificates, training that learns, refusals."""
 
-import contextlib
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ import jaxsmooth
 from bridges.inputs import input_ids
 from bridges.smoothing import RandomizedSmoothingMixin
 from tests.bridges.frameworks import PyTorch, TensorFlow
-from tests.bridges.reference import SHAPE, inputs, labels, reference
+from tests.bridges.reference import SHAPE, inputs, labels, reference, watch_scores
 from tests.memory import needs_proc
 
 
@@ -103,17 +102,10 @@ def test_training_sees_the_noise_that_certification_uses(framework):
 
 
 def test_votes_on_arrays_left_in_jax_are_those_on_numpy_arrays(framework, monkeypatch):
-    classifier, x, seen = framework.smoothed(preprocessing=(1.0, 2.0)), inputs(), []
+    classifier, x = framework.smoothed(preprocessing=(1.0, 2.0)), inputs()
     expected = classifier.certify(x, 500)
-    scoring = classifier._backend.scoring
-
-    @contextlib.contextmanager
-    def watched(**options):
-        with scoring(**options) as scores:
-            yield lambda x: (seen.append(x), scores(x))[1]
-
     monkeypatch.setattr(classifier, "_as_batch", lambda noisy: noisy)  # as on a GPU
-    monkeypatch.setattr(classifier._backend, "scoring", watched)
+    seen = watch_scores(classifier, monkeypatch)
     np.testing.assert_array_equal(classifier.certify(x, 500), expected)
     assert all(isinstance(x, jax.Array) for x in seen)
 
