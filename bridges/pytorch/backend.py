@@ -22,7 +22,7 @@ from bridges.pytorch.transfer import to_jax, to_torch
 from bridges.smoothing import CPU_BATCH, GPU_BATCH
 
 # Beyond a processor's cache it slows down, and where a layer has 4 MB the C library may return the memory after every
-# batch and have it mapped anew for the next (bridges.memory), a quarter of the time of a ResNet-20.
+# batch and have it mapped anew for the next (bridges.memory): a tenth to a quarter of the time of a ResNet-20.
 _CPU_BATCH = CPU_BATCH[0] // 2, CPU_BATCH[1]
 
 
