@@ -1,5 +1,9 @@
 """Memory of this process, in MB, as Linux keeps it: the peak can be forgotten, and is not that of a parent."""
 
+import ctypes
+import gc
+import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,20 @@ def reset_peak() -> float:
     """Forget the largest memory so far and return what is in use."""
     _CLEAR.write_text("5")
     return resident()
+
+
+def growth(run: Callable[[int], object], fewer: int, more: int) -> float:
+    """Return how much more memory `run(more)` takes at its peak than `run(fewer)`."""
+    peaks = []
+    for n in (fewer, fewer, more):  # a first call compiles
+        # What earlier tests freed, and the C library kept, could be taken without a trace.
+        gc.collect()
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        before = reset_peak()
+        run(n)
+        peaks.append(peak() - before)
+    return peaks[2] - peaks[1]
 
 
 def _status(name: str) -> float:

@@ -112,7 +112,7 @@ def attacks(evasion, suffix):
         "NewtonFool": short,
         "SaliencyMapMethod": {"gamma": 0.05, **quiet},
         "HopSkipJump": {"max_iter": 1, "max_eval": 20, "init_eval": 5, "init_size": 5, **quiet},
-        "BoundaryAttack": {"targeted": False, "init_size": 5, **short},
+        "BoundaryAttack": {"targeted": False, "init_size": 5, "num_trial": 5, **short},
         "SquareAttack": short,
         "SimBA": short,
         "ZooAttack": zoo,
