@@ -1,6 +1,5 @@
 """Every framework's class: the core's certificates, training that learns, refusals."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
