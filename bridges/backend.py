@@ -43,7 +43,7 @@ class Backend(Protocol):
     def least_batch(self) -> int | None:
         """The fewest rows that should be scored at once where each number of rows is compiled anew, None where none is.
 
-        Fewer are filled up to it, more to a power of two or to a whole batch.
+        Fewer are filled up to it, more to one of few sizes or to a whole batch.
         """
         ...
 

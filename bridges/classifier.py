@@ -11,13 +11,14 @@ import numpy as np
 
 from bridges.art import own_class, restore
 from bridges.backend import Backend
+from bridges.batches import rows_drawn_at_once
 from bridges.fitting import epochs, generated_batches, minibatches
 from bridges.gradients import Copies, copies_at_once, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input_ids
 from bridges.layers import activation_loss
 from bridges.network import Network
 from bridges.preprocessing import Preprocessing
-from bridges.smoothing import RandomizedSmoothingMixin, as_drawn, fold_in, rows_drawn_at_once
+from bridges.smoothing import RandomizedSmoothingMixin, as_drawn, fold_in
 from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
 

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from bridges.backend import Backend
+from bridges.batches import equal_part
 from bridges.preprocessing import Preprocessing
-from bridges.smoothing import equal_part
+from jaxsmooth.samples import few_sizes
 
 _LEAST_PROBABILITY = 1e-20
 
@@ -41,7 +42,8 @@ class Copies(NamedTuple):
 def copies_at_once(most: int, number: int, n: int) -> int:
     """Return how many of the n copies of each of so many inputs go through the network at once.
 
-    These are all copies of some inputs, where a batch has room for those of one: their average is known within it.
+    These are all copies of some inputs, where a batch has room for those of one: their average is known within it. Of
+    one of few numbers of inputs, since each is compiled by itself.
 
     Example:
         >>> copies_at_once(100, number=5, n=32), copies_at_once(100, number=1, n=150)
@@ -49,7 +51,7 @@ def copies_at_once(most: int, number: int, n: int) -> int:
     """
     if n > most:
         return equal_part(number * n, most)
-    return n * equal_part(number, most // n)
+    return n * min(most // n, few_sizes(equal_part(number, most // n)))
 
 
 def smoothed_loss_gradient(

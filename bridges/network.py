@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridges.backend import Backend
+from bridges.batches import equal_part
 from bridges.inputs import as_inputs, as_labels, as_real, as_reduction, refuse_keywords, to_numpy
 from bridges.preprocessing import Preprocessing, Standardisation
-from bridges.smoothing import equal_part, power_of_two
 from jaxsmooth.checks import check_integer
+from jaxsmooth.samples import few_sizes
 
 
 class Network:
@@ -171,10 +172,8 @@ class Network:
         # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
         scores = np.empty((len(x), self._nb_classes), np.float32)
         least = self._backend.least_batch
-        if least is None:
-            batch_size = equal_part(len(x), batch_size)
-        else:
-            batch_size = min(batch_size, max(least, power_of_two(len(x))))
+        number = len(x)
+        batch_size = equal_part(number, batch_size) if least is None else min(batch_size, max(least, few_sizes(number)))
         with self._backend.scoring(training=training_mode) as score:
             for start in range(0, len(x), batch_size):
                 prepared, _ = self._preprocessing.before(x[start : start + batch_size])

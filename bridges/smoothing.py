@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsmooth
+from bridges.batches import CPU_BATCH, rows_drawn_at_once
 from bridges.inputs import as_inputs, input_ids
 from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
+from jaxsmooth.samples import fill_rows
 
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
-_NOISE_VALUES = 2**21  # drawn at once
-# Values in the widest layer, and rows, in one call of the classifier: what a processor's cache holds, what fills a GPU.
-CPU_BATCH, GPU_BATCH = (2**20, 2**10), (2**26, 2**14)
 
 
 class RandomizedSmoothingMixin:
@@ -110,9 +109,9 @@ class RandomizedSmoothingMixin:
             return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.output == "log_frequencies":
             return np.log((counts + 0.5) / (self.sample_size + 0.5 * counts.shape[1]))
-        result = jaxsmooth.prediction(counts, n=self.sample_size, alpha=self.alpha)
         if abstains:
-            label = np.asarray(result.label)
+            result = jaxsmooth.prediction(fill_rows(counts), n=self.sample_size, alpha=self.alpha)
+            label = np.asarray(result.label)[: len(counts)]
         else:
             label = np.where(counts.max(axis=1) > 0, np.argmax(counts, axis=1), jaxsmooth.ABSTAIN)
         return (label[:, None] == np.arange(counts.shape[1])).astype(np.float64)
@@ -137,8 +136,9 @@ class RandomizedSmoothingMixin:
         selection_key, estimation_key = jaxsmooth.decision_keys(self.key)
         selection = self._count_votes(selection_key, x, ids, n0, batch_size, verbose, **kwargs)
         counts = self._count_votes(estimation_key, x, ids, n, batch_size, verbose, **kwargs)
-        result = jaxsmooth.certificate(selection, counts, jaxsmooth.Gaussian(self.scale), n=n, alpha=self.alpha)
-        return np.asarray(result.label, np.int64), np.asarray(result.radius, np.float64)
+        noise, votes = jaxsmooth.Gaussian(self.scale), (fill_rows(selection), fill_rows(counts))
+        result = jaxsmooth.certificate(*votes, noise, n=n, alpha=self.alpha)
+        return np.asarray(result.label, np.int64)[: len(x)], np.asarray(result.radius, np.float64)[: len(x)]
 
     def fit(self, x: Any, y: Any, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
         """Fit the classifier on noisy inputs, with fresh noise in every epoch.
@@ -192,9 +192,22 @@ class RandomizedSmoothingMixin:
         training_mode = kwargs.pop("training_mode", False)
         batch_size = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
 
-        def scores(noisy: jax.Array) -> Any:
-            batch = self._as_batch(noisy).reshape(-1, *x.shape[1:])
+        def as_rows(noisy: jax.Array) -> Any:
+            return self._as_batch(noisy).reshape(-1, *x.shape[1:])
+
+        def scores(batch: Any) -> np.ndarray:
             return np.asarray(self._predict_classifier(batch, batch_size, training_mode, **kwargs), np.float32)
+
+        left = len(x) * n
+
+        def scores_of_samples(noisy: jax.Array) -> Any:
+            nonlocal left
+            batch, used = as_rows(noisy), left
+            left -= len(batch)
+            if left >= 0 or isinstance(batch, jax.Array):
+                return scores(batch)
+            part = scores(batch[:used])  # what fills up the last batch is no sample: its scores are not looked at
+            return np.concatenate([part, np.zeros((-left, *part.shape[1:]), np.float32)])
 
         rows = rows_drawn_at_once(len(x) * n, batch_size, math.prod(x.shape[1:]))
         noise = jaxsmooth.Gaussian(self.scale)
@@ -202,12 +215,12 @@ class RandomizedSmoothingMixin:
             classes, finite = getattr(self, "nb_classes", None), not self._blanks_rows()
             # On copies, since a network may write to its inputs.
             jaxsmooth.check_classifier(
-                lambda batch: scores(batch.copy()), x[:4], noise=noise, classes=classes, finite=finite
+                lambda batch: scores(as_rows(batch.copy())), x[:4], noise=noise, classes=classes, finite=finite
             )
             self._was_checked = True
         return np.asarray(
             jaxsmooth.stream_votes(
-                scores, noise, key, as_drawn(x), n=n, batch_size=rows, ids=ids, first=first, progress=verbose
+                scores_of_samples, noise, key, as_drawn(x), n=n, batch_size=rows, ids=ids, first=first, progress=verbose
             )
         )
 
@@ -247,36 +260,6 @@ def fold_in(key: jax.Array, *data: int) -> jax.Array:
     for number in data:
         key = jax.random.fold_in(key, number)
     return key
-
-
-def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
-    """Return how many noisy inputs are drawn at once: several batches, since alternating with the network costs time.
-
-    Example:
-        >>> rows_drawn_at_once(4000, batch_size=128, features=3072)
-        572
-    """
-    return equal_part(total, batch_size * max(1, _NOISE_VALUES // features // batch_size))
-
-
-def equal_part(total: int, most: int) -> int:
-    """Return the size of the fewest equal parts of at most so many, the last of which may be smaller; at least 1.
-
-    Example:
-        >>> equal_part(10, most=6)
-        5
-    """
-    return max(1, -(-total // max(1, -(-total // most))))
-
-
-def power_of_two(number: int) -> int:
-    """Return the least power of two that is not below a number.
-
-    Example:
-        >>> power_of_two(5), power_of_two(8)
-        (8, 8)
-    """
-    return 1 << max(0, number - 1).bit_length()
 
 
 def as_key(seed: Any) -> jax.Array:

@@ -20,6 +20,8 @@ from jax.typing import ArrayLike
 from jaxsmooth.checks import check_first, check_ids, check_inputs, check_integer, check_key, check_noise, check_scores
 from jaxsmooth.types import Classifier, Noise
 
+_FEW = 2**10  # inputs; with more of them compiling is short beside the rest
+
 
 def stream_samples(
     noise: Noise,
@@ -32,6 +34,9 @@ def stream_samples(
     first: int | jax.Array = 0,
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Return the batches that `stream_votes` calls its classifier with, one after the other.
+
+    The programs that draw them are compiled for a number of rows and a batch size. For up to 1,024 inputs of NumPy's
+    these are among 1, 2, 3, 4, 6, 8, 12, ... whatever N is, with up to a half more rows than N * n in a single batch.
 
     Args:
         noise, key, x, n, batch_size, ids, first: as for `count_votes`.
@@ -49,7 +54,7 @@ def stream_samples(
         >>> [rows.tolist() for noisy, rows in samples]
         [[0, 0, 0, 1], [1, 1, 2, 2]]
     """
-    return draw_in_turn(*check_task(noise, key, x, n, batch_size, ids, first))
+    return check_stream(noise, key, x, n, batch_size, ids, first).draw()
 
 
 class Task(NamedTuple):
@@ -77,6 +82,64 @@ def check_task(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, 
     number = x.shape[0]
     task = Task(noise, key, x, check_ids(ids, number), check_first(first, n))
     return task, n, min(batch_size, max(number, 1) * n)
+
+
+class Stream(NamedTuple):
+    """The samples of a loop on the host: n for each of the first `number` rows of `task.x`, in chunks."""
+
+    task: Task
+    number: int
+    n: int
+    batch_size: int
+
+    def draw(self) -> Iterator[tuple[jax.Array, jax.Array]]:
+        """Draw the chunks in turn, each while the caller works on the one before."""
+        task, number, n, batch_size = self
+        upcoming = None
+        for chunk in range(-(-number * n // batch_size)):
+            drawn = _draw_jit(task, Position(*map(np.int32, divmod(chunk * batch_size, n))), n, batch_size)
+            if upcoming is not None:
+                yield upcoming
+            upcoming = drawn
+        if upcoming is not None:
+            yield upcoming
+
+
+def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> Stream:
+    """Return the samples of a loop on the host. A few inputs of NumPy's are filled up to one of few numbers of rows.
+
+    Else calls with ever other numbers of inputs, which attacks make, would each compile programs of their own.
+    """
+    task, n, rows = check_task(noise, key, x, n, batch_size, ids, first)
+    number = len(task.x)
+    if isinstance(x, jax.Array) or number > _FEW or not isinstance(task.ids, np.ndarray):
+        return Stream(task, number, n, rows)
+    if few_sizes(number) > number:
+        task = task._replace(x=jnp.asarray(fill_rows(np.asarray(task.x))), ids=fill_rows(task.ids))
+    return Stream(task, number, n, min(operator.index(batch_size), few_sizes(max(number, 1) * n)))
+
+
+def fill_rows(array: np.ndarray) -> np.ndarray:
+    """Return an array with rows of zeros after its own, up to one of few sizes.
+
+    Example:
+        >>> fill_rows(np.ones((5, 2))).shape
+        (6, 2)
+    """
+    filled = np.zeros((few_sizes(len(array)), *array.shape[1:]), array.dtype)
+    filled[: len(array)] = array
+    return filled
+
+
+def few_sizes(number: int) -> int:
+    """Return the least number 2^k or 3 * 2^k that is not below a number.
+
+    Example:
+        >>> [few_sizes(number) for number in (1, 3, 5, 7, 100, 130)]
+        [1, 3, 6, 8, 128, 192]
+    """
+    power = 1 << max(0, number - 1).bit_length()
+    return power * 3 // 4 if number <= power * 3 // 4 else power
 
 
 def count_classes(f: Classifier, task: Task, batch_size: int) -> int:
@@ -135,16 +198,3 @@ def noise_of(task: Task, rows: jax.Array, samples: jax.Array) -> jax.Array:
 
 
 _draw_jit = partial(jax.jit, static_argnums=(2, 3))(draw)
-
-
-def draw_in_turn(task: Task, n: int, batch_size: int) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Draw the chunks in turn, each while the caller works on the one before."""
-    chunks = -(-task.x.shape[0] * n // batch_size)
-    upcoming = None
-    for chunk in range(chunks):
-        drawn = _draw_jit(task, Position(*map(np.int32, divmod(chunk * batch_size, n))), n, batch_size)
-        if upcoming is not None:
-            yield upcoming
-        upcoming = drawn
-    if upcoming is not None:
-        yield upcoming

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import check_callable, check_key, check_scores, check_untraced
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.samples import Position, Task, check_task, count_classes, draw, draw_in_turn, scan_chunks
+from jaxsmooth.samples import Position, Task, check_stream, check_task, count_classes, draw, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -87,6 +87,7 @@ def stream_votes(
 
     The same arguments, guarantee, noise and result as `count_votes`, for any callable f that takes a JAX array and
     returns an array, and outside of `jax.jit` alone. The noise of the next chunk is made while f runs on this one.
+    Calls with other numbers of inputs than before compile little or nothing where x is NumPy's: see `stream_samples`.
 
     Args:
         f, noise, key, x, n, batch_size, ids, first: as for `count_votes`.
@@ -107,22 +108,23 @@ def stream_votes(
                [ 492,  508]], dtype=int32)
     """
     check_callable(f)
-    task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
-    check_untraced("stream_votes", (f, task))
-    number, counts = task.x.shape[0], None
+    stream, counts = check_stream(noise, key, x, n, batch_size, ids, first), None
+    check_untraced("stream_votes", (f, stream.task))
+    task, number, n, batch_size = stream
     if number == 0:
         scores = jnp.asarray(f(jnp.zeros((batch_size, *task.x.shape[1:]), task.x.dtype)))
         return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
     with progress_bar("votes", number * n, progress) as advance:
-        for done, (noisy, rows) in enumerate(draw_in_turn(task, n, batch_size), start=1):
+        for done, (noisy, rows) in enumerate(stream.draw(), start=1):
             scores: Any = f(noisy)
             if not isinstance(scores, (jax.Array, np.ndarray)):
                 scores = jnp.asarray(scores)
             check_scores(scores, batch_size)
             # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
-            counts = jax.block_until_ready(add_votes_jit(counts, scores, rows, number))
+            counts = jax.block_until_ready(add_votes_jit(counts, scores, rows, len(task.x)))
             advance(min(done * batch_size, number * n))
-    return cast(jax.Array, counts)
+    counts = cast(jax.Array, counts)
+    return counts if len(counts) == number else jnp.asarray(np.asarray(counts)[:number])
 
 
 def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:

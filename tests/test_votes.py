@@ -190,6 +190,20 @@ def test_stream_votes_compiles_its_own_parts_once(key):
     assert (samples._draw_jit._cache_size(), votes.add_votes_jit._cache_size()) == sizes
 
 
+def test_calls_with_many_numbers_of_host_inputs_share_few_programs(key):
+    x = np.asarray(inputs(40))
+    expected = np.asarray(stream_votes(first_features, NOISES[0], key, x, n=20, batch_size=64))
+    before = samples._draw_jit._cache_size(), votes.add_votes_jit._cache_size()
+    for number in range(9, 41):
+        ids = np.arange(number) if number % 2 else None
+        counts = stream_votes(first_features, NOISES[0], key, x[:number], n=20, batch_size=64, ids=ids)
+        assert isinstance(counts, jax.Array)
+        np.testing.assert_array_equal(counts, expected[:number])
+    # 12, 16, 24, 32 and 48 inputs, the last of which was there; for the first chunk and for a later one.
+    assert samples._draw_jit._cache_size() - before[0] <= 4
+    assert votes.add_votes_jit._cache_size() - before[1] <= 2 * 4
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_with_a_non_finite_score_votes_for_no_class(key, driver, bad):

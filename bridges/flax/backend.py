@@ -15,12 +15,12 @@ import numpy as np
 import optax
 
 from bridges.backend import Scores
+from bridges.batches import CPU_BATCH, GPU_BATCH
 from bridges.flax.copies import load_tree, pack, save_tree, unpack
 from bridges.flax.functions import FlaxFunction
 from bridges.flax.losses import Loss
 from bridges.flax.modules import LinenModel, NNXModel
 from bridges.layers import layer_index
-from bridges.smoothing import CPU_BATCH, GPU_BATCH
 
 
 class FlaxBackend:

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from bridges.backend import Scores
+from bridges.batches import CPU_BATCH, GPU_BATCH
 from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, evaluation_mode, own_modes, placement, training
 from bridges.pytorch.transfer import to_jax, to_torch
-from bridges.smoothing import CPU_BATCH, GPU_BATCH
 
 # Beyond a processor's cache it slows down, and where a layer has 4 MB the C library may return the memory after every
 # batch and have it mapped anew for the next (bridges.memory), which took 11 to 29 % of the time of a ResNet-20.

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from bridges.backend import Scores
-from bridges.smoothing import CPU_BATCH
+from bridges.batches import CPU_BATCH
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient

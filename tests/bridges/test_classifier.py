@@ -8,6 +8,7 @@ import pytest
 import jaxsmooth
 from bridges.inputs import input_ids
 from bridges.smoothing import RandomizedSmoothingMixin
+from jaxsmooth import samples
 from tests.bridges.frameworks import PyTorch, TensorFlow
 from tests.bridges.reference import SHAPE, inputs, labels, reference, watch_scores
 from tests.memory import growth, needs_proc
@@ -106,6 +107,25 @@ def test_votes_on_arrays_left_in_jax_are_those_on_numpy_arrays(framework, monkey
     np.testing.assert_array_equal(classifier.certify(x, 500), expected)
     assert seen
     assert all(isinstance(x, jax.Array) for x in seen)
+
+
+def test_calls_with_many_numbers_of_inputs_compile_few_programs_and_score_samples_alone(framework, monkeypatch):
+    """Attacks ask about ever other numbers of inputs."""
+    x = inputs(40)
+    classifier = framework.smoothed(sample_size=30, check=False)
+    label, radius = classifier.certify(x, 270)
+    programs = samples._draw_jit._cache_size()
+    seen = watch_scores(classifier, monkeypatch)
+    for number in range(20, 41, 2):
+        again = classifier.certify(x[:number], 270)
+        np.testing.assert_array_equal(again, (label[:number], radius[:number]))
+        if classifier._backend.least_batch is None:
+            assert sum(map(len, seen)) == (30 + 270) * number
+        seen.clear()
+        assert classifier.loss_gradient(x[:number], labels(number), sampling=True).shape == x[:number].shape
+    # Each of the 33 sets of samples would be drawn by a program of its own. Of 24, 32 or 48 inputs in one of up to three
+    # sizes there are at most 9 for each purpose, most of which do not occur.
+    assert samples._draw_jit._cache_size() - programs <= 15
 
 
 def test_the_model_comes_out_as_it_went_in(framework):
