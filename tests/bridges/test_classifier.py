@@ -123,7 +123,7 @@ def test_calls_with_many_numbers_of_inputs_compile_few_programs_and_score_sample
             assert sum(map(len, seen)) == (30 + 270) * number
         seen.clear()
         assert classifier.loss_gradient(x[:number], labels(number), sampling=True).shape == x[:number].shape
-    # Each of the 33 sets of samples would be drawn by a program of its own. Of 24, 32 or 48 inputs in one of up to three
+    # Each of 33 sets of samples would be drawn by a program of its own. Of 24, 32 or 48 inputs in one of up to three
     # sizes there are at most 9 for each purpose, most of which do not occur.
     assert samples._draw_jit._cache_size() - programs <= 15
 

@@ -1,6 +1,5 @@
 """A TensorFlow model as a JAX function: the same numbers under every transformation, one graph for every batch size."""
 
-import itertools
 import subprocess
 import sys
 from functools import partial
@@ -218,7 +217,8 @@ def test_what_is_no_model_is_refused():
         as_jax(3)
 
 
-ORDERS = list(itertools.permutations(["jax", "torch", "tensorflow"]))
+# Each is the first once, and before and after each other one.
+ORDERS = [("jax", "torch", "tensorflow"), ("torch", "tensorflow", "jax"), ("tensorflow", "jax", "torch")]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
