@@ -24,7 +24,7 @@ class RandomizedSmoothingMixin:
 
     Mix it in before a class that has the hooks `_predict_classifier(x, batch_size, training_mode, **kwargs)`, which
     returns scores `[B, C]`, and `_fit_classifier(x, y, batch_size, nb_epochs, **kwargs)`. x may hold more rows than
-    `batch_size`, which is what goes through the network at once.
+    `batch_size`, which is what goes through the network at once, and the last of several calls has what is left.
 
     Noise N(0, scale^2) is added to the caller's x, before anything else, in predict, certify and fit alike. It is
     never clipped. In predict and certify the noise of an input depends on the seed and on the input, not on the batch

@@ -20,7 +20,7 @@ import numpy as np
 
 from tests.benchmarks import growth, sequential_votes
 from tests.benchmarks.frameworks import FRAMEWORKS, Contenders
-from tests.benchmarks.timing import Runs, times
+from tests.benchmarks.timing import Runs, ratio, times
 
 VOTES, SELECTION, IMAGES, BATCHES = 1000, 32, 4, (32, 128, 512, 2048)
 COPIES, PREDICTED, EXPLAINED, TRAINED = 32, 128, 16, 512
@@ -86,8 +86,8 @@ def measure(framework: str, network: str, wanted: str, rounds: int) -> list[dict
         taken = times(runs, rounds, SECONDS)
         row: dict[str, Any] = {"framework": framework, "network": network, "task": task}
         row |= {who: _summary(seconds) for who, seconds in taken.items()}
-        row["ours/bare"] = float(np.median(taken["ours"] / taken["bare"]))
-        row |= {f"{who}/ours": float(np.median(taken[who] / taken["ours"])) for who in ("loop", "art") if who in taken}
+        row["ours/bare"] = ratio(taken["ours"], taken["bare"])
+        row |= {f"{who}/ours": ratio(taken[who], taken["ours"]) for who in ("loop", "art") if who in taken}
         names = ("ours/bare", "loop/ours", "art/ours")
         ratios = "".join(f"{row[name]:10.2f}" if name in row else f"{'-':>10}" for name in names)
         took = f"{row['ours']['seconds'] * 1000:9.0f} ± {row['ours']['spread'] * 1000:.0f} ms"

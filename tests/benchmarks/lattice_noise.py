@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxsmooth import Gaussian, LatticeGaussian, count_votes
 from tests.benchmarks.models import build
-from tests.benchmarks.timing import medians
+from tests.benchmarks.timing import milliseconds, ratio, times
 
 NOISES = {"gaussian": Gaussian(0.25), "lattice": LatticeGaussian(0.25, 1 / 255)}
 
@@ -31,9 +31,9 @@ def main() -> None:
         return [lambda: count_votes(f, noise, key, x, n=256, batch_size=64).block_until_ready()]
 
     for name, kind in (("noise alone", alone), ("with a ResNet-20", network)):
-        best = medians({noise: kind(value) for noise, value in NOISES.items()}, rounds)
-        parts = "  ".join(f"{noise} {1000 * seconds:.1f} ms" for noise, seconds in best.items())
-        print(f"{name:18} {parts}  lattice runs at {best['gaussian'] / best['lattice']:.2f} of the speed", flush=True)
+        taken = times({noise: kind(value) for noise, value in NOISES.items()}, rounds)
+        speed = ratio(taken["gaussian"], taken["lattice"])
+        print(f"{name:18} {milliseconds(taken)}  lattice runs at {speed:.2f} of the speed", flush=True)
 
 
 if __name__ == "__main__":

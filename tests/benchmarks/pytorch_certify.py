@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from bridges.memory import keep_freed_memory
 from bridges.pytorch import PyTorchRandomizedSmoothing
-from tests.benchmarks.timing import Runs, medians, milliseconds
+from tests.benchmarks.timing import Runs, milliseconds, ratio, times
 
 INPUTS = 4
 
@@ -110,12 +110,12 @@ def runs(name: str, device: str, votes: int) -> Runs:
 
 
 def measure(name: str, device: str, votes: int, rounds: int) -> None:
-    """Print the medians of one network and their ratios."""
-    best = medians(runs(name, device, votes), rounds)
-    print(f"{name:18} {milliseconds(best)}  ours/bare {best['ours'] / best['bare']:.2f}", end="")
-    if "art" in best:
+    """Print the medians of one network and the ratios."""
+    taken = times(runs(name, device, votes), rounds)
+    print(f"{name:18} {milliseconds(taken)}  ours/bare {ratio(taken['ours'], taken['bare']):.2f}", end="")
+    if "art" in taken:
         for task in ("", " predict", " gradient"):
-            print(f"  art/ours{task} {best[f'art{task}'] / best[f'ours{task}']:.2f}", end="")
+            print(f"  art/ours{task} {ratio(taken[f'art{task}'], taken[f'ours{task}']):.2f}", end="")
     print(flush=True)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxsmooth import Gaussian, smooth
 from tests import memory
 from tests.benchmarks.models import build
-from tests.benchmarks.timing import medians
+from tests.benchmarks.timing import ratio, times
 
 FEW, MANY = 64, 4096
 
@@ -57,8 +57,8 @@ def main() -> None:
     for n in (arguments.batch_size, 9 * arguments.batch_size):
         forward, backward, x = gradient(n, arguments.batch_size)
         runs = {"f": [lambda: forward(x).block_until_ready()], "gradient": [lambda: backward(x).block_until_ready()]}  # noqa: B023
-        best = medians(runs, arguments.rounds)
-        print(f"n {n}: gradient / forward {best['gradient'] / best['f']:.2f}", flush=True)
+        taken = times(runs, arguments.rounds)
+        print(f"n {n}: gradient / forward {ratio(taken['gradient'], taken['f']):.2f}", flush=True)
     growth = peak(MANY, arguments.batch_size) - peak(FEW, arguments.batch_size)
     print(f"peak memory from n {FEW} to n {MANY}: {growth:+.0f} MB")
 

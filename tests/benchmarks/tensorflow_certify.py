@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
 from jaxsmooth import Gaussian, stream_samples
-from tests.benchmarks.timing import Runs, medians, milliseconds
+from tests.benchmarks.timing import Runs, milliseconds, ratio, times
 
 VOTES, SELECTION, INPUTS = 1000, 32, 4
 
@@ -123,10 +123,10 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in NETWORKS:
-        best = medians(runs(name), arguments.rounds)
-        parts = best["forward"] + best["noise"]
-        print(f"{name:18} {milliseconds(best)}  ours/parts {best['ours'] / parts:.2f}", end="")
-        print(f"  art/ours {best['art'] / best['ours']:.2f}" if "art" in best else "", flush=True)
+        taken = times(runs(name), arguments.rounds)
+        parts = taken["forward"] + taken["noise"]
+        print(f"{name:18} {milliseconds(taken)}  ours/parts {ratio(taken['ours'], parts):.2f}", end="")
+        print(f"  art/ours {ratio(taken['art'], taken['ours']):.2f}" if "art" in taken else "", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,6 @@ Runs = dict[str, list[Callable[[], Any]]]
 _TRIALS = 3  # rounds of all choices, the first one for compilers and caches alone
 
 
-def medians(runs: Runs, rounds: int) -> dict[str, float]:
-    """Return the median seconds of each contender's fastest run."""
-    return {name: float(np.median(seconds)) for name, seconds in times(runs, rounds).items()}
-
-
 def times(runs: Runs, rounds: int, least: float = 0.0) -> dict[str, np.ndarray]:
     """Return the seconds of each contender's fastest run, round by round: as many rounds as take `least` seconds.
 
@@ -45,6 +40,11 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def milliseconds(best: dict[str, float]) -> str:
+def ratio(over: np.ndarray, under: np.ndarray) -> float:
+    """Return the median of ratios within a round: the machine may be faster in one round than in the next."""
+    return float(np.median(over / under))
+
+
+def milliseconds(taken: dict[str, np.ndarray]) -> str:
     """Return the medians as one line."""
-    return "  ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in best.items())
+    return "  ".join(f"{name} {1000 * np.median(seconds):.0f} ms" for name, seconds in taken.items())
