@@ -8,7 +8,7 @@ CPU_BATCH, GPU_BATCH = (2**20, 2**10), (2**26, 2**14)
 
 
 def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
-    """Return how many noisy inputs are drawn at once: several batches, since alternating with the network costs time.
+    """Return how many noisy inputs are drawn at once: whole batches, since alternating with the network costs time.
 
     One of few sizes, since each is compiled by itself. Where it takes several draws, the largest, or the one below it
     if that leaves less unused of a last draw that counts.

@@ -226,7 +226,6 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         x, batch_size = as_inputs(x, self._input_shape), check_integer("batch_size", batch_size, 1)
         y = self._checked_labels(y, len(x))
         drawn = rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape))
-        drawn += -drawn % batch_size  # whole batches
 
         def epoch() -> Any:
             seed = jax.random.key_data(fold_in(self.key, _ORDER, self._draws))

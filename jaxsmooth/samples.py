@@ -116,7 +116,7 @@ def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any
         return Stream(task, number, n, rows)
     if few_sizes(number) > number:
         task = task._replace(x=jnp.asarray(fill_rows(np.asarray(task.x))), ids=fill_rows(task.ids))
-    return Stream(task, number, n, min(operator.index(batch_size), few_sizes(max(number, 1) * n)))
+    return Stream(task, number, n, min(operator.index(batch_size), few_sizes(rows)))
 
 
 def fill_rows(array: np.ndarray) -> np.ndarray:
