@@ -14,6 +14,7 @@ from bridges.batches import CPU_BATCH, rows_drawn_at_once
 from bridges.inputs import as_inputs, input_ids
 from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 from jaxsmooth.samples import fill_rows
+from jaxsmooth.vectors import WideJit
 
 _PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
@@ -241,7 +242,7 @@ class RandomizedSmoothingMixin:
         return x + np.asarray(_sample(noise, key, as_drawn(x).shape)).reshape(x.shape)
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@functools.partial(WideJit, static_argnames="shape")
 def _sample(noise: jaxsmooth.Gaussian, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return noise.sample(key, shape)
 

@@ -12,6 +12,7 @@ from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import check_callable, check_scores, check_untraced
 from jaxsmooth.samples import Task, add_noise, check_task, noise_of
 from jaxsmooth.types import Classifier
+from jaxsmooth.vectors import WideJit
 from jaxsmooth.votes import add_votes_jit, count_votes, stream_votes
 
 _BATCHES = 64  # in one round at most: the rows of a round are listed on the host
@@ -124,7 +125,7 @@ def _draw(batch: Task, samples: jax.Array) -> jax.Array:
     return add_noise(batch, noise_of(batch, rows, samples), rows)
 
 
-_draw_jit = jax.jit(_draw)
+_draw_jit = WideJit(_draw)
 
 
 @partial(jax.jit, static_argnames="static")

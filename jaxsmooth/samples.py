@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from jaxsmooth.checks import check_first, check_ids, check_inputs, check_integer, check_key, check_noise, check_scores
 from jaxsmooth.types import Classifier, Noise
+from jaxsmooth.vectors import WideJit
 
 _FEW = 2**10  # inputs; with more of them compiling is short beside the rest
 
@@ -197,4 +198,4 @@ def noise_of(task: Task, rows: jax.Array, samples: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys)
 
 
-_draw_jit = partial(jax.jit, static_argnums=(2, 3))(draw)
+_draw_jit = WideJit(draw, static_argnums=(2, 3))

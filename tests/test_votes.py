@@ -185,22 +185,22 @@ def test_one_compilation_serves_scales_keys_parameters_and_inputs(key):
 def test_stream_votes_compiles_its_own_parts_once(key):
     x = inputs(2)
     stream_votes(first_features, Gaussian(1.0), key, x, n=50, batch_size=16)
-    sizes = samples._draw_jit._cache_size(), votes.add_votes_jit._cache_size()
+    sizes = samples._draw_jit.wide._cache_size(), votes.add_votes_jit._cache_size()
     stream_votes(first_features, Gaussian(2.0), jax.random.key(9), x + 1, n=50, batch_size=16, first=7)
-    assert (samples._draw_jit._cache_size(), votes.add_votes_jit._cache_size()) == sizes
+    assert (samples._draw_jit.wide._cache_size(), votes.add_votes_jit._cache_size()) == sizes
 
 
 def test_calls_with_many_numbers_of_host_inputs_share_few_programs(key):
     x = np.asarray(inputs(40))
     expected = np.asarray(stream_votes(first_features, NOISES[0], key, x, n=20, batch_size=64))
-    before = samples._draw_jit._cache_size(), votes.add_votes_jit._cache_size()
+    before = samples._draw_jit.wide._cache_size(), votes.add_votes_jit._cache_size()
     for number in range(9, 41):
         ids = np.arange(number) if number % 2 else None
         counts = stream_votes(first_features, NOISES[0], key, x[:number], n=20, batch_size=64, ids=ids)
         assert isinstance(counts, jax.Array)
         np.testing.assert_array_equal(counts, expected[:number])
     # 12, 16, 24, 32 and 48 inputs, the last of which was there; for the first chunk and for a later one.
-    assert samples._draw_jit._cache_size() - before[0] <= 4
+    assert samples._draw_jit.wide._cache_size() - before[0] <= 4
     assert votes.add_votes_jit._cache_size() - before[1] <= 2 * 4
 
 

@@ -114,7 +114,7 @@ def test_calls_with_many_numbers_of_inputs_compile_few_programs_and_score_sample
     x = inputs(40)
     classifier = framework.smoothed(sample_size=30, check=False)
     label, radius = classifier.certify(x, 270)
-    programs = samples._draw_jit._cache_size()
+    programs = samples._draw_jit.wide._cache_size()
     seen = watch_scores(classifier, monkeypatch)
     for number in range(20, 41, 2):
         again = classifier.certify(x[:number], 270)
@@ -125,7 +125,7 @@ def test_calls_with_many_numbers_of_inputs_compile_few_programs_and_score_sample
         assert classifier.loss_gradient(x[:number], labels(number), sampling=True).shape == x[:number].shape
     # Each of 33 sets of samples would be drawn by a program of its own. Of 24, 32 or 48 inputs in one of up to three
     # sizes there are at most 9 for each purpose, most of which do not occur.
-    assert samples._draw_jit._cache_size() - programs <= 15
+    assert samples._draw_jit.wide._cache_size() - programs <= 15
 
 
 def test_the_model_comes_out_as_it_went_in(framework):
