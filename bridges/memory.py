@@ -3,17 +3,30 @@
 import ctypes
 import platform
 
+import numpy as np
+
 # malloc.h of glibc: parameter, value.
 _SETTINGS = {"M_MMAP_THRESHOLD": (-3, 2**31 - 4097), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28)}
+
+
+def free_one_block() -> None:
+    """Free a block of 31 MB that was never touched, for glibc learns from it: up to 62 MB stay with the process then.
+
+    PyTorch on the CPU allocates the activations of every batch anew, and JAX the noisy inputs. By itself glibc returns
+    them after each batch as soon as more than twice the largest block freed so far is free, and has them mapped and
+    zeroed again for the next batch, which takes longer than a network itself. This is what any process does that once
+    frees a large array. Another C library takes no notice, nor does glibc where its user set these thresholds
+    (mallopt(3), `MALLOC_TRIM_THRESHOLD_`).
+    """
+    np.empty(31 * 2**20, np.uint8)  # at 32 MB glibc stops learning
 
 
 def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, instead of returning it to the system.
 
-    PyTorch on the CPU allocates the activations of every batch anew. glibc returns them after each batch and has them
-    mapped and zeroed again for the next, which takes longer than the network itself where batches are large. This
-    changes the allocator of the whole process, from here on: memory once used stays with it. Nothing here calls it
-    by itself.
+    `import bridges` makes glibc keep up to 62 MB. Batches that take more, hundreds of images at once, are still mapped
+    and zeroed anew each time. This changes the allocator of the whole process, from here on: memory once used stays
+    with it. Nothing here calls it by itself.
 
     Raises:
         NotImplementedError: the C library is not glibc. OSError: it refuses a setting.
