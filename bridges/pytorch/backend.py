@@ -21,8 +21,8 @@ from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, evaluation_mode, own_modes, placement, training
 from bridges.pytorch.transfer import to_jax, to_torch
 
-# Beyond a processor's cache it slows down, and where a layer has 4 MB the C library may return the memory after every
-# batch and have it mapped anew for the next (bridges.memory), which took 11 to 29 % of the time of a ResNet-20.
+# Beyond a processor's cache it slows down, and where glibc returns freed memory after every batch, as it may for layers
+# of 4 MB where a user has set its thresholds, mapping it anew took 11 to 29 % of the time of a ResNet-20.
 _CPU_BATCH = CPU_BATCH[0] // 2, CPU_BATCH[1]
 
 
