@@ -14,8 +14,8 @@ def free_one_block() -> None:
 
     PyTorch on the CPU allocates the activations of every batch anew, and JAX the noisy inputs. By itself glibc returns
     them after each batch as soon as more than twice the largest block freed so far is free, and has them mapped and
-    zeroed again for the next batch, which takes longer than a network itself. This is what any process does that once
-    frees a large array. Another C library takes no notice, nor does glibc where its user set these thresholds
+    zeroed again for the next batch, which can take longer than the network itself. Any process that once frees a large
+    array does the same. Another C library takes no notice, nor does glibc where its user set these thresholds
     (mallopt(3), `MALLOC_TRIM_THRESHOLD_`).
     """
     np.empty(31 * 2**20, np.uint8)  # at 32 MB glibc stops learning
