@@ -63,11 +63,16 @@ class Backend(Protocol):
         ...
 
     def vjp(
-        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
-    ) -> np.ndarray | jax.Array:
+        self,
+        x: np.ndarray | jax.Array,
+        weights: Callable[[np.ndarray], np.ndarray],
+        *,
+        copies: int = 1,
+        training: bool = False,
+    ) -> np.ndarray:
         """Return the gradient in x of the outputs weighted by `weights(outputs)`, which is held constant.
 
-        Where x is JAX's, the gradient may be JAX's too.
+        The gradients of every so many rows, the copies of one input, come as their sum.
         """
         ...
 

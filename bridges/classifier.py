@@ -254,7 +254,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
     def _as_batch(self, noisy: Any) -> Any:
         """Leave noisy inputs on an accelerator, unless something before the network takes NumPy arrays alone."""
         on_cpu = not isinstance(noisy, jax.Array) or all(device.platform == "cpu" for device in noisy.devices())
-        return noisy if self._preprocessing.takes_jax_arrays and not on_cpu else self._on_host(noisy)
+        return noisy if self._preprocessing.is_affine and not on_cpu else self._on_host(noisy)
 
     def _on_host(self, noisy: Any) -> np.ndarray:
         """Return noisy inputs as a NumPy array."""

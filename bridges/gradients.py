@@ -1,6 +1,5 @@
 """Gradients of the averaged class probability over noisy copies, for any backend, in constant memory."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -24,7 +23,7 @@ class Copies(NamedTuple):
         n: copies of each.
         at_once: how many go through the network at once, all copies of some inputs or a part of those of one.
         draw: returns batches of so many, those of the first input first, the last batch filled up; JAX arrays where
-            gradients are to stay on an accelerator until they are summed.
+            they are to stay on an accelerator.
     """
 
     x: np.ndarray
@@ -101,38 +100,14 @@ def weighted_gradient(
             own = p[np.arange(len(rows)), labels[rows]]
             return label_derivative(p, labels[rows], backend.output, weigh(own, rows))
 
-        # In the framework's memory, which it takes back when nothing refers to it: not before the sums are there.
-        pulled = backend.vjp(prepared, cotangent)
-        gradient = preprocessing.gradient(noisy, pulled)
-        first, last = rows[0], rows[-1]  # in order, the copies of an input together
-        total[first : last + 1] += sum_by_row(gradient, rows - first)
+        counts = np.bincount(rows - rows[0])  # in order, the copies of an input together
+        starts = np.cumsum(counts) - counts
+        # The network's framework sums what it can, as all copies of some inputs: the sums are less to move.
+        even = preprocessing.is_affine and bool((counts == counts[0]).all())
+        gradient = preprocessing.gradient(noisy, backend.vjp(prepared, cotangent, copies=int(counts[0]) if even else 1))
+        sums = gradient if even else np.add.reduceat(gradient, starts, axis=0, dtype=np.float64)
+        total[rows[0] : rows[-1] + 1] += sums
     return total.astype(np.float32)
-
-
-def sum_by_row(array: np.ndarray | jax.Array, rows: np.ndarray) -> np.ndarray:
-    """Return the sums of what belongs to each row. All rows from 0 on occur, in order.
-
-    Example:
-        >>> sum_by_row(np.array([1.0, 2.0, 5.0]), np.array([0, 0, 1]))
-        array([3., 5.])
-    """
-    counts = np.bincount(rows)
-    even = bool((counts == counts[0]).all())  # as all copies of some inputs are, which is several times faster
-    if isinstance(array, jax.Array):  # summed where it is, since the sums are less to move
-        return np.asarray(_even_sums(array, len(counts)) if even else _uneven_sums(array, rows, len(counts)))
-    if even:
-        return array.reshape(len(counts), -1, *array.shape[1:]).sum(axis=1, dtype=np.float64)
-    return np.add.reduceat(array, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _even_sums(array: jax.Array, number: int) -> jax.Array:
-    return array.reshape(number, -1, *array.shape[1:]).sum(axis=1)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _uneven_sums(array: jax.Array, rows: jax.Array, number: int) -> jax.Array:
-    return jax.ops.segment_sum(array, rows, number, indices_are_sorted=True)
 
 
 def probabilities(scores: np.ndarray, output: str) -> np.ndarray:

@@ -108,8 +108,11 @@ class Preprocessing:
                 )
 
     @property
-    def takes_jax_arrays(self) -> bool:
-        """Whether nothing but a standardisation comes before the model."""
+    def is_affine(self) -> bool:
+        """Whether nothing but a standardisation comes before the model.
+
+        It takes JAX arrays too, and its gradient is the same at all inputs, so that sums of gradients will do.
+        """
         return all(isinstance(step, Standardisation) for step in self._applied(False))
 
     def before(self, x: Any, y: Any = None, *, fit: bool = False) -> tuple[Any, Any]:
@@ -117,17 +120,19 @@ class Preprocessing:
         in_jax = isinstance(x, jax.Array)
         for step in self._applied(fit):
             x, y = _apply(step, x, y)
-        return _as_float32(x, in_jax), y
+        return (jnp if in_jax else np).asarray(x, np.float32), y
 
-    def gradient(self, x: Any, gradient: Any, *, fit: bool = False) -> Any:
-        """Return the gradient in the caller's x, given that in what the model gets, in float32; JAX's where it was."""
-        in_jax, inputs = isinstance(gradient, jax.Array), []
-        for step in self._applied(fit):
-            inputs.append(x)
-            x, _ = _apply(step, x, None)
-        for step, x in zip(reversed(self._applied(fit)), reversed(inputs), strict=True):
+    def gradient(self, x: Any, gradient: np.ndarray, *, fit: bool = False) -> np.ndarray:
+        """Return the gradient in the caller's x, given that in what the model gets, in float32.
+
+        Where `is_affine`, x is not looked at, and one row of the gradient may be the sum of several.
+        """
+        applied, inputs = self._applied(fit), [x]
+        for step in applied[:-1]:
+            inputs.append(_apply(step, inputs[-1], None)[0])
+        for step, x in zip(reversed(applied), reversed(inputs), strict=False):  # without steps there is an x too many
             gradient = step.estimate_gradient(x, gradient)
-        return _as_float32(gradient, in_jax)
+        return np.asarray(gradient, np.float32)
 
     def after(self, scores: np.ndarray) -> np.ndarray:
         """Return the scores after the postprocessing defences, NaN in the rows that a defence blanked with zeros.
@@ -144,10 +149,6 @@ class Preprocessing:
 
     def _applied(self, fit: bool) -> list[Preprocessor]:
         return [step for step in self.steps if (step.apply_fit if fit else step.apply_predict)]
-
-
-def _as_float32(array: Any, in_jax: bool) -> Any:
-    return (jnp.asarray if in_jax else np.asarray)(array, np.float32)
 
 
 def _apply(step: Preprocessor, x: Any, y: Any) -> tuple[Any, Any]:

@@ -98,12 +98,17 @@ class FlaxBackend:
         yield lambda x: np.asarray(self._run(self._scores, x, training=training))
 
     def vjp(
-        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
-    ) -> np.ndarray | jax.Array:
-        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant; JAX's of JAX's."""
+        self,
+        x: np.ndarray | jax.Array,
+        weights: Callable[[np.ndarray], np.ndarray],
+        *,
+        copies: int = 1,
+        training: bool = False,
+    ) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant, summed over copies."""
         scores, pull = self._run(self._scores_and_pull, x, training=training)
-        gradient = self._jitted(self._pulled)(pull, np.asarray(weights(np.asarray(scores)), np.float32))
-        return gradient if isinstance(x, jax.Array) else np.asarray(gradient)
+        cotangent = np.asarray(weights(np.asarray(scores)), np.float32)
+        return np.asarray(self._jitted(self._pulled)(pull, cotangent, copies=copies))
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row."""
@@ -225,8 +230,9 @@ class FlaxBackend:
         """Return the scores and what makes a gradient of weights: both passes are compiled, in two parts."""
         return jax.vjp(lambda x: self._scores(f, key, x, training=training), x)
 
-    def _pulled(self, pull: Callable[[jax.Array], tuple[jax.Array]], weights: jax.Array) -> jax.Array:
-        return pull(weights)[0]
+    def _pulled(self, pull: Callable[[jax.Array], tuple[jax.Array]], weights: jax.Array, *, copies: int) -> jax.Array:
+        (gradient,) = pull(weights)
+        return gradient.reshape(-1, copies, *gradient.shape[1:]).sum(axis=1)
 
     def _losses(self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: Any, *, training: bool) -> jax.Array:
         return self.loss_function.by_row(self._outputs(f, key, x, training)[0], labels)

@@ -19,12 +19,11 @@ from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, evaluation_mode, own_modes, placement, training
-from bridges.pytorch.transfer import to_jax, to_torch
+from bridges.pytorch.transfer import to_torch
 
 # Beyond a processor's cache it slows down, and where glibc returns freed memory after every batch, as it may for layers
 # of 4 MB where a user has set its thresholds, mapping it anew took 11 to 29 % of the time of a ResNet-20.
 _CPU_BATCH = CPU_BATCH[0] // 2, CPU_BATCH[1]
-
 
 class TorchBackend:
     """A module with its loss and optimizer, on one device.
@@ -101,15 +100,20 @@ class TorchBackend:
         return sys.maxsize if self.accelerated.fixed_batch else None
 
     def vjp(
-        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
-    ) -> np.ndarray | jax.Array:
-        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant; JAX's of JAX's."""
+        self,
+        x: np.ndarray | jax.Array,
+        weights: Callable[[np.ndarray], np.ndarray],
+        *,
+        copies: int = 1,
+        training: bool = False,
+    ) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant, summed over copies."""
         with self._running(training, gradient=True):
             leaf = self._view(x).requires_grad_()
             scores = self._two_columns(self._forward(leaf))
             cotangent = self._tensor(weights(_to_numpy(scores))).to(scores.dtype)
             (gradient,) = torch.autograd.grad(scores, leaf, cotangent)
-            return to_jax(gradient) if isinstance(x, jax.Array) else _to_numpy(gradient)
+            return _to_numpy(gradient.unflatten(0, (-1, copies)).sum(1) if copies > 1 else gradient)
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row."""

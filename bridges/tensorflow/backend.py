@@ -83,16 +83,22 @@ class TensorFlowBackend:
         yield scores
 
     def vjp(
-        self, x: np.ndarray | jax.Array, weights: Callable[[np.ndarray], np.ndarray], *, training: bool = False
-    ) -> np.ndarray | jax.Array:
-        """Return the gradient in x of the scores weighted by `weights(scores)`, which is held constant."""
+        self,
+        x: np.ndarray | jax.Array,
+        weights: Callable[[np.ndarray], np.ndarray],
+        *,
+        copies: int = 1,
+        training: bool = False,
+    ) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant, summed over copies."""
         self._width(x)
         call = object()  # two threads may pass the same function
         name = id(call)
         self._weights[name] = weights
         try:
             with self._kept_state(training):
-                return to_numpy(self._graph(self._vjp, training)(_tensor(x), tf.constant([name], tf.int64)))
+                numbers = tf.constant([name, copies], tf.int64)
+                return to_numpy(self._graph(self._vjp, training)(_tensor(x), numbers))
         finally:
             del self._weights[name]
 
@@ -212,15 +218,19 @@ class TensorFlowBackend:
     def _loss_gradient(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
         return gradient(lambda x: self.loss_function(self._call(x, training), labels), x)
 
-    def _vjp(self, training: bool, x: tf.Tensor, name: tf.Tensor) -> Any:
+    def _vjp(self, training: bool, x: tf.Tensor, numbers: tf.Tensor) -> Any:
         # One graph, out of which the weights are asked for: of two, the second would make every variable's gradient.
         def weigh(scores: Any) -> Any:
             weights = tf.numpy_function(
-                lambda scores, name: self._weights[int(name[0])](scores).astype(np.float32), (scores, name), tf.float32
+                lambda scores, name: self._weights[int(name)](scores).astype(np.float32),
+                (scores, numbers[0]),
+                tf.float32,
             )
             return tf.ensure_shape(weights, scores.shape)
 
-        return gradient(lambda x: self._scores(training, x), x, weigh)
+        of_copies = gradient(lambda x: self._scores(training, x), x, weigh)
+        shape = tf.shape(of_copies, tf.int64)
+        return tf.reduce_sum(tf.reshape(of_copies, tf.concat([[-1], numbers[1:], shape[1:]], 0)), 1)
 
     def _step(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> None:
         variables: Any = self.model.trainable_variables

@@ -95,4 +95,4 @@ def test_defences_that_change_the_number_of_rows_or_classes_are_refused(framewor
 
 def test_defences_get_numpy_arrays_on_an_accelerator_too(framework):
     classifiers = [framework.smoothed(preprocessing=(1.0, 2.0)), framework.smoothed(preprocessing_defences=Doubles())]
-    assert [classifier._preprocessing.takes_jax_arrays for classifier in classifiers] == [True, False]
+    assert [classifier._preprocessing.is_affine for classifier in classifiers] == [True, False]
