@@ -21,9 +21,6 @@ from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, evaluation_mode, own_modes, placement, training
 from bridges.pytorch.transfer import to_torch
 
-# Beyond a processor's cache it slows down, and where glibc returns freed memory after every batch, as it may for layers
-# of 4 MB where a user has set its thresholds, mapping it anew took 11 to 29 % of the time of a ResNet-20.
-_CPU_BATCH = CPU_BATCH[0] // 2, CPU_BATCH[1]
 
 class TorchBackend:
     """A module with its loss and optimizer, on one device.
@@ -54,7 +51,7 @@ class TorchBackend:
         self.device = device
         self.frozen: set[type[nn.Module]] = set()
         self.use_amp = False
-        self.layer_values, self.most_rows = _CPU_BATCH if device.type == "cpu" else GPU_BATCH
+        self.layer_values, self.most_rows = CPU_BATCH if device.type == "cpu" else GPU_BATCH
         self.gradient_values = self.layer_values
 
     @property
