@@ -35,6 +35,8 @@ class WideJit:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program."""
+        if self.wide is self._plain:
+            return self._plain(*args, **kwargs)
         here = jnp.asarray(np.int32(0))  # traced within a compiled program, even where no argument is
         inside = any(map(is_traced, jax.tree.leaves((here, args, kwargs))))
         return (self._plain if inside else self.wide)(*args, **kwargs)

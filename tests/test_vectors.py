@@ -39,6 +39,12 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     assert program(3.0) == 9.0
 
 
+@pytest.mark.usefixtures("forget")
+def test_its_first_call_may_be_within_another_program():
+    program = vectors.WideJit(jnp.square)
+    assert jax.jit(program)(3.0) == jax.vmap(program)(jnp.full(1, 3.0))[0] == program(3.0) == 9.0
+
+
 def test_it_runs_within_other_programs(key):
     x = jnp.arange(6.0).reshape(2, 3)
 
