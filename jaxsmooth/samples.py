@@ -17,7 +17,17 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsmooth.checks import check_first, check_ids, check_inputs, check_integer, check_key, check_noise, check_scores
+from jaxsmooth.checks import (
+    check_first,
+    check_host_inputs,
+    check_ids,
+    check_inputs,
+    check_integer,
+    check_key,
+    check_noise,
+    check_scores,
+    to_jax,
+)
 from jaxsmooth.types import Classifier, Noise
 from jaxsmooth.vectors import WideJit
 
@@ -64,6 +74,7 @@ class Task(NamedTuple):
     noise: Noise
     key: jax.Array
     x: jax.Array
+    """NumPy's where one draw of a loop on the host is to take it to the device."""
     ids: ArrayLike
     first: ArrayLike
 
@@ -77,11 +88,16 @@ class Position(NamedTuple):
 
 def check_task(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> tuple[Task, int, int]:
     """Return what samples are drawn from, their number for each input, and how many make a chunk."""
+    return _check_task(noise, key, check_inputs(x), n, batch_size, ids, first)
+
+
+def _check_task(
+    noise: Any, key: Any, inputs: Any, n: Any, batch_size: Any, ids: Any, first: Any
+) -> tuple[Task, int, int]:
     n = check_integer("n", n, 1, 2**30)
     batch_size = check_integer("batch_size", batch_size, 1, 2**30)
-    noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
-    number = x.shape[0]
-    task = Task(noise, key, x, check_ids(ids, number), check_first(first, n))
+    number = inputs.shape[0]
+    task = Task(check_noise(noise), check_key(key), inputs, check_ids(ids, number), check_first(first, n))
     return task, n, min(batch_size, max(number, 1) * n)
 
 
@@ -111,13 +127,15 @@ def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any
 
     Else calls with ever other numbers of inputs, which attacks make, would each compile programs of their own.
     """
-    task, n, rows = check_task(noise, key, x, n, batch_size, ids, first)
+    task, n, rows = _check_task(noise, key, check_host_inputs(x), n, batch_size, ids, first)
     number = len(task.x)
-    if isinstance(x, jax.Array) or number > _FEW or not isinstance(task.ids, np.ndarray):
-        return Stream(task, number, n, rows)
-    if few_sizes(number) > number:
-        task = task._replace(x=jnp.asarray(fill_rows(np.asarray(task.x))), ids=fill_rows(task.ids))
-    return Stream(task, number, n, min(operator.index(batch_size), few_sizes(rows)))
+    if isinstance(task.x, np.ndarray) and number <= _FEW and isinstance(task.ids, np.ndarray):
+        # Copies, which the caller cannot change before they are drawn from.
+        task = task._replace(x=fill_rows(task.x), ids=fill_rows(task.ids))
+        rows = min(operator.index(batch_size), few_sizes(rows))
+        if number * n <= rows:  # a single draw takes them to the device faster itself
+            return Stream(task, number, n, rows)
+    return Stream(task._replace(x=to_jax(task.x)), number, n, rows)
 
 
 def fill_rows(array: np.ndarray) -> np.ndarray:

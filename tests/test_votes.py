@@ -264,6 +264,17 @@ def test_stream_samples_are_what_is_voted_on(key):
         stream_samples(NOISES[0], key, x, n=0)
 
 
+@pytest.mark.parametrize("batch_size", [4, 256], ids=["several draws", "one draw"])
+def test_stream_samples_are_of_the_inputs_as_they_were_checked(key, batch_size):
+    x = np.asarray(inputs(4))  # 2^k inputs, which nothing fills up
+    expected = [noisy for noisy, _ in stream_samples(NOISES[0], key, x, n=8, batch_size=batch_size)]
+    changed = np.array(x)
+    samples = stream_samples(NOISES[0], key, changed, n=8, batch_size=batch_size)
+    changed[:] = np.nan
+    for ours, theirs in zip(samples, expected, strict=True):
+        assert_same(ours[0], theirs)
+
+
 def test_stream_votes_shows_progress_when_asked(key, capsys):
     stream_votes(first_features, NOISES[0], key, inputs(2), n=100, batch_size=50, progress=True)
     assert "votes" in capsys.readouterr().err
