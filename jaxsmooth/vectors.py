@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsmooth.checks import is_traced
 
 _OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+
+
+@jax.jit
+def _constant() -> jax.Array:
+    return jnp.int32(0)
 
 
 class WideJit:
@@ -37,8 +41,8 @@ class WideJit:
         """Run the program."""
         if self.wide is self._plain:
             return self._plain(*args, **kwargs)
-        here = jnp.asarray(np.int32(0))  # traced within a compiled program, even where no argument is
-        inside = any(map(is_traced, jax.tree.leaves((here, args, kwargs))))
+        # The constant is traced within a compiled program, even where no argument is.
+        inside = any(map(is_traced, jax.tree.leaves((_constant(), args, kwargs))))
         return (self._plain if inside else self.wide)(*args, **kwargs)
 
 
