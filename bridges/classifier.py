@@ -278,7 +278,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""
-        key, noise, n = fold_in(self.key, _GRADIENTS), Gaussian(self.scale), self.sample_size
+        key, noise, n = self._keys[_GRADIENTS], Gaussian(self.scale), self.sample_size
         at_once = copies_at_once(self._gradient_rows(x), len(x), n)
         stream = functools.partial(stream_samples, noise, key, as_drawn(x), n=n, batch_size=at_once, ids=input_ids(x))
         return Copies(x, n, at_once, lambda: (self._as_batch(noisy).reshape(-1, *x.shape[1:]) for noisy, _ in stream()))

@@ -16,7 +16,7 @@ from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 from jaxsmooth.samples import fill_rows
 from jaxsmooth.vectors import WideJit
 
-_PREDICTION, _TRAINING = 2, 3  # streams of the key; certify has 0 and 1
+_SELECTION, _ESTIMATION, _PREDICTION, _TRAINING = range(4)  # streams of the key; classes with gradients have 4 and 5
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
 
 
@@ -87,6 +87,16 @@ class RandomizedSmoothingMixin:
         self.key, self._predicted, self._draws = key, 0, 0
         self.check, self._was_checked = check, False
 
+    @property
+    def key(self) -> jax.Array:
+        """The key that all noise is drawn from."""
+        return self._key
+
+    @key.setter
+    def key(self, key: jax.Array) -> None:
+        self._key = check_key(key)
+        self._keys = _keys(self._key)
+
     def predict(self, x: Any, batch_size: int = 128, verbose: bool = False, **kwargs: Any) -> np.ndarray:
         """Predict with `sample_size` noisy votes for each input.
 
@@ -102,7 +112,7 @@ class RandomizedSmoothingMixin:
             `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
         abstains = bool(kwargs.pop("is_abstain", True))
-        key, inputs = fold_in(self.key, _PREDICTION), as_inputs(x, self._shape())
+        key, inputs = self._keys[_PREDICTION], as_inputs(x, self._shape())
         first, ids = self._predicted, input_ids(inputs)
         counts = self._count_votes(key, inputs, ids, self.sample_size, batch_size, verbose, first, **kwargs)
         self._predicted = (first + self.sample_size) % 2**31
@@ -134,9 +144,8 @@ class RandomizedSmoothingMixin:
         """
         n, x = check_integer("n", n, 1), as_inputs(x, self._shape())
         n0, ids = self.sample_size if self.n0 is None else self.n0, input_ids(x)
-        selection_key, estimation_key = jaxsmooth.decision_keys(self.key)
-        selection = self._count_votes(selection_key, x, ids, n0, batch_size, verbose, **kwargs)
-        counts = self._count_votes(estimation_key, x, ids, n, batch_size, verbose, **kwargs)
+        selection = self._count_votes(self._keys[_SELECTION], x, ids, n0, batch_size, verbose, **kwargs)
+        counts = self._count_votes(self._keys[_ESTIMATION], x, ids, n, batch_size, verbose, **kwargs)
         noise, votes = jaxsmooth.Gaussian(self.scale), (fill_rows(selection), fill_rows(counts))
         result = jaxsmooth.certificate(*votes, noise, n=n, alpha=self.alpha)
         return np.asarray(result.label, np.int64)[: len(x)], np.asarray(result.radius, np.float64)[: len(x)]
@@ -157,11 +166,12 @@ class RandomizedSmoothingMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, the key as plain data."""
-        return {**self.__dict__, "key": np.asarray(jax.random.key_data(self.key))}
+        return {**self.__dict__, "_key": np.asarray(jax.random.key_data(self.key)), "_keys": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the attributes back."""
-        self.__dict__.update(state, key=check_key(state["key"]))
+        self.__dict__.update(state)
+        self.key = state["_key"]
 
     def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         """Return scores `[B, C]`: the hook of the class that this is mixed into."""
@@ -253,6 +263,12 @@ def as_drawn(x: np.ndarray) -> np.ndarray:
     XLA takes a half longer over the axes of an image of 28x28 features than over flat rows; over 32x32 no longer.
     """
     return x.reshape(len(x), math.prod(x.shape[1:])) if jax.default_backend() == "cpu" else x
+
+
+@jax.jit
+def _keys(key: jax.Array) -> list[jax.Array]:
+    """Return the keys of the first streams."""
+    return [*jaxsmooth.decision_keys(key), *(jax.random.fold_in(key, stream) for stream in range(2, 5))]
 
 
 @jax.jit

@@ -85,6 +85,18 @@ def test_results_depend_on_the_input_and_the_seed_alone():
     assert (smoothed(seed=None).certify(x, 300)[1] != smoothed(seed=None).certify(x, 300)[1]).any()
 
 
+def test_the_key_can_be_changed():
+    x, classifier, other = inputs(), smoothed(), smoothed(seed=4)
+    classifier.certify(x, 300)
+    classifier.key = np.asarray(jax.random.key_data(other.key))
+    for ours, theirs in zip(classifier.certify(x, 300), other.certify(x, 300), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(classifier.predict(x), other.predict(x))
+    with pytest.raises(TypeError, match="key must be one Threefry key"):
+        classifier.key = 5
+    assert classifier.key == other.key
+
+
 def test_the_hooks_get_batches_of_one_shape_and_the_keywords():
     classifier = smoothed()
     classifier.predict(inputs(), batch_size=4096, training_mode=True, temperature=2.0)
