@@ -1,6 +1,7 @@
 """What callers hand in: inputs and labels in any common form, refused with a message where they are none."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -129,8 +130,9 @@ def input_ids(x: np.ndarray) -> np.ndarray:
         >>> bool(input_ids(x)[0] == input_ids(x[1:])[0])
         True
     """
-    digests = (hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=4).digest() for row in x)
-    return np.frombuffer(b"".join(digests), np.uint32)
+    rows = np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:])).view(np.uint8)
+    # Processors have instructions for this hash.
+    return np.frombuffer(b"".join([hashlib.sha256(row.data).digest()[:4] for row in rows]), np.uint32)
 
 
 def refuse_keywords(kwargs: dict[str, Any]) -> None:
