@@ -61,7 +61,7 @@ class RandomizedSmoothingMixin:
                [0., 0.]])
         >>> label, radius = classifier.certify([[2.0, 0.0], [0.0, -0.01]], n=1000)
         >>> label, radius.round(1)
-        (array([ 0, -1]), array([1.1, 0. ]))
+        (array([ 0, -1]), array([1.2, 0. ]))
     """
 
     def __init__(

@@ -52,7 +52,8 @@ def test_bfloat16_is_another_classifier_and_says_so():
     expected = smoothed(model).certify(x, 100)
     np.testing.assert_array_equal(label, expected[0])
     np.testing.assert_allclose(radius, expected[1], atol=0.2)
-    np.testing.assert_array_equal(classifier.loss_gradient(x, label), smoothed(model).loss_gradient(x, label))
+    y = label.clip(0)  # it may abstain
+    np.testing.assert_array_equal(classifier.loss_gradient(x, y), smoothed(model).loss_gradient(x, y))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert smoothed(network().double()).certified_dtype == "float64"
 
@@ -84,8 +85,8 @@ def test_batches_hold_what_a_cache_holds_of_the_widest_layer():
         return found
 
     assert rows(16, 32, 2000) == [1024, 2000]
-    assert rows(2**13, 32, 2000) == [64, 64]
-    assert rows(2**16, 8, 32, 2000) == [8, 32, 32]
+    assert rows(2**13, 32, 2000) == [128, 128]
+    assert rows(2**17, 8, 32, 2000) == [8, 32, 32]
 
 
 @pytest.mark.parametrize(
