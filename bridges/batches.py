@@ -4,7 +4,7 @@ from jaxsmooth.samples import few_sizes
 
 _NOISE_VALUES = 2**21  # drawn at once
 # Values in the widest layer, and rows, in one call of the classifier: what a processor's cache holds, what fills a GPU.
-CPU_BATCH, GPU_BATCH = (2**20, 2**10), (2**26, 2**14)
+CPU_BATCH, GPU_BATCH = (2**20, 2**12), (2**26, 2**14)
 
 
 def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:

@@ -78,13 +78,13 @@ def test_few_inputs_run_in_small_batches_and_few_programs():
     classifier = FlaxRandomizedSmoothing(
         nnx.Sequential(apply), optax.softmax_cross_entropy, (4,), 3, sample_size=8, seed=0, check=False
     )
-    x = np.random.default_rng(0).normal(size=(300, 4))
-    for number in (2, 4, 5, 7, 2, 100, 300):
+    x = np.random.default_rng(0).normal(size=(1200, 4))
+    for number in (2, 4, 5, 7, 2, 400, 1200):
         classifier.predict(x[:number])
     programs = classifier._backend._compiled["_scores"]._cache_size()
     assert programs == 4
-    assert {32, 48, 64, 1024} <= sizes
-    assert not sizes & {128, 256, 512}
+    assert {32, 48, 64, 4096} <= sizes
+    assert not sizes & {128, 256, 512, 1024, 2048}
 
 
 def test_training_updates_batch_statistics_and_evaluation_uses_them(kind):

@@ -84,7 +84,7 @@ def test_batches_hold_what_a_cache_holds_of_the_widest_layer():
         assert not any(part._forward_hooks for part in module.modules())
         return found
 
-    assert rows(16, 32, 2000) == [1024, 2000]
+    assert rows(16, 32, 5000) == [4096, 5000]
     assert rows(2**13, 32, 2000) == [128, 128]
     assert rows(2**17, 8, 32, 2000) == [8, 32, 32]
 
