@@ -11,6 +11,7 @@ import numpy as np
 from jaxsmooth import Classifier
 
 Scores = Callable[[np.ndarray | jax.Array], np.ndarray]
+Weigh = Callable[[np.ndarray], np.ndarray]
 
 
 class Backend(Protocol):
@@ -62,15 +63,8 @@ class Backend(Protocol):
         """
         ...
 
-    def vjp(
-        self,
-        x: np.ndarray | jax.Array,
-        weights: Callable[[np.ndarray], np.ndarray],
-        *,
-        copies: int = 1,
-        training: bool = False,
-    ) -> np.ndarray:
-        """Return the gradient in x of the outputs weighted by `weights(outputs)`, which is held constant.
+    def vjp(self, x: np.ndarray | jax.Array, weigh: Weigh, *, copies: int = 1, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the outputs weighted by `weigh(outputs)`, which is held constant.
 
         The gradients of every so many rows, the copies of one input, come as their sum.
         """

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bridges.backend import Scores
+from bridges.backend import Scores, Weigh
 from bridges.batches import CPU_BATCH, GPU_BATCH
 from bridges.flax.copies import load_tree, pack, save_tree, unpack
 from bridges.flax.functions import FlaxFunction
@@ -97,17 +97,10 @@ class FlaxBackend:
         """Lend a function from inputs to scores `[B, C]`; two classes from one output of a binary model."""
         yield lambda x: np.asarray(self._run(self._scores, x, training=training))
 
-    def vjp(
-        self,
-        x: np.ndarray | jax.Array,
-        weights: Callable[[np.ndarray], np.ndarray],
-        *,
-        copies: int = 1,
-        training: bool = False,
-    ) -> np.ndarray:
-        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant, summed over copies."""
+    def vjp(self, x: np.ndarray | jax.Array, weigh: Weigh, *, copies: int = 1, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weigh(scores)`, held constant, summed over copies."""
         scores, pull = self._run(self._scores_and_pull, x, training=training)
-        cotangent = np.asarray(weights(np.asarray(scores)), np.float32)
+        cotangent = np.asarray(weigh(np.asarray(scores)), np.float32)
         return np.asarray(self._jitted(self._pulled)(pull, cotangent, copies=copies))
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bridges.backend import Scores
+from bridges.backend import Scores, Weigh
 from bridges.batches import CPU_BATCH, GPU_BATCH
 from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
@@ -96,19 +96,12 @@ class TorchBackend:
         """The fewest rows that should be scored at once: whole batches alone where compiling takes long."""
         return sys.maxsize if self.accelerated.fixed_batch else None
 
-    def vjp(
-        self,
-        x: np.ndarray | jax.Array,
-        weights: Callable[[np.ndarray], np.ndarray],
-        *,
-        copies: int = 1,
-        training: bool = False,
-    ) -> np.ndarray:
-        """Return the gradient in x of the scores weighted by `weights(scores)`, held constant, summed over copies."""
+    def vjp(self, x: np.ndarray | jax.Array, weigh: Weigh, *, copies: int = 1, training: bool = False) -> np.ndarray:
+        """Return the gradient in x of the scores weighted by `weigh(scores)`, held constant, summed over copies."""
         with self._running(training, gradient=True):
             leaf = self._view(x).requires_grad_()
             scores = self._two_columns(self._forward(leaf))
-            cotangent = self._tensor(weights(_to_numpy(scores))).to(scores.dtype)
+            cotangent = self._tensor(weigh(_to_numpy(scores))).to(scores.dtype)
             (gradient,) = torch.autograd.grad(scores, leaf, cotangent)
             return _to_numpy(gradient.unflatten(0, (-1, copies)).sum(1) if copies > 1 else gradient)
 
