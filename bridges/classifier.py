@@ -228,7 +228,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         drawn = rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape))
 
         def epoch() -> Any:
-            seed = jax.random.key_data(fold_in(self.key, _ORDER, self._draws))
+            seed = jax.random.key_data(fold_in(self._keys[_ORDER], self._draws))
             order = np.random.default_rng(np.asarray(seed)).permutation(len(x))
             for rows in np.split(order, range(drawn, len(x), drawn)):
                 yield from minibatches(self._add_training_noise(x[rows]), y[rows], batch_size, drop_last)

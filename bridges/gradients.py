@@ -101,11 +101,14 @@ def weighted_gradient(
             return label_derivative(p, labels[rows], backend.output, weigh(own, rows))
 
         counts = np.bincount(rows - rows[0])  # in order, the copies of an input together
-        starts = np.cumsum(counts) - counts
-        # The network's framework sums what it can, as all copies of some inputs: the sums are less to move.
-        even = preprocessing.is_affine and bool((counts == counts[0]).all())
-        gradient = preprocessing.gradient(noisy, backend.vjp(prepared, cotangent, copies=int(counts[0]) if even else 1))
-        sums = gradient if even else np.add.reduceat(gradient, starts, axis=0, dtype=np.float64)
+        even = bool((counts == counts[0]).all())  # as all copies of some inputs are
+        # The network's framework sums what it can, since the sums are less to move.
+        together = int(counts[0]) if even and preprocessing.is_affine else 1
+        gradient = preprocessing.gradient(noisy, backend.vjp(prepared, cotangent, copies=together))
+        if even:  # several times faster
+            sums = gradient.reshape(len(counts), -1, *gradient.shape[1:]).sum(axis=1, dtype=np.float64)
+        else:
+            sums = np.add.reduceat(gradient, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
         total[rows[0] : rows[-1] + 1] += sums
     return total.astype(np.float32)
 

@@ -247,7 +247,7 @@ class RandomizedSmoothingMixin:
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
         noise = jaxsmooth.Gaussian(check_scale("scale", self.scale))  # under jit it could not be checked
-        key = fold_in(self.key, _TRAINING, self._draws)
+        key = fold_in(self._keys[_TRAINING], self._draws)
         self._draws += 1
         return x + np.asarray(_sample(noise, key, as_drawn(x).shape)).reshape(x.shape)
 
@@ -267,16 +267,12 @@ def as_drawn(x: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _keys(key: jax.Array) -> list[jax.Array]:
-    """Return the keys of the first streams."""
-    return [*jaxsmooth.decision_keys(key), *(jax.random.fold_in(key, stream) for stream in range(2, 5))]
+    """Return the keys of the streams."""
+    return [*jaxsmooth.decision_keys(key), *(jax.random.fold_in(key, stream) for stream in range(2, 6))]
 
 
-@jax.jit
-def fold_in(key: jax.Array, *data: int) -> jax.Array:
-    """Return the key of a purpose, and of a turn of it: compiled, since it is made at every call."""
-    for number in data:
-        key = jax.random.fold_in(key, number)
-    return key
+fold_in = jax.jit(jax.random.fold_in)
+"""Return the key of a turn of a stream: compiled, since it is made at every call."""
 
 
 def as_key(seed: Any) -> jax.Array:

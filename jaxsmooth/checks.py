@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxsmooth.types import Noise
 
 _INT32 = 2**31 - 1
-_NOISE_MEMBERS = "norm", "scale", "sample", "unit_radius"
+_NOISE_MEMBERS = [name for name in vars(Noise) if not name.startswith("_")]
 
 
 def is_traced(value: Any) -> bool:
