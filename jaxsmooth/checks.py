@@ -31,14 +31,16 @@ def as_array(name: str, value: Any, expected: str) -> Any:
     if is_traced(value):
         return value
     try:
+        if isinstance(value, jax.Array):
+            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+                raise TypeError("an array of keys")
+            return value
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError("a masked array")
-        array = value if isinstance(value, jax.Array) else np.asarray(value)
-        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-            raise TypeError("an array of keys")
+        array = np.asarray(value)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}: {error}") from None
-    return array if isinstance(array, jax.Array) else array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def as_host_array(name: str, value: Any, expected: str) -> Any:
@@ -153,7 +155,9 @@ def _without_weak_type(leaf: Any) -> ArrayLike:
     if is_traced(leaf):
         return lax.convert_element_type(leaf, leaf.dtype)
     array = as_array("noise", leaf, "a pytree of numbers")
-    return array.astype(jnp.result_type(array))
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == np.bool_):
+        raise TypeError
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def check_key(key: Any) -> jax.Array:
@@ -202,8 +206,9 @@ def check_host_inputs(x: Any) -> jax.Array | np.ndarray:
         return x
     axes = tuple(range(1, len(shape)))
     if isinstance(array, np.ndarray):  # faster, and not on a device
-        with np.errstate(over="ignore"):
-            array = array.astype(jax.dtypes.canonicalize_dtype(dtype), copy=False)
+        if dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):
+            with np.errstate(over="ignore"):
+                array = array.astype(canonical)
         finite = np.isfinite(array).all(axis=axes)
     else:
         with jax.ensure_compile_time_eval():
@@ -223,7 +228,8 @@ def check_ids(ids: Any, number: int) -> ArrayLike:
         raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
     if ids.shape != (number,):
         raise ValueError(f"ids must have one entry for each of the {number} inputs, got shape {ids.shape}")
-    if isinstance(ids, np.ndarray) and ids.size and not (ids.min() >= 0 and ids.max() < 2**32):
+    within = ids.dtype == np.uint32 or not isinstance(ids, np.ndarray) or ids.size == 0
+    if not (within or (ids.min() >= 0 and ids.max() < 2**32)):
         raise ValueError(f"ids must lie in [0, 2**32), got values from {ids.min()} to {ids.max()}")
     return ids.astype(np.uint32)
 

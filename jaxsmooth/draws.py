@@ -53,6 +53,22 @@ def random_words(key: jax.Array, size: int) -> jax.Array:
     return jnp.concatenate(jax.lax.optimization_barrier(words))[:size]
 
 
+def fold_words(key: jax.Array, words: jax.Array) -> jax.Array:
+    """Return, for each column of `u32[W, B]`, the key that `jax.random.fold_in` makes of a key and its words in turn.
+
+    Example:
+        >>> key = jax.random.key(0)
+        >>> bool(fold_words(key, jnp.uint32([[5], [9]]))[0] == jax.random.fold_in(jax.random.fold_in(key, 5), 9))
+        True
+    """
+    zeros = jnp.zeros_like(words[0])
+    first, second = (zeros + word for word in jax.random.key_data(key))
+    # A loop over words, without which XLA would compute the keys anew wherever they are used. JAX's own, over rounds,
+    # has more steps, and after each the threads meet, which takes long while a network's keep the processors busy.
+    keys, _ = jax.lax.scan(lambda key, word: (threefry2x32(key, (zeros, word)), None), (first, second), words)
+    return jax.random.wrap_key_data(jnp.stack(keys, axis=-1), impl="threefry2x32")
+
+
 def threefry2x32(key: tuple[jax.Array, jax.Array], counter: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Encrypt a counter of two 32-bit words under a key of two, by Threefry with 20 rounds."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)

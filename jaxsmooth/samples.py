@@ -28,6 +28,7 @@ from jaxsmooth.checks import (
     check_scores,
     to_jax,
 )
+from jaxsmooth.draws import fold_words
 from jaxsmooth.types import Classifier, Noise
 from jaxsmooth.vectors import WideJit
 
@@ -209,9 +210,7 @@ def draw_noise(task: Task, position: Position, n: int, batch_size: int) -> tuple
 
 def noise_of(task: Task, rows: jax.Array, samples: jax.Array) -> jax.Array:
     """Return the noise of pairs (row, sample), float32 or wider."""
-    keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(task.key, i), s))(
-        jnp.asarray(task.ids).at[rows].get(mode="clip"), samples
-    )
+    keys = fold_words(task.key, jnp.stack([jnp.asarray(task.ids).at[rows].get(mode="clip"), samples]))
     event, wide = task.x.shape[1:], task.x.dtype if task.x.dtype.itemsize > 4 else np.dtype(np.float32)
     return jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys)
 
