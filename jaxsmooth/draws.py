@@ -62,11 +62,14 @@ def fold_words(key: jax.Array, words: jax.Array) -> jax.Array:
         True
     """
     zeros = jnp.zeros_like(words[0])
-    first, second = (zeros + word for word in jax.random.key_data(key))
+
+    def fold(keys: jax.Array, word: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.stack(threefry2x32((keys[0], keys[1]), (zeros, word))), None
+
     # A loop over words, without which XLA would compute the keys anew wherever they are used. JAX's own, over rounds,
     # has more steps, and after each the threads meet, which takes long while a network's keep the processors busy.
-    keys, _ = jax.lax.scan(lambda key, word: (threefry2x32(key, (zeros, word)), None), (first, second), words)
-    return jax.random.wrap_key_data(jnp.stack(keys, axis=-1), impl="threefry2x32")
+    keys, _ = jax.lax.scan(fold, zeros[None] + jax.random.key_data(key)[:, None], words)
+    return jax.random.wrap_key_data(keys.T, impl="threefry2x32")
 
 
 def threefry2x32(key: tuple[jax.Array, jax.Array], counter: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

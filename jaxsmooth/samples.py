@@ -203,8 +203,9 @@ def add_noise(task: Task, noise: jax.Array, rows: jax.Array) -> jax.Array:
 def draw_noise(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
     """Return the noise of one chunk, float32 or wider, and the row of `x` that each belongs to."""
     offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
-    rows = position.row + offset // n
-    samples = jnp.asarray(task.first) + (offset % n).astype(jnp.uint32)
+    passed = lax.div(offset, jnp.int32(n))  # no number is negative: `//` and `%` would compute more
+    rows = position.row + passed
+    samples = jnp.asarray(task.first) + (offset - passed * n).astype(jnp.uint32)
     return noise_of(task, rows, samples), rows
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxsmooth.checks import is_traced
 
@@ -19,7 +18,7 @@ class WideJit:
     the same. On traced values, which belong to a program with options of its own, this is plain `jax.jit`.
 
     Example:
-        >>> WideJit(jnp.square)(3.0)
+        >>> WideJit(jax.numpy.square)(3.0)
         Array(9., dtype=float32, weak_type=True)
     """
 
