@@ -48,6 +48,8 @@ BAD = [
     ({"x": "image"}, TypeError, "x must be a batch"),
     ({"x": np.zeros((2, 3), np.uint8)}, TypeError, "x must be a batch"),
     ({"x": np.zeros((2, 3), complex)}, TypeError, "x must be a batch"),
+    ({"x": np.ma.masked_array(np.zeros((2, 3)), True)}, TypeError, "x must be a batch .*: a masked array"),
+    ({"x": jax.random.split(jax.random.key(0))[None]}, TypeError, "x must be a batch .*: an array of keys"),
     ({"x": np.zeros(3)}, ValueError, "x must be a batch"),
     ({"x": 1.0}, ValueError, "x must be a batch"),
     ({"x": np.zeros((2, 0))}, ValueError, "at least one feature"),

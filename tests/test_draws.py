@@ -90,6 +90,18 @@ DISTRIBUTIONS = {
 }
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_keys_are_those_of_fold_in(key, count, run):
+    words = np.random.default_rng(count).integers(0, 2**32, (count, 50), dtype=np.uint32)
+    words[:, 0], words[:, 1] = 0, ONES
+    expected = jnp.broadcast_to(key, 50)
+    for row in words:
+        expected = jax.vmap(jax.random.fold_in)(expected, row)
+    found = run(draws.fold_words)(key, jnp.asarray(words))
+    np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(expected))
+
+
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_distribution_and_independence(key, name):
     """Kolmogorov-Smirnov, and correlations in every direction; each alarm is false with probability 1e-6."""
