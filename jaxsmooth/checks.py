@@ -228,8 +228,8 @@ def check_ids(ids: Any, number: int) -> ArrayLike:
         raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
     if ids.shape != (number,):
         raise ValueError(f"ids must have one entry for each of the {number} inputs, got shape {ids.shape}")
-    within = ids.dtype == np.uint32 or not isinstance(ids, np.ndarray) or ids.size == 0
-    if not (within or (ids.min() >= 0 and ids.max() < 2**32)):
+    is_wider = isinstance(ids, np.ndarray) and ids.dtype != np.uint32 and ids.size > 0
+    if is_wider and not (ids.min() >= 0 and ids.max() < 2**32):
         raise ValueError(f"ids must lie in [0, 2**32), got values from {ids.min()} to {ids.max()}")
     return ids.astype(np.uint32)
 
