@@ -26,13 +26,3 @@ def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
     power = 1 << (most.bit_length() - 1)
     sizes = [number for number in (power * 3 // 2, power, power * 3 // 4) if most // 2 < number <= most]
     return min(sizes, key=lambda number: (max(-total % (number * batch_size), total // 16), -number)) * batch_size
-
-
-def equal_part(total: int, most: int) -> int:
-    """Return the size of the fewest equal parts of at most so many, the last of which may be smaller; at least 1.
-
-    Example:
-        >>> equal_part(10, most=6)
-        5
-    """
-    return max(1, -(-total // max(1, -(-total // most))))

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from bridges.backend import Backend
-from bridges.batches import equal_part
 from bridges.preprocessing import Preprocessing
-from jaxsmooth.samples import few_sizes
+from jaxsmooth.samples import equal_part, few_sizes
 
 _LEAST_PROBABILITY = 1e-20
 

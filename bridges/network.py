@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridges.backend import Backend
-from bridges.batches import equal_part
 from bridges.inputs import as_inputs, as_labels, as_real, as_reduction, refuse_keywords, to_numpy
 from bridges.preprocessing import Preprocessing, Standardisation
 from jaxsmooth.checks import check_integer
-from jaxsmooth.samples import few_sizes
+from jaxsmooth.samples import equal_part, few_sizes
 
 
 class Network:

@@ -13,7 +13,7 @@ from jaxsmooth.bounds import lower_bounds, round_down, scaled_radius, split_radi
 from jaxsmooth.checks import check_alpha, check_choice, check_counts, check_integer, check_noise
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise
-from jaxsmooth.votes import count_votes, decision_keys
+from jaxsmooth.votes import count_both
 
 
 def certify(
@@ -39,7 +39,7 @@ def certify(
     Args:
         f, noise, key, x, batch_size, ids: as for `count_votes`. The radius is in the units of `x`, like the scale.
         n0: number of selection votes, static, at least 1.
-        n: number of estimation votes, static, at least 1.
+        n: number of estimation votes, static, at least 1; at most 2^30 with n0.
         alpha: failure probability for each input, static, in (0, 1).
         bound: see `certificate`, to be fixed before looking at any votes.
 
@@ -56,11 +56,9 @@ def certify(
         >>> result.label, result.radius
         (Array([ 0, -1], dtype=int32), Array([0.9..., 0. ...], dtype=float32))
     """
-    n0, n, alpha = check_integer("n0", n0, 1, 2**30), check_integer("n", n, 1, 2**30), check_alpha(alpha)
+    alpha = check_alpha(alpha)
     check_bound(bound, check_noise(noise))
-    selection_key, estimation_key = decision_keys(key)
-    selection = count_votes(f, noise, selection_key, x, n=n0, batch_size=batch_size, ids=ids)
-    counts = count_votes(f, noise, estimation_key, x, n=n, batch_size=batch_size, ids=ids)
+    selection, counts = count_both(f, noise, key, x, n0=n0, n=n, batch_size=batch_size, ids=ids)
     result = certificate(selection, counts, noise, n=n, alpha=alpha, bound=bound)
     return result._replace(**reduced_radius(noise, x, result.label, result.radius))
 

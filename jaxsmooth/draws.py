@@ -56,6 +56,8 @@ def random_words(key: jax.Array, size: int) -> jax.Array:
 def fold_words(key: jax.Array, words: jax.Array) -> jax.Array:
     """Return, for each column of `u32[W, B]`, the key that `jax.random.fold_in` makes of a key and its words in turn.
 
+    One key serves all columns, or there are B.
+
     Example:
         >>> key = jax.random.key(0)
         >>> bool(fold_words(key, jnp.uint32([[5], [9]]))[0] == jax.random.fold_in(jax.random.fold_in(key, 5), 9))
@@ -68,7 +70,7 @@ def fold_words(key: jax.Array, words: jax.Array) -> jax.Array:
 
     # A loop over words, without which XLA would compute the keys anew wherever they are used. JAX's own, over rounds,
     # has more steps, and after each the threads meet, which takes long while a network's keep the processors busy.
-    keys, _ = jax.lax.scan(fold, zeros[None] + jax.random.key_data(key)[:, None], words)
+    keys, _ = jax.lax.scan(fold, jax.random.key_data(key).reshape(-1, 2).T + zeros[None], words)
     return jax.random.wrap_key_data(keys.T, impl="threefry2x32")
 
 

@@ -102,6 +102,16 @@ def _check_task(
     return task, n, min(batch_size, max(number, 1) * n)
 
 
+def check_scan(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> tuple[Task, int, int]:
+    """Return what `check_task` does, with chunks no larger than they must be for their number, in eights.
+
+    Full ones but for the last would have up to twice as many rows as there are samples. The program of a scan is
+    compiled for n in any case, so that chunks of another size for another n cost nothing.
+    """
+    task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
+    return task, n, min(batch_size, -(-equal_part(task.x.shape[0] * n, batch_size) // 8) * 8)
+
+
 class Stream(NamedTuple):
     """The samples of a loop on the host: n for each of the first `number` rows of `task.x`, in chunks."""
 
@@ -162,6 +172,16 @@ def few_sizes(number: int) -> int:
     return power * 3 // 4 if number <= power * 3 // 4 else power
 
 
+def equal_part(total: int, most: int) -> int:
+    """Return the size of the fewest equal parts of at most so many, the last of which may be smaller; at least 1.
+
+    Example:
+        >>> equal_part(10, most=6)
+        5
+    """
+    return max(1, -(-total // max(1, -(-total // most))))
+
+
 def count_classes(f: Classifier, task: Task, batch_size: int) -> int:
     """Return the number of classes K of a classifier, without running it."""
     batch = jax.ShapeDtypeStruct((batch_size, *task.x.shape[1:]), task.x.dtype)
@@ -202,11 +222,27 @@ def add_noise(task: Task, noise: jax.Array, rows: jax.Array) -> jax.Array:
 
 def draw_noise(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
     """Return the noise of one chunk, float32 or wider, and the row of `x` that each belongs to."""
+    rows, samples = _pairs(position, n, batch_size)
+    return noise_of(task, rows, jnp.asarray(task.first) + samples), rows
+
+
+def draw_both(task: Task, position: Position, n0: int, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Return what `draw` does, where inputs have n0 samples under the first of the task's two keys, n under the second.
+
+    Input and key are told by one number, twice the row of `x`, and one more under the second key.
+    """
+    rows, samples = _pairs(position, n0 + n, batch_size)
+    second = (samples >= np.uint32(n0)).astype(jnp.int32)
+    chosen = task._replace(key=task.key[second])
+    noise = noise_of(chosen, rows, samples - np.uint32(n0) * second.astype(jnp.uint32))
+    return add_noise(task, noise, rows), 2 * rows + second
+
+
+def _pairs(position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Return row and sample of each pair of one chunk, `i32[B]` and `u32[B]`."""
     offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
     passed = lax.div(offset, jnp.int32(n))  # no number is negative: `//` and `%` would compute more
-    rows = position.row + passed
-    samples = jnp.asarray(task.first) + (offset - passed * n).astype(jnp.uint32)
-    return noise_of(task, rows, samples), rows
+    return position.row + passed, (offset - passed * n).astype(jnp.uint32)
 
 
 def noise_of(task: Task, rows: jax.Array, samples: jax.Array) -> jax.Array:

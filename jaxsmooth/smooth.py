@@ -12,7 +12,7 @@ from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import as_host_array, check_callable, check_choice, check_inputs, check_integer, check_scores
 from jaxsmooth.convolutions import canonical_convolutions
 from jaxsmooth.noise import Gaussian
-from jaxsmooth.samples import Position, Task, add_noise, check_task, count_classes, draw, draw_noise, scan_chunks
+from jaxsmooth.samples import Position, Task, add_noise, check_scan, count_classes, draw, draw_noise, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
 LEAST_PROBABILITY = 1e-20
@@ -69,7 +69,7 @@ def smooth(
     arrays, static = split_callable(f)
 
     def g(key: jax.Array, x: ArrayLike) -> jax.Array:
-        task, _, size = check_task(noise, key, x, n, batch_size, ids, first)
+        task, _, size = check_scan(noise, key, x, n, batch_size, ids, first)
         if task.x.shape[0] == 0:
             return jnp.zeros((0, count_classes(f, task, size)), jnp.float32)
         run = _score if estimator == "score" else _pathwise

@@ -12,9 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import check_callable, check_key, check_scores, check_untraced
+from jaxsmooth.checks import check_callable, check_integer, check_key, check_scores, check_untraced
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.samples import Position, Task, check_stream, check_task, count_classes, draw, scan_chunks
+from jaxsmooth.samples import Position, Task, check_scan, check_stream, count_classes, draw, draw_both, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -45,7 +45,7 @@ def count_votes(
         key: one Threefry key. Using it elsewhere too makes those random numbers depend on these.
         x: inputs `[N, *event]`, floating-point. Noise is float32; the sum is cast back to the dtype of `x`.
         n: number of samples for each input, static, at least 1.
-        batch_size: rows in one call of f, static; less where there are fewer samples in all.
+        batch_size: rows in one call of f, static, at most: fewer where as many batches of fewer rows do.
         ids: `N` integers in [0, 2^32) that name the inputs to the noise; 0..N-1 by default.
         first: index of the first sample.
 
@@ -64,11 +64,55 @@ def count_votes(
                [ 492,  508]], dtype=int32)
     """
     check_callable(f)
-    task, n, batch_size = check_task(noise, key, x, n, batch_size, ids, first)
+    task, n, batch_size = check_scan(noise, key, x, n, batch_size, ids, first)
     if task.x.shape[0] == 0:
         return jnp.zeros((0, count_classes(f, task, batch_size)), jnp.int32)
     arrays, static = split_callable(f)
-    return _scan(arrays, task, static=static, n=n, batch_size=batch_size)
+    return _scan(arrays, task, static=static, n0=0, n=n, batch_size=batch_size)
+
+
+def count_both(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    *,
+    n0: int,
+    n: int,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Count n0 selection votes and n estimation votes as `count_votes` does under each of `decision_keys`.
+
+    One scan counts both, so that f is compiled once.
+
+    Args:
+        f, noise, key, x, batch_size, ids: as for `count_votes`.
+        n0, n: numbers of samples for each input, static, at least 1, of at most 2^30 together.
+
+    Returns:
+        Two arrays `i32[N, K]`.
+
+    Raises:
+        ValueError, TypeError: as `count_votes`.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> f = lambda x: jnp.stack([x.sum(-1), -x.sum(-1)], -1)
+        >>> count_both(f, Gaussian(1.0), jax.random.key(0), jnp.array([[9.0, 0.0]]), n0=10, n=1000)
+        (Array([[10,  0]], dtype=int32), Array([[1000,    0]], dtype=int32))
+    """
+    check_callable(f)
+    n = check_integer("n", n, 1, 2**30 - 1)
+    n0 = check_integer("n0", n0, 1, 2**30 - n)
+    task, _, batch_size = check_scan(noise, key, x, n0 + n, batch_size, ids, 0)
+    if task.x.shape[0] == 0:
+        empty = jnp.zeros((0, count_classes(f, task, batch_size)), jnp.int32)
+        return empty, empty
+    arrays, static = split_callable(f)
+    counts = _scan(arrays, task, static=static, n0=n0, n=n, batch_size=batch_size)
+    selection, estimation = jnp.split(counts, 2, axis=1)
+    return selection, estimation
 
 
 def stream_votes(
@@ -141,17 +185,20 @@ def _decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
-@partial(jax.jit, static_argnames=("static", "n", "batch_size"))
-def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, n: int, batch_size: int) -> jax.Array:
+@partial(jax.jit, static_argnames=("static", "n0", "n", "batch_size"))
+def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, n0: int, n: int, batch_size: int) -> jax.Array:
+    """Return the votes, `i32[N, K]`, or, where n0 is not 0, the selection votes beside them, `i32[N, 2 K]`."""
     f, number = merge_callable(arrays, static), task.x.shape[0]
+    if n0:
+        task = task._replace(key=jnp.stack(decision_keys(task.key)))
 
     def add_chunk(counts: jax.Array | None, position: Position) -> jax.Array:
-        noisy, rows = draw(task, position, n, batch_size)
-        scores = f(noisy)
+        pairs = draw_both(task, position, n0, n, batch_size) if n0 else draw(task, position, n, batch_size)
+        scores = f(pairs[0])
         check_scores(scores, batch_size)
-        return add_votes(counts, scores, rows, number)
+        return add_votes(counts, scores, pairs[1], 2 * number if n0 else number)
 
-    counts = scan_chunks(add_chunk, number, n, batch_size)
+    counts = scan_chunks(add_chunk, number, n0 + n, batch_size).reshape(number, -1)
     finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))
     return jnp.where(finite[:, None], counts, 0)
 

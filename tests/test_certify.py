@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,14 +87,37 @@ def test_a_traced_row_of_too_many_votes_abstains():
     assert_same(jax.jit(lambda c: certificate(c, c, Gaussian(1.0), n=100))(counts).label, [ABSTAIN])
 
 
-def test_certify_is_the_certificate_of_two_streams(key):
-    x, noise = inputs(12), Gaussian(1.0)
-    result = certify(first_features, noise, key, x, n0=30, n=400, alpha=0.01)
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000])
+def test_certify_is_the_certificate_of_two_streams(key, batch_size):
+    x, noise, ids = inputs(12), Gaussian(1.0), np.arange(12, 0, -1)
+    result = certify(first_features, noise, key, x, n0=30, n=400, alpha=0.01, batch_size=batch_size, ids=ids)
     selection_key, estimation_key = decision_keys(key)
-    selection = count_votes(first_features, noise, selection_key, x, n=30)
-    counts = count_votes(first_features, noise, estimation_key, x, n=400)
+    selection = count_votes(first_features, noise, selection_key, x, n=30, ids=ids)
+    counts = count_votes(first_features, noise, estimation_key, x, n=400, ids=ids)
     assert_same(result, certificate(selection, counts, noise, n=400, alpha=0.01))
     assert {ABSTAIN} < set(np.asarray(result.label).tolist())
+
+
+def test_both_streams_run_in_one_program(key):
+    """One trace is for the shape of the scores, one for the program, as for votes of one stream."""
+    f = chex.assert_max_traces(lambda x: x[:, :3], 2)
+    result = certify(f, Gaussian(1.0), key, inputs(2), n0=100, n=1000)
+    assert_same(result.selection.sum(axis=1), [100, 100])
+
+
+def test_no_inputs_and_traced_non_finite_ones_have_no_votes(key):
+    empty = certify(first_features, Gaussian(1.0), key, jnp.zeros((0, 5)), n=10)
+    assert empty.selection.shape == empty.counts.shape == (0, 3)
+    x = inputs(3).at[1, 4].set(jnp.nan)
+    result = jax.jit(lambda x: certify(first_features, Gaussian(1.0), key, x, n0=5, n=10))(x)
+    assert_same(result.selection.sum(axis=1), [5, 0, 5])
+    assert_same(result.counts.sum(axis=1), [10, 0, 10])
+    assert result.label[1] == ABSTAIN
+
+
+def test_samples_of_both_streams_are_counted_in_32_bits(key):
+    with pytest.raises(ValueError, match=r"n0 must be an integer in \[1, 24\], got 25"):
+        certify(first_features, Gaussian(1.0), key, inputs(1), n0=25, n=2**30 - 24)
 
 
 @pytest.mark.parametrize("noise", [Gaussian(1.0), Laplace(1.0), Uniform(2.0)])

@@ -21,7 +21,6 @@ from jaxsmooth import (
     count_votes,
     decision_keys,
     samples,
-    stream_samples,
     stream_votes,
     votes,
 )
@@ -250,29 +249,6 @@ def test_noise_is_float32_whatever_the_dtype_of_the_inputs(key, driver, dtype):
 def test_no_inputs_give_no_counts_of_the_right_shape(key, driver):
     counts = driver(first_features, NOISES[0], key, jnp.zeros((0, 5)), n=10)
     assert (counts.shape, counts.dtype) == ((0, 3), jnp.int32)
-
-
-def test_stream_samples_are_what_is_voted_on(key):
-    x, counts = inputs(3), np.zeros((3, 3), np.int32)
-    for noisy, rows in stream_samples(NOISES[0], key, x, n=50, batch_size=64, first=5):
-        assert noisy.shape == (64, 5)
-        real = np.asarray(rows) < 3
-        np.add.at(counts, (np.asarray(rows)[real], np.asarray(jnp.argmax(first_features(noisy), 1))[real]), 1)
-    assert_same(counts, count_votes(first_features, NOISES[0], key, x, n=50, first=5))
-    assert list(stream_samples(NOISES[0], key, x[:0], n=50)) == []
-    with pytest.raises(ValueError, match="n must be an integer"):
-        stream_samples(NOISES[0], key, x, n=0)
-
-
-@pytest.mark.parametrize("batch_size", [4, 256], ids=["several draws", "one draw"])
-def test_stream_samples_are_of_the_inputs_as_they_were_checked(key, batch_size):
-    x = np.asarray(inputs(4))  # 2^k inputs, which nothing fills up
-    expected = [noisy for noisy, _ in stream_samples(NOISES[0], key, x, n=8, batch_size=batch_size)]
-    changed = np.array(x)
-    samples = stream_samples(NOISES[0], key, changed, n=8, batch_size=batch_size)
-    changed[:] = np.nan
-    for ours, theirs in zip(samples, expected, strict=True):
-        assert_same(ours[0], theirs)
 
 
 def test_stream_votes_shows_progress_when_asked(key, capsys):
