@@ -42,11 +42,12 @@ def test_gradients_are_those_of_one_device():
     np.testing.assert_allclose(gradient(over_devices(f)), gradient(f), rtol=1e-5, atol=1e-7)
 
 
-def test_each_device_draws_the_noise_of_its_part_alone():
+@pytest.mark.parametrize("n0", [0, 100])
+def test_each_device_draws_the_noise_of_its_part_alone(n0):
     """The compiled program has no array of the noise of a whole batch."""
     arrays, static = split_callable(over_devices(lambda x: x[:, :3]))
     task, n, batch_size = check_task(NOISE, KEY, inputs(3, (50,)), 1000, 256, None, 0)
-    program = _scan.lower(arrays, task, static=static, n=n, batch_size=batch_size).compile().as_text()
+    program = _scan.lower(arrays, task, static=static, n0=n0, n=n, batch_size=batch_size).compile().as_text()
     assert re.search(r"f32\[64,50\]", program)
     assert not re.search(r"\[256,(50|25)\]", program)
 
