@@ -9,8 +9,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from jaxsmooth.checks import check_alpha, check_integer
 
@@ -67,7 +68,7 @@ def passing_counts(n: int, alpha: float) -> np.ndarray:
         int32[n + 1], read-only.
     """
     total = np.arange(n + 1)
-    passing = np.maximum(stats.binom.isf(alpha / 2, total, 0.5), total // 2).astype(np.int64)
+    passing = np.maximum(scipy.stats.binom.isf(alpha / 2, total, 0.5), total // 2).astype(np.int64)
     while (fails := (passing <= total) & (_two_sided(passing, total) > alpha)).any():
         passing += fails
     while (loose := (2 * passing > total + 2) & (_two_sided(passing - 1, total) <= alpha)).any():

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import fft, stats
+import scipy
+from scipy import fft
 
 from jaxsmooth.checks import as_numbers, check_alpha, check_integer, check_noise, is_traced, safe_scale
 from jaxsmooth.types import Noise
@@ -181,7 +182,7 @@ def _binomial(n: int, p: float) -> tuple[int, np.ndarray]:
     """Return the probabilities of a binomial distribution from some count on, but for tails of less than 1e-30."""
     reach = 12 * math.sqrt(n * p * (1 - p)) + 50
     low, high = max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach))
-    return low, stats.binom.pmf(np.arange(low, high + 1), n, p)
+    return low, scipy.stats.binom.pmf(np.arange(low, high + 1), n, p)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -197,8 +198,8 @@ def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
 
     def bars(level: float) -> np.ndarray:
         nominal = np.minimum(level * (n / n[-1]) ** _SHAPE, 0.5)
-        lowest = stats.binom.isf(nominal, n, p).astype(np.int64)
-        while (loose := stats.binom.sf(lowest - 1, n, p) > nominal).any():
+        lowest = scipy.stats.binom.isf(nominal, n, p).astype(np.int64)
+        while (loose := scipy.stats.binom.sf(lowest - 1, n, p) > nominal).any():
             lowest = lowest + loose
         # Votes never decrease, so that a later bar met early is met.
         return np.minimum.accumulate(lowest[::-1])[::-1]
