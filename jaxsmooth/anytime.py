@@ -95,7 +95,7 @@ def _certificates(
     for target in itertools.count(votes, votes):
         while (drawn < target).any():
             counts, drawn = vote_round(step, task, counts, drawn, target - drawn, batch_size)
-        hits = np.asarray(counts[rows, label], np.int64)
+        hits = np.asarray(counts, np.int64)[rows, label]
         p_lower = np.maximum(p_lower, anytime_lower_bound(hits, target, alpha))
         radius = round_down(safe_scale(task.noise) * task.noise.unit_radius(p_lower) * (1 - _MARGIN))
         certified = (p_lower > 0.5) & (radius > 0)

@@ -190,7 +190,7 @@ def reduced_radius(noise: Noise, x: ArrayLike, label: ArrayLike, radius: ArrayLi
     label, radius = jnp.asarray(label), jnp.asarray(radius)
     lost_radius = getattr(noise, "lost_radius", None)
     if lost_radius is None:
-        return {"label": label, "radius": radius, "rounded": jnp.zeros(label.shape, bool)}
+        return {"label": label, "radius": radius, "rounded": jnp.asarray(np.zeros(label.shape, bool))}
     lost = lost_radius(x)
     rounded = lost > 0
     left = jnp.where(rounded, jnp.nextafter(radius - lost, jnp.full_like(radius, -jnp.inf)), radius)

@@ -204,19 +204,23 @@ def check_host_inputs(x: Any) -> jax.Array | np.ndarray:
         raise ValueError(f"x must be {expected} with at least one feature, got shape {shape}")
     if is_traced(x):
         return x
-    axes = tuple(range(1, len(shape)))
-    if isinstance(array, np.ndarray):  # faster, and not on a device
-        if dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):
-            with np.errstate(over="ignore"):
-                array = array.astype(canonical)
-        finite = np.isfinite(array).all(axis=axes)
-    else:
-        with jax.ensure_compile_time_eval():
-            finite = np.asarray(jnp.isfinite(array).all(axis=axes))
+    if isinstance(array, np.ndarray) and dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):
+        with np.errstate(over="ignore"):
+            array = array.astype(canonical)
+    finite = _finite_rows(array)
     if not finite.all():
         bad = np.flatnonzero(~finite)
         raise ValueError(f"x must be finite, got NaN or infinity in {bad.size} inputs, the first at index {bad[0]}")
     return array
+
+
+def _finite_rows(array: jax.Array | np.ndarray) -> np.ndarray:
+    """Return which inputs are finite, `bool[N]`, computed where they are; NumPy has nothing to compile first."""
+    axes = tuple(range(1, array.ndim))
+    if isinstance(array, np.ndarray) or all(device.platform == "cpu" for device in array.devices()):
+        return np.asarray(np.isfinite(np.asarray(array)).all(axis=axes))
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jnp.isfinite(array).all(axis=axes))
 
 
 def check_ids(ids: Any, number: int) -> ArrayLike:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth.bounds import round_down
-from jaxsmooth.certify import at_label, check_bound, largest_rival, reduced_radius
+from jaxsmooth.certify import check_bound, largest_rival, reduced_radius
 from jaxsmooth.checks import check_alpha, check_integer, safe_scale
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.rounds import check_host_task, choose, make_step, vote_round
@@ -143,7 +143,7 @@ def _certificate(
     bound: str,
 ) -> PrecisionCertificate:
     """Decide in float64 on the host, since each input has its own number of votes."""
-    noise, hits = task.noise, np.asarray(at_label(counts, jnp.asarray(label)), np.int64)
+    noise, hits = task.noise, np.asarray(counts, np.int64)[np.arange(len(label)), label]
     if bound == "runner_up":
         p_lower = _lower(hits, votes, alpha / 2)
         rival = np.asarray(largest_rival(counts, jnp.asarray(label), jnp.asarray(votes, jnp.int32)), np.int64)

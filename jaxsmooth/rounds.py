@@ -83,7 +83,7 @@ def vote_round(
     Args:
         step: of the classifier.
         task: what samples are drawn from.
-        counts: votes so far, `i32[N, K]`, None before the first; a vote for a class beyond K is not counted.
+        counts: votes so far, `i32[N, K]`, None before the first.
         drawn: samples so far, `i64[N]`.
         needed: how many more, `i64[N]`.
         batch_size: rows in one call of the classifier.

@@ -181,9 +181,10 @@ def _run(
 def _vote(step: Step, task: Task, state: RadiiState, needed: np.ndarray, batch_size: int) -> RadiiState:
     """Return the state after one round of votes."""
     label, rows = state.label, np.arange(len(needed))
-    counts = jnp.zeros((len(label), label.max(initial=0) + 1), jnp.int32).at[rows, label].set(state.hits)
-    counts, drawn = vote_round(step, task, counts, np.asarray(state.drawn, np.int64), needed, batch_size)
-    return state._replace(hits=np.asarray(counts[rows, label]), drawn=drawn.astype(np.int32))
+    hits = np.zeros(np.shape(state.selection), np.int32)
+    hits[rows, label] = state.hits
+    counts, drawn = vote_round(step, task, jnp.asarray(hits), np.asarray(state.drawn, np.int64), needed, batch_size)
+    return state._replace(hits=np.asarray(counts)[rows, label], drawn=drawn.astype(np.int32))
 
 
 def _votes_needed(plan: RadiiPlan, state: RadiiState) -> np.ndarray:

@@ -68,7 +68,8 @@ def count_votes(
     if task.x.shape[0] == 0:
         return jnp.zeros((0, count_classes(f, task, batch_size)), jnp.int32)
     arrays, static = split_callable(f)
-    return _scan(arrays, task, static=static, n0=0, n=n, batch_size=batch_size)
+    (counts,) = _scan(arrays, task, static=static, n0=0, n=n, batch_size=batch_size)
+    return counts
 
 
 def count_both(
@@ -110,9 +111,8 @@ def count_both(
         empty = jnp.zeros((0, count_classes(f, task, batch_size)), jnp.int32)
         return empty, empty
     arrays, static = split_callable(f)
-    counts = _scan(arrays, task, static=static, n0=n0, n=n, batch_size=batch_size)
-    selection, estimation = jnp.split(counts, 2, axis=1)
-    return selection, estimation
+    selection, counts = _scan(arrays, task, static=static, n0=n0, n=n, batch_size=batch_size)
+    return selection, counts
 
 
 def stream_votes(
@@ -186,8 +186,10 @@ def _decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @partial(jax.jit, static_argnames=("static", "n0", "n", "batch_size"))
-def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, n0: int, n: int, batch_size: int) -> jax.Array:
-    """Return the votes, `i32[N, K]`, or, where n0 is not 0, the selection votes beside them, `i32[N, 2 K]`."""
+def _scan(
+    arrays: list[Any], task: Task, *, static: StaticCallable, n0: int, n: int, batch_size: int
+) -> list[jax.Array]:
+    """Return the votes, `i32[N, K]`, and before them the selection votes where n0 is not 0."""
     f, number = merge_callable(arrays, static), task.x.shape[0]
     if n0:
         task = task._replace(key=jnp.stack(decision_keys(task.key)))
@@ -198,9 +200,10 @@ def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, n0: int, n: 
         check_scores(scores, batch_size)
         return add_votes(counts, scores, pairs[1], 2 * number if n0 else number)
 
-    counts = scan_chunks(add_chunk, number, n0 + n, batch_size).reshape(number, -1)
+    counts = scan_chunks(add_chunk, number, n0 + n, batch_size)
     finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))
-    return jnp.where(finite[:, None], counts, 0)
+    sets = [counts[::2], counts[1::2]] if n0 else [counts]
+    return [jnp.where(finite[:, None], votes, 0) for votes in sets]
 
 
 def add_votes(counts: jax.Array | None, scores: jax.Array, rows: jax.Array, number: int) -> jax.Array:
