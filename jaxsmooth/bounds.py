@@ -9,7 +9,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy
 from jax.typing import ArrayLike
 from scipy import special
 
@@ -68,11 +67,21 @@ def passing_counts(n: int, alpha: float) -> np.ndarray:
         int32[n + 1], read-only.
     """
     total = np.arange(n + 1)
-    passing = np.maximum(scipy.stats.binom.isf(alpha / 2, total, 0.5), total // 2).astype(np.int64)
-    while (fails := (passing <= total) & (_two_sided(passing, total) > alpha)).any():
-        passing += fails
-    while (loose := (2 * passing > total + 2) & (_two_sided(passing - 1, total) <= alpha)).any():
-        passing -= loose
+    # From the quantile of a normal distribution, at most a few counts away, by exact tests of those that are not there.
+    guess = np.ceil((total - special.ndtri(max(alpha / 2, 1e-300)) * np.sqrt(total)) / 2)
+    passing = np.clip(guess, total // 2, total + 1).astype(np.int64)
+
+    def failing(at: np.ndarray) -> np.ndarray:
+        return at[(passing[at] <= total[at]) & (_two_sided(passing[at], total[at]) > alpha)]
+
+    def loose(at: np.ndarray) -> np.ndarray:
+        return at[(2 * passing[at] > total[at] + 2) & (_two_sided(passing[at] - 1, total[at]) <= alpha)]
+
+    for wrong, step in ((failing, 1), (loose, -1)):
+        at = wrong(total)
+        while at.size:
+            passing[at] += step
+            at = wrong(at)
     table = np.minimum(passing, total + 1).astype(np.int32)
     table.flags.writeable = False
     return table

@@ -60,6 +60,17 @@ def test_passing_counts_of_large_totals(alpha):
         assert stats.binomtest(top, total).pvalue <= alpha < stats.binomtest(top - 1, total).pvalue
 
 
+@pytest.mark.parametrize("alpha", [1e-300, 1e-100])
+def test_passing_counts_of_extreme_levels(alpha):
+    table = bounds.passing_counts(20_000, alpha)
+    for total in [0, 1, 2, 300, 1_500, 2_001, 20_000]:
+        top = int(table[total])
+        assert total // 2 < top <= total + 1
+        assert top > total or stats.binomtest(top, total).pvalue <= alpha
+        assert 2 * (top - 1) <= total or stats.binomtest(top - 1, total).pvalue > alpha
+    np.testing.assert_array_equal(bounds.passing_counts(100, 5e-324), np.arange(101) + 1)
+
+
 @pytest.mark.parametrize("n", [1, 10, 1000, 100_000])
 def test_binomial_p_value(n):
     rng = np.random.default_rng(0)

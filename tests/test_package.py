@@ -41,7 +41,7 @@ def test_import_loads_no_framework_and_touches_nothing():
         "matplotlib",
     }
     # Beyond jax, scipy.special and chex, importing costs the files of the package alone: what else there is of SciPy
-    # takes longer to load than they do, and comes with the first prediction or plan.
+    # takes longer to load than they do, and comes with the first plan.
     assert "scipy.stats" not in probe["modules"]
     assert [name for name in probe["modules"] if not name.startswith(("jaxsmooth", "scipy.", "jax.", "decimal"))] == []
 
