@@ -1,6 +1,6 @@
 """How many rows are drawn, and how many go through a network, at once."""
 
-from jaxsmooth.samples import few_sizes
+from jaxsmooth.samples import equal_part, few_sizes
 
 _NOISE_VALUES = 2**21  # drawn at once
 # Values in the widest layer, and rows, in one call of the classifier: what a processor's cache holds, what fills a GPU.
@@ -26,3 +26,15 @@ def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
     power = 1 << (most.bit_length() - 1)
     sizes = [number for number in (power * 3 // 2, power, power * 3 // 4) if most // 2 < number <= most]
     return min(sizes, key=lambda number: (max(-total % (number * batch_size), total // 16), -number)) * batch_size
+
+
+def even_rows(total: int, most: int) -> int:
+    """Return the size of the fewest equal parts of at most so many rows, one of 16 sizes between powers of two.
+
+    Example:
+        >>> even_rows(4128, most=4096), even_rows(1032, 4096), even_rows(100_000, 4096)
+        (2176, 1088, 4096)
+    """
+    size = equal_part(total, most)
+    unit = 1 << max(0, size.bit_length() - 5)
+    return min(most, -(-size // unit) * unit)

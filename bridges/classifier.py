@@ -22,7 +22,7 @@ from bridges.smoothing import RandomizedSmoothingMixin, as_drawn, fold_in
 from jaxsmooth import Gaussian, stream_samples
 from jaxsmooth.checks import check_integer
 
-_GRADIENTS, _ORDER = 4, 5  # streams of the key, beside those of the mixin
+_GRADIENTS, _ORDER = 2, 3  # keys among `_keys`, beside those of the mixin
 _FEW_ROWS = 32  # so many at once, where the outputs of a layer fit no cache anyway
 
 

@@ -3,6 +3,7 @@
 import functools
 import math
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsmooth
-from bridges.batches import CPU_BATCH, rows_drawn_at_once
+from bridges.batches import CPU_BATCH, even_rows, rows_drawn_at_once
 from bridges.inputs import as_inputs, input_ids
 from jaxsmooth.checks import check_alpha, check_integer, check_key, check_scale
 from jaxsmooth.samples import fill_rows
 from jaxsmooth.vectors import WideJit
+from jaxsmooth.votes import stream_both
 
-_SELECTION, _ESTIMATION, _PREDICTION, _TRAINING = range(4)  # streams of the key; classes with gradients have 4 and 5
+_PREDICTION, _TRAINING = range(2)  # keys among `_keys`; classes with gradients have 2 and 3
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
 
 
@@ -114,7 +116,9 @@ class RandomizedSmoothingMixin:
         abstains = bool(kwargs.pop("is_abstain", True))
         key, inputs = self._keys[_PREDICTION], as_inputs(x, self._shape())
         first, ids = self._predicted, input_ids(inputs)
-        counts = self._count_votes(key, inputs, ids, self.sample_size, batch_size, verbose, first, **kwargs)
+        rows = self._rows_at_once(inputs, check_integer("batch_size", batch_size, 1))
+        count = functools.partial(jaxsmooth.stream_votes, key=key, n=self.sample_size, ids=ids, first=first)
+        counts = np.asarray(self._count_votes(count, inputs, self.sample_size, rows, verbose, **kwargs))
         self._predicted = (first + self.sample_size) % 2**31
         if self.output == "frequencies":
             return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -143,11 +147,12 @@ class RandomizedSmoothingMixin:
             `i64[N]` classes, -1 on abstention, and `f64[N]` radii in the units of x, 0 on abstention.
         """
         n, x = check_integer("n", n, 1), as_inputs(x, self._shape())
-        n0, ids = self.sample_size if self.n0 is None else self.n0, input_ids(x)
-        selection = self._count_votes(self._keys[_SELECTION], x, ids, n0, batch_size, verbose, **kwargs)
-        counts = self._count_votes(self._keys[_ESTIMATION], x, ids, n, batch_size, verbose, **kwargs)
-        noise, votes = jaxsmooth.Gaussian(self.scale), (fill_rows(selection), fill_rows(counts))
-        result = jaxsmooth.certificate(*votes, noise, n=n, alpha=self.alpha)
+        n0 = self.sample_size if self.n0 is None else self.n0
+        rows = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
+        rows = even_rows(len(x) * (n0 + n), rows)  # of selection and estimation samples in one
+        count = functools.partial(stream_both, key=self.key, n0=n0, n=n, ids=input_ids(x))
+        selection, counts = map(fill_rows, self._count_votes(count, x, n0 + n, rows, verbose, **kwargs))
+        result = jaxsmooth.certificate(selection, counts, jaxsmooth.Gaussian(self.scale), n=n, alpha=self.alpha)
         return np.asarray(result.label, np.int64)[: len(x)], np.asarray(result.radius, np.float64)[: len(x)]
 
     def fit(self, x: Any, y: Any, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
@@ -190,18 +195,10 @@ class RandomizedSmoothingMixin:
         return False
 
     def _count_votes(
-        self,
-        key: jax.Array,
-        x: np.ndarray,
-        ids: np.ndarray,
-        n: int,
-        batch_size: int,
-        verbose: bool,
-        first: int = 0,
-        **kwargs: Any,
-    ) -> np.ndarray:
+        self, count: Callable[..., Any], x: np.ndarray, n: int, batch_size: int, verbose: bool, **kwargs: Any
+    ) -> Any:
+        """Return what a function counts of this classifier, of n samples for each input."""
         training_mode = kwargs.pop("training_mode", False)
-        batch_size = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
 
         def as_rows(noisy: jax.Array) -> Any:
             return self._as_batch(noisy).reshape(-1, *x.shape[1:])
@@ -229,11 +226,7 @@ class RandomizedSmoothingMixin:
                 lambda batch: scores(as_rows(batch.copy())), x[:4], noise=noise, classes=classes, finite=finite
             )
             self._was_checked = True
-        return np.asarray(
-            jaxsmooth.stream_votes(
-                scores_of_samples, noise, key, as_drawn(x), n=n, batch_size=rows, ids=ids, first=first, progress=verbose
-            )
-        )
+        return count(scores_of_samples, noise, x=as_drawn(x), batch_size=rows, progress=verbose)
 
     def _as_batch(self, noisy: jax.Array) -> Any:
         """Return noisy inputs as the hook takes them."""
@@ -267,8 +260,8 @@ def as_drawn(x: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _keys(key: jax.Array) -> list[jax.Array]:
-    """Return the keys of the streams."""
-    return [*jaxsmooth.decision_keys(key), *(jax.random.fold_in(key, stream) for stream in range(2, 6))]
+    """Return the keys of what is drawn beside selection and estimation votes, whose are `jaxsmooth.decision_keys`."""
+    return [jax.random.fold_in(key, stream) for stream in range(2, 6)]
 
 
 fold_in = jax.jit(jax.random.fold_in)

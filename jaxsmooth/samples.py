@@ -113,19 +113,25 @@ def check_scan(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, 
 
 
 class Stream(NamedTuple):
-    """The samples of a loop on the host: n for each of the first `number` rows of `task.x`, in chunks."""
+    """The samples of a loop on the host, in chunks: n, or n0 and n, for each of the first `number` rows of `task.x`."""
 
     task: Task
     number: int
+    n0: int
     n: int
     batch_size: int
 
+    @property
+    def pairs(self) -> int:
+        """The number of samples in all."""
+        return self.number * (self.n0 + self.n)
+
     def draw(self) -> Iterator[tuple[jax.Array, jax.Array]]:
         """Draw the chunks in turn, each while the caller works on the one before."""
-        task, number, n, batch_size = self
         upcoming = None
-        for chunk in range(-(-number * n // batch_size)):
-            drawn = _draw_jit(task, Position(*map(np.int32, divmod(chunk * batch_size, n))), n, batch_size)
+        for start in range(0, self.pairs, self.batch_size):
+            position = Position(*map(np.int32, divmod(start, self.n0 + self.n)))
+            drawn = _draw_jit(self.task, position, self.n, self.batch_size, self.n0)
             if upcoming is not None:
                 yield upcoming
             upcoming = drawn
@@ -133,20 +139,22 @@ class Stream(NamedTuple):
             yield upcoming
 
 
-def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> Stream:
+def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any, n0: int = 0) -> Stream:
     """Return the samples of a loop on the host. A few inputs of NumPy's are filled up to one of few numbers of rows.
 
     Else calls with ever other numbers of inputs, which attacks make, would each compile programs of their own.
     """
-    task, n, rows = _check_task(noise, key, check_host_inputs(x), n, batch_size, ids, first)
-    number = len(task.x)
+    task, total, rows = _check_task(noise, key, check_host_inputs(x), n0 + n if n0 else n, batch_size, ids, first)
+    number, n = len(task.x), total - n0
+    if n0:
+        task = task._replace(key=both_keys(task.key))
     if isinstance(task.x, np.ndarray) and number <= _FEW and isinstance(task.ids, np.ndarray):
         # Copies, which the caller cannot change before they are drawn from.
         task = task._replace(x=fill_rows(task.x), ids=fill_rows(task.ids))
         rows = min(operator.index(batch_size), few_sizes(rows))
-        if number * n <= rows:  # a single draw takes them to the device faster itself
-            return Stream(task, number, n, rows)
-    return Stream(task._replace(x=to_jax(task.x)), number, n, rows)
+        if number * total <= rows:  # a single draw takes them to the device faster itself
+            return Stream(task, number, n0, n, rows)
+    return Stream(task._replace(x=to_jax(task.x)), number, n0, n, rows)
 
 
 def fill_rows(array: np.ndarray) -> np.ndarray:
@@ -205,10 +213,26 @@ def scan_chunks(add: Callable[[Any, Position], Any], number: int, n: int, batch_
     return total
 
 
-def draw(task: Task, position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Return the noisy inputs of one chunk and the row of `x` that each belongs to, N or more for padding."""
-    noise, rows = draw_noise(task, position, n, batch_size)
-    return add_noise(task, noise, rows), rows
+def draw(task: Task, position: Position, n: int, batch_size: int, n0: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Return the noisy inputs of one chunk and the row of `x` that each belongs to, N or more for padding.
+
+    Where n0 is not 0, inputs have n0 samples under the first of `both_keys`, which are the task's, and n under the
+    second. Row and key are then told by one number: twice the row, and one more under the second key.
+    """
+    if n0 == 0:
+        noise, rows = draw_noise(task, position, n, batch_size)
+        return add_noise(task, noise, rows), rows
+    rows, samples = _pairs(position, n0 + n, batch_size)
+    second = (samples >= np.uint32(n0)).astype(jnp.int32)
+    chosen = task._replace(key=task.key[second])
+    noise = noise_of(chosen, rows, samples - np.uint32(n0) * second.astype(jnp.uint32))
+    return add_noise(task, noise, rows), 2 * rows + second
+
+
+@jax.jit
+def both_keys(key: jax.Array) -> jax.Array:
+    """Return, as an array of two, the keys under which selection votes and estimation votes are drawn."""
+    return jnp.stack([jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)])
 
 
 def add_noise(task: Task, noise: jax.Array, rows: jax.Array) -> jax.Array:
@@ -226,18 +250,6 @@ def draw_noise(task: Task, position: Position, n: int, batch_size: int) -> tuple
     return noise_of(task, rows, jnp.asarray(task.first) + samples), rows
 
 
-def draw_both(task: Task, position: Position, n0: int, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Return what `draw` does, where inputs have n0 samples under the first of the task's two keys, n under the second.
-
-    Input and key are told by one number, twice the row of `x`, and one more under the second key.
-    """
-    rows, samples = _pairs(position, n0 + n, batch_size)
-    second = (samples >= np.uint32(n0)).astype(jnp.int32)
-    chosen = task._replace(key=task.key[second])
-    noise = noise_of(chosen, rows, samples - np.uint32(n0) * second.astype(jnp.uint32))
-    return add_noise(task, noise, rows), 2 * rows + second
-
-
 def _pairs(position: Position, n: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
     """Return row and sample of each pair of one chunk, `i32[B]` and `u32[B]`."""
     offset = position.sample + jnp.arange(batch_size, dtype=jnp.int32)
@@ -252,4 +264,4 @@ def noise_of(task: Task, rows: jax.Array, samples: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: task.noise.sample(key, event, wide))(keys)
 
 
-_draw_jit = WideJit(draw, static_argnums=(2, 3))
+_draw_jit = WideJit(draw, static_argnums=(2, 3, 4))

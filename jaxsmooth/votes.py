@@ -14,7 +14,17 @@ from jax.typing import ArrayLike
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import check_callable, check_integer, check_key, check_scores, check_untraced
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.samples import Position, Task, check_scan, check_stream, count_classes, draw, draw_both, scan_chunks
+from jaxsmooth.samples import (
+    Position,
+    Stream,
+    Task,
+    both_keys,
+    check_scan,
+    check_stream,
+    count_classes,
+    draw,
+    scan_chunks,
+)
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -104,8 +114,7 @@ def count_both(
         (Array([[10,  0]], dtype=int32), Array([[1000,    0]], dtype=int32))
     """
     check_callable(f)
-    n = check_integer("n", n, 1, 2**30 - 1)
-    n0 = check_integer("n0", n0, 1, 2**30 - n)
+    n0, n = check_both(n0, n)
     task, _, batch_size = check_scan(noise, key, x, n0 + n, batch_size, ids, 0)
     if task.x.shape[0] == 0:
         empty = jnp.zeros((0, count_classes(f, task, batch_size)), jnp.int32)
@@ -152,23 +161,74 @@ def stream_votes(
                [ 492,  508]], dtype=int32)
     """
     check_callable(f)
-    stream, counts = check_stream(noise, key, x, n, batch_size, ids, first), None
+    stream = check_stream(noise, key, x, n, batch_size, ids, first)
     check_untraced("stream_votes", (f, stream.task))
-    task, number, n, batch_size = stream
-    if number == 0:
-        scores = jnp.asarray(f(jnp.zeros((batch_size, *task.x.shape[1:]), task.x.dtype)))
-        return jnp.zeros((0, check_scores(scores, batch_size)), jnp.int32)
-    with progress_bar("votes", number * n, progress) as advance:
+    counts = _add_up(f, stream, progress)
+    return counts if len(counts) == stream.number else jnp.asarray(np.asarray(counts)[: stream.number])
+
+
+def stream_both(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    *,
+    n0: int,
+    n: int,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count n0 selection votes and n estimation votes as `stream_votes` does under each of `decision_keys`.
+
+    The same votes as `count_both`, in one loop on the host.
+
+    Args:
+        f, noise, key, x, batch_size, ids, progress: as for `stream_votes`.
+        n0, n: numbers of samples for each input, at least 1, of at most 2^30 together.
+
+    Returns:
+        Two arrays `i32[N, K]`.
+
+    Raises:
+        ValueError, TypeError, ImportError: as `stream_votes`.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> f = lambda x: np.stack([x.sum(-1), -x.sum(-1)], -1)
+        >>> stream_both(f, Gaussian(1.0), jax.random.key(0), jnp.array([[9.0, 0.0]]), n0=10, n=1000)
+        (array([[10,  0]], dtype=int32), array([[1000,    0]], dtype=int32))
+    """
+    check_callable(f)
+    n0, n = check_both(n0, n)
+    stream = check_stream(noise, key, x, n, batch_size, ids, 0, n0)
+    check_untraced("stream_both", (f, stream.task))
+    counts = np.asarray(_add_up(f, stream, progress))[: 2 * stream.number]
+    return counts[::2], counts[1::2]
+
+
+def check_both(n0: Any, n: Any) -> tuple[int, int]:
+    """Return numbers of selection and of estimation votes."""
+    n = check_integer("n", n, 1, 2**30 - 1)
+    return check_integer("n0", n0, 1, 2**30 - n), n
+
+
+def _add_up(f: Any, stream: Stream, progress: bool) -> jax.Array:
+    """Return the votes of what `stream` draws, a row of them for each number that tells its samples apart."""
+    places, counts = len(stream.task.x) * (2 if stream.n0 else 1), None
+    if stream.number == 0:
+        scores = jnp.asarray(f(jnp.zeros((stream.batch_size, *stream.task.x.shape[1:]), stream.task.x.dtype)))
+        return jnp.zeros((0, check_scores(scores, stream.batch_size)), jnp.int32)
+    with progress_bar("votes", stream.pairs, progress) as advance:
         for done, (noisy, rows) in enumerate(stream.draw(), start=1):
             scores: Any = f(noisy)
             if not isinstance(scores, (jax.Array, np.ndarray)):
                 scores = jnp.asarray(scores)
-            check_scores(scores, batch_size)
+            check_scores(scores, stream.batch_size)
             # Waiting here keeps the dispatch one chunk ahead: memory stays constant and an interrupt takes effect.
-            counts = jax.block_until_ready(add_votes_jit(counts, scores, rows, len(task.x)))
-            advance(min(done * batch_size, number * n))
-    counts = cast(jax.Array, counts)
-    return counts if len(counts) == number else jnp.asarray(np.asarray(counts)[:number])
+            counts = jax.block_until_ready(add_votes_jit(counts, scores, rows, places))
+            advance(min(done * stream.batch_size, stream.pairs))
+    return cast(jax.Array, counts)
 
 
 def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -182,7 +242,8 @@ def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 def _decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    keys = both_keys(key)
+    return keys[0], keys[1]
 
 
 @partial(jax.jit, static_argnames=("static", "n0", "n", "batch_size"))
@@ -192,13 +253,13 @@ def _scan(
     """Return the votes, `i32[N, K]`, and before them the selection votes where n0 is not 0."""
     f, number = merge_callable(arrays, static), task.x.shape[0]
     if n0:
-        task = task._replace(key=jnp.stack(decision_keys(task.key)))
+        task = task._replace(key=both_keys(task.key))
 
     def add_chunk(counts: jax.Array | None, position: Position) -> jax.Array:
-        pairs = draw_both(task, position, n0, n, batch_size) if n0 else draw(task, position, n, batch_size)
-        scores = f(pairs[0])
+        noisy, rows = draw(task, position, n, batch_size, n0)
+        scores = f(noisy)
         check_scores(scores, batch_size)
-        return add_votes(counts, scores, pairs[1], 2 * number if n0 else number)
+        return add_votes(counts, scores, rows, 2 * number if n0 else number)
 
     counts = scan_chunks(add_chunk, number, n0 + n, batch_size)
     finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))

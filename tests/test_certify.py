@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 from jaxsmooth import ABSTAIN, Gaussian, Laplace, Uniform, certificate, certify, count_votes, decision_keys
+from jaxsmooth.votes import stream_both
 from tests.classifiers import assert_same, first_features, inputs
 
 RADIUS = {
@@ -89,12 +90,15 @@ def test_a_traced_row_of_too_many_votes_abstains():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000])
 def test_certify_is_the_certificate_of_two_streams(key, batch_size):
-    x, noise, ids = inputs(12), Gaussian(1.0), np.arange(12, 0, -1)
+    x, noise, ids = inputs(11), Gaussian(1.0), np.arange(11, 0, -1)
     result = certify(first_features, noise, key, x, n0=30, n=400, alpha=0.01, batch_size=batch_size, ids=ids)
     selection_key, estimation_key = decision_keys(key)
     selection = count_votes(first_features, noise, selection_key, x, n=30, ids=ids)
     counts = count_votes(first_features, noise, estimation_key, x, n=400, ids=ids)
     assert_same(result, certificate(selection, counts, noise, n=400, alpha=0.01))
+    for inputs_ in (x, np.asarray(x)):
+        both = stream_both(first_features, noise, key, inputs_, n0=30, n=400, batch_size=batch_size, ids=ids)
+        assert_same(both, (selection, counts))
     assert {ABSTAIN} < set(np.asarray(result.label).tolist())
 
 
@@ -113,11 +117,19 @@ def test_no_inputs_and_traced_non_finite_ones_have_no_votes(key):
     assert_same(result.selection.sum(axis=1), [5, 0, 5])
     assert_same(result.counts.sum(axis=1), [10, 0, 10])
     assert result.label[1] == ABSTAIN
+    selection, counts = stream_both(first_features, Gaussian(1.0), key, np.zeros((0, 5), np.float32), n0=5, n=10)
+    assert selection.shape == counts.shape == (0, 3)
 
 
-def test_samples_of_both_streams_are_counted_in_32_bits(key):
+@pytest.mark.parametrize("count", [certify, stream_both])
+def test_samples_of_both_streams_are_counted_in_32_bits(key, count):
     with pytest.raises(ValueError, match=r"n0 must be an integer in \[1, 24\], got 25"):
-        certify(first_features, Gaussian(1.0), key, inputs(1), n0=25, n=2**30 - 24)
+        count(first_features, Gaussian(1.0), key, inputs(1), n0=25, n=2**30 - 24)
+
+
+def test_stream_both_refuses_traced_values(key):
+    with pytest.raises(TypeError, match="use count_votes under"):
+        jax.jit(lambda x: stream_both(first_features, Gaussian(1.0), key, x, n0=5, n=10))(inputs(2))
 
 
 @pytest.mark.parametrize("noise", [Gaussian(1.0), Laplace(1.0), Uniform(2.0)])

@@ -34,7 +34,7 @@ def test_an_equivalent_flax_module_gets_the_same_noise_and_votes():
     by_flax, by_torch = (
         jaxsmooth.count_votes(g, jaxsmooth.Gaussian(0.5), key, x, **sizes) for g in (f, as_jax(classifier.model))
     )
-    by_class = classifier._count_votes(key, x, input_ids(x), 500, 32, False)
+    by_class = classifier._count_votes(partial(jaxsmooth.stream_votes, key=key, **sizes), x, 500, 32, False)
     np.testing.assert_array_equal(by_class, by_torch)
     # Of 10,000 votes, one may flip whose two best scores are as close as the two frameworks' rounding.
     assert np.abs(np.asarray(by_flax) - by_torch).sum() <= 4
