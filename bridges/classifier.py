@@ -265,6 +265,11 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         room = max(self._rows_with(x, self._backend.layer_values), min(batch_size, _FEW_ROWS))
         return min(room, max(batch_size, self._backend.most_rows))
 
+    def _rows_of(self, total: int, most: int) -> int:
+        """Return how many of so many rows go through the network at once: whole batches where others are not run."""
+        least = self._backend.least_batch
+        return most if least is not None and least > most else super()._rows_of(total, most)
+
     def _gradient_rows(self, x: np.ndarray) -> int:
         """Return how many rows at once make a gradient."""
         return min(self._backend.most_rows, max(_FEW_ROWS, self._rows_with(x, self._backend.gradient_values)))

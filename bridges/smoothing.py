@@ -148,8 +148,8 @@ class RandomizedSmoothingMixin:
         """
         n, x = check_integer("n", n, 1), as_inputs(x, self._shape())
         n0 = self.sample_size if self.n0 is None else self.n0
-        rows = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
-        rows = even_rows(len(x) * (n0 + n), rows)  # of selection and estimation samples in one
+        most = self._rows_at_once(x, check_integer("batch_size", batch_size, 1))
+        rows = self._rows_of(len(x) * (n0 + n), most)  # selection and estimation samples in one
         count = functools.partial(stream_both, key=self.key, n0=n0, n=n, ids=input_ids(x))
         selection, counts = map(fill_rows, self._count_votes(count, x, n0 + n, rows, verbose, **kwargs))
         result = jaxsmooth.certificate(selection, counts, jaxsmooth.Gaussian(self.scale), n=n, alpha=self.alpha)
@@ -236,6 +236,10 @@ class RandomizedSmoothingMixin:
         """Return how many noisy inputs go through the classifier at once: more than asked for where they are small."""
         values, most_rows = CPU_BATCH
         return max(batch_size, min(most_rows, values // math.prod(x.shape[1:])))
+
+    def _rows_of(self, total: int, most: int) -> int:
+        """Return how many of so many noisy inputs go through the classifier at once, at most as many as are said."""
+        return even_rows(total, most)
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
