@@ -67,7 +67,8 @@ def passing_counts(n: int, alpha: float) -> np.ndarray:
         int32[n + 1], read-only.
     """
     total = np.arange(n + 1)
-    # From the quantile of a normal distribution, at most a few counts away, by exact tests of those that are not there.
+    # From the quantile of a normal distribution, which is counts away in far tails alone, by exact tests of those that
+    # are not there yet.
     guess = np.ceil((total - special.ndtri(max(alpha / 2, 1e-300)) * np.sqrt(total)) / 2)
     passing = np.clip(guess, total // 2, total + 1).astype(np.int64)
 

@@ -144,7 +144,8 @@ def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any
 
     Else calls with ever other numbers of inputs, which attacks make, would each compile programs of their own.
     """
-    task, total, rows = _check_task(noise, key, check_host_inputs(x), n0 + n if n0 else n, batch_size, ids, first)
+    asked = n0 + n if n0 else n  # n alone is not known to be a number yet
+    task, total, rows = _check_task(noise, key, check_host_inputs(x), asked, batch_size, ids, first)
     number, n = len(task.x), total - n0
     if n0:
         task = task._replace(key=both_keys(task.key))
