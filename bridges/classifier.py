@@ -1,9 +1,8 @@
 """The shared surface of ART's smoothing classes: a network, smoothed, with its gradients and its training."""
 
 import copy
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,8 +18,9 @@ from bridges.layers import activation_loss
 from bridges.network import Network
 from bridges.preprocessing import Preprocessing
 from bridges.smoothing import RandomizedSmoothingMixin, as_drawn, fold_in
-from jaxsmooth import Gaussian, stream_samples
-from jaxsmooth.checks import check_integer
+from jaxsmooth import Gaussian
+from jaxsmooth.checks import check_integer, check_scale
+from jaxsmooth.samples import Task, stream_of
 
 _GRADIENTS, _ORDER = 2, 3  # keys among `_keys`, beside those of the mixin
 _FEW_ROWS = 32  # so many at once, where the outputs of a layer fit no cache anyway
@@ -124,13 +124,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
                 batch of -log of the probability of the label averaged over `sample_size` noisy copies (Salman et al.
                 2019, arXiv:1906.04584), at least 1e-20. The instance's `sampling` by default.
         """
-        inputs = as_inputs(x, self._input_shape)
-        labels = self._checked_labels(y, len(inputs))
-        if len(inputs) == 0:
+        inputs, is_smoothed = as_inputs(x, self._input_shape), self.sampling if sampling is None else sampling
+        number = len(inputs)
+        labels = as_labels(y, number, self._nb_classes) if is_smoothed else self._checked_labels(y, number)
+        if number == 0:
             return np.zeros_like(inputs)
-        if self.sampling if sampling is None else sampling:
-            indices = as_labels(labels, len(inputs), self._nb_classes)
-            gradient = smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(inputs), indices)
+        if is_smoothed:
+            gradient = smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(inputs), labels)
         else:
             prepared, _ = self._preprocessing.before(inputs)
             gradient = self._backend.loss_gradient(prepared, labels, training=training_mode)
@@ -283,7 +283,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""
-        key, noise, n = self._keys[_GRADIENTS], Gaussian(self.scale), self.sample_size
+        noise, n = Gaussian(check_scale("scale", self.scale)), self.sample_size
         at_once = copies_at_once(self._gradient_rows(x), len(x), n)
-        stream = functools.partial(stream_samples, noise, key, as_drawn(x), n=n, batch_size=at_once, ids=input_ids(x))
-        return Copies(x, n, at_once, lambda: (self._as_batch(noisy).reshape(-1, *x.shape[1:]) for noisy, _ in stream()))
+        task = Task(noise, self._keys[_GRADIENTS], as_drawn(x), input_ids(x), np.uint32(0))
+        stream = stream_of(task, n, at_once)
+
+        def draw() -> Iterator[np.ndarray | jax.Array]:
+            for noisy, _ in stream.draw():
+                yield self._as_batch(noisy).reshape(-1, *x.shape[1:])
+
+        return Copies(x, n, at_once, draw)

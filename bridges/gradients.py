@@ -65,8 +65,8 @@ def smoothed_loss_gradient(
 
     def weigh(own: np.ndarray, rows: np.ndarray) -> np.ndarray:
         average = np.bincount(rows, own, number) / copies.n
-        clipped = average <= _LEAST_PROBABILITY
-        return np.where(clipped, 0.0, -1 / (number * copies.n * np.where(clipped, 1.0, average)))
+        # The derivative of -log(max(average, least)), 0 where the average is less.
+        return (average > _LEAST_PROBABILITY) / (-number * copies.n * np.maximum(average, _LEAST_PROBABILITY))
 
     if copies.at_once % copies.n == 0:
         return weighted_gradient(backend, preprocessing, copies, labels, lambda own, rows: weigh(own, rows)[rows])
@@ -95,9 +95,8 @@ def weighted_gradient(
         prepared, _ = preprocessing.before(noisy)
 
         def cotangent(scores: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
-            p = probabilities(scores, backend.output)
-            own = p[np.arange(len(rows)), labels[rows]]
-            return label_derivative(p, labels[rows], backend.output, weigh(own, rows))
+            p, place = probabilities(scores, backend.output), (np.arange(len(rows)), labels[rows])
+            return label_derivative(p, place, backend.output, weigh(p[place], rows))
 
         counts = np.bincount(rows - rows[0])  # in order, the copies of an input together
         even = bool((counts == counts[0]).all())  # as all copies of some inputs are
@@ -128,14 +127,17 @@ def probabilities(scores: np.ndarray, output: str) -> np.ndarray:
     return (exponentials / exponentials.sum(axis=0)).T
 
 
-def label_derivative(p: np.ndarray, labels: np.ndarray, output: str, weights: np.ndarray) -> np.ndarray:
+def label_derivative(
+    p: np.ndarray, place: tuple[np.ndarray, np.ndarray], output: str, weights: np.ndarray
+) -> np.ndarray:
     """Return the derivative of each row's weighted probability of its label in what the network returns.
 
+    The place of the labels is their rows and columns.
+
     Example:
-        >>> label_derivative(np.array([[0.5, 0.5]]), np.array([0]), "logits", np.array([2.0]))
+        >>> label_derivative(np.array([[0.5, 0.5]]), (np.array([0]), np.array([0])), "logits", np.array([2.0]))
         array([[ 0.5, -0.5]])
     """
-    place = np.arange(len(labels)), labels
     own = weights if output == "probabilities" else weights * p[place]
     derivative = p * -own[:, None] if output == "logits" else np.zeros_like(p)
     derivative[place] += own

@@ -74,7 +74,7 @@ class Task(NamedTuple):
 
     noise: Noise
     key: jax.Array
-    x: jax.Array
+    x: Any
     """NumPy's where one draw of a loop on the host is to take it to the device."""
     ids: ArrayLike
     first: ArrayLike
@@ -140,20 +140,27 @@ class Stream(NamedTuple):
 
 
 def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any, n0: int = 0) -> Stream:
-    """Return the samples of a loop on the host. A few inputs of NumPy's are filled up to one of few numbers of rows.
-
-    Else calls with ever other numbers of inputs, which attacks make, would each compile programs of their own.
-    """
+    """Return the samples of a loop on the host."""
     asked = n0 + n if n0 else n  # n alone is not known to be a number yet
-    task, total, rows = _check_task(noise, key, check_host_inputs(x), asked, batch_size, ids, first)
-    number, n = len(task.x), total - n0
+    task, total, _ = _check_task(noise, key, check_host_inputs(x), asked, batch_size, ids, first)
+    return stream_of(task, total - n0, operator.index(batch_size), n0)
+
+
+def stream_of(task: Task, n: int, batch_size: int, n0: int = 0) -> Stream:
+    """Return what `check_stream` does, of what was checked already. A few inputs of NumPy's are filled up with zeros.
+
+    There are few numbers of rows then. Else calls with ever other numbers of inputs, which attacks make, would each
+    compile programs of their own.
+    """
+    number = len(task.x)
+    rows = min(batch_size, max(number, 1) * (n0 + n))
     if n0:
         task = task._replace(key=both_keys(task.key))
     if isinstance(task.x, np.ndarray) and number <= _FEW and isinstance(task.ids, np.ndarray):
         # Copies, which the caller cannot change before they are drawn from.
         task = task._replace(x=fill_rows(task.x), ids=fill_rows(task.ids))
-        rows = min(operator.index(batch_size), few_sizes(rows))
-        if number * total <= rows:  # a single draw takes them to the device faster itself
+        rows = min(batch_size, few_sizes(rows))
+        if number * (n0 + n) <= rows:  # a single draw takes them to the device faster itself
             return Stream(task, number, n0, n, rows)
     return Stream(task._replace(x=to_jax(task.x)), number, n0, n, rows)
 

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import threading
-import weakref
 from collections.abc import Collection, Generator
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 _LOCK = threading.Lock()
-_RUNNING: "weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]]" = weakref.WeakKeyDictionary()
+_RUNNING: dict[int, tuple[int, list[nn.Module]]] = {}  # by the id of a module that runs, and so is not freed
 
 
 def placement(module: nn.Module, otherwise: torch.device) -> tuple[torch.device, torch.dtype | None]:
@@ -81,19 +80,19 @@ def _left_modes(device: torch.device, graph: contextlib.AbstractContextManager[A
 def evaluation_mode(module: nn.Module) -> Generator[None]:
     """Switch training off on entry and back on where it was on, when the last of several threads leaves."""
     with _LOCK:
-        running, training = _RUNNING.get(module, (0, []))
+        running, training = _RUNNING.get(id(module), (0, []))
         if running == 0:
             training = [part for part in module.modules() if part.training]
             for part in training:
                 part.training = False
-        _RUNNING[module] = running + 1, training
+        _RUNNING[id(module)] = running + 1, training
     try:
         yield
     finally:
         with _LOCK:
-            running, training = _RUNNING.pop(module)
+            running, training = _RUNNING.pop(id(module))
             if running > 1:
-                _RUNNING[module] = running - 1, training
+                _RUNNING[id(module)] = running - 1, training
             else:
                 for part in training:
                     part.training = True
