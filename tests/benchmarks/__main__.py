@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import growth, sequential_votes
-from tests.benchmarks.comparison import compare, compare_in_processes, print_ranges
+from tests.benchmarks.comparison import compare, compare_in_processes, print_ranges, ranges
 
 
 def main() -> None:
@@ -37,7 +37,8 @@ def main() -> None:
     if options.processes == 1:
         found["rows"] = compare(options.only, options.rounds)
     else:
-        found["rows"] = compare_in_processes(options.only, options.rounds, options.processes)
+        found["processes"] = compare_in_processes(options.only, options.rounds, options.processes)
+        found["rows"] = ranges(found["processes"])
         print_ranges(found["rows"])
     if options.only in "growth":
         found["growth"] = growth.measure(options.rounds)

@@ -75,14 +75,15 @@ def compare(wanted: str, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def compare_in_processes(wanted: str, rounds: int, processes: int) -> list[dict[str, Any]]:
-    """Return the rows with the medians of the ratios over new processes, one after the other, and with their range.
-
-    Where the memory of a process lies moves a ratio by some hundredths for as long as it lives.
-    """
+def compare_in_processes(wanted: str, rounds: int, processes: int) -> list[list[dict[str, Any]]]:
+    """Return the rows of each of so many new processes, one after the other."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        tables = [pool.submit(compare, wanted, rounds).result() for _ in range(processes)]
+        return [pool.submit(compare, wanted, rounds).result() for _ in range(processes)]
+
+
+def ranges(tables: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows of several processes as one: medians of the ratios and of our seconds, the least and the most."""
     rows = list[dict[str, Any]]()
     for measured in zip(*tables, strict=True):
         row: dict[str, Any] = {name: measured[0][name] for name in ("framework", "network", "task")}
@@ -97,7 +98,7 @@ def _range(figures: list[float]) -> dict[str, float]:
 
 
 def print_ranges(rows: list[dict[str, Any]]) -> None:
-    """Print rows of several processes: medians, and the least and the most of the ratios."""
+    """Print what `ranges` returns."""
     print("".join([" " * 40, *(f"{name:>18}" for name in RATIOS), f"{'ours':>10}"]))
     for row in rows:
         cells = [f"{row['framework']:11} {row['network']:18} {row['task']:9}"]

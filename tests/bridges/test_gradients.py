@@ -61,6 +61,31 @@ def test_sampled_gradients_differentiate_the_averaged_probability(framework, los
 
 
 @pytest.mark.parametrize("most", [1024, 7], ids=["in one batch", "an input in three batches"])
+def test_sampled_gradients_are_zero_where_the_probability_underflows(framework, most, monkeypatch):
+    classifier, x = framework.smoothed(preprocessing=(0.0, 1e-4), sample_size=20, scale=1e-6), inputs()
+    monkeypatch.setattr(classifier, "_gradient_rows", lambda *_: most)
+    unlikely = np.asarray(reference(x)).argmin(1)
+    np.testing.assert_array_equal(classifier.loss_gradient(x, unlikely, sampling=True), np.zeros_like(x))
+
+
+def test_sampled_gradients_refuse_what_is_wrong_before_the_network_is_called(framework, monkeypatch):
+    classifier, x = framework.smoothed(sampling=True), inputs()
+    for method in ("vjp", "scoring"):
+        monkeypatch.setattr(classifier._backend, method, None)
+    for y, fault in (
+        ([0.5] * 6, "class indices from 0 to 2"),
+        (labels()[:5], "y must have shape"),
+        ([3] * 6, "0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            classifier.loss_gradient(x, y)
+    classifier.scale = -1.0
+    for call in (lambda: classifier.loss_gradient(x, labels()), lambda: classifier.class_gradient(x)):
+        with pytest.raises(ValueError, match=r"scale .*must be positive"):
+            call()
+
+
+@pytest.mark.parametrize("most", [1024, 7], ids=["in one batch", "an input in three batches"])
 def test_sampled_gradients_of_arrays_left_in_jax_are_those_of_numpy_arrays(framework, most, monkeypatch):
     classifier, x, seen = framework.smoothed(preprocessing=(1.0, 2.0), sample_size=20), inputs(), []
     monkeypatch.setattr(classifier, "_gradient_rows", lambda *_: most)
