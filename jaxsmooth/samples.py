@@ -89,7 +89,8 @@ class Position(NamedTuple):
 
 def check_task(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> tuple[Task, int, int]:
     """Return what samples are drawn from, their number for each input, and how many make a chunk."""
-    return _check_task(noise, key, check_inputs(x), n, batch_size, ids, first)
+    task, n, batch_size = _check_task(noise, key, check_inputs(x), n, batch_size, ids, first)
+    return task, n, _chunk(task.x.shape[0], n, batch_size)
 
 
 def _check_task(
@@ -97,9 +98,13 @@ def _check_task(
 ) -> tuple[Task, int, int]:
     n = check_integer("n", n, 1, 2**30)
     batch_size = check_integer("batch_size", batch_size, 1, 2**30)
-    number = inputs.shape[0]
-    task = Task(check_noise(noise), check_key(key), inputs, check_ids(ids, number), check_first(first, n))
-    return task, n, min(batch_size, max(number, 1) * n)
+    task = Task(check_noise(noise), check_key(key), inputs, check_ids(ids, inputs.shape[0]), check_first(first, n))
+    return task, n, batch_size
+
+
+def _chunk(number: int, n: int, batch_size: int) -> int:
+    """Return how many samples make a chunk: no more than there are, but of no inputs as many as of one."""
+    return min(batch_size, max(number, 1) * n)
 
 
 def check_scan(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any) -> tuple[Task, int, int]:
@@ -142,8 +147,8 @@ class Stream(NamedTuple):
 def check_stream(noise: Any, key: Any, x: Any, n: Any, batch_size: Any, ids: Any, first: Any, n0: int = 0) -> Stream:
     """Return the samples of a loop on the host."""
     asked = n0 + n if n0 else n  # n alone is not known to be a number yet
-    task, total, _ = _check_task(noise, key, check_host_inputs(x), asked, batch_size, ids, first)
-    return stream_of(task, total - n0, operator.index(batch_size), n0)
+    task, total, batch_size = _check_task(noise, key, check_host_inputs(x), asked, batch_size, ids, first)
+    return stream_of(task, total - n0, batch_size, n0)
 
 
 def stream_of(task: Task, n: int, batch_size: int, n0: int = 0) -> Stream:
@@ -153,7 +158,7 @@ def stream_of(task: Task, n: int, batch_size: int, n0: int = 0) -> Stream:
     compile programs of their own.
     """
     number = len(task.x)
-    rows = min(batch_size, max(number, 1) * (n0 + n))
+    rows = _chunk(number, n0 + n, batch_size)
     if n0:
         task = task._replace(key=both_keys(task.key))
     if isinstance(task.x, np.ndarray) and number <= _FEW and isinstance(task.ids, np.ndarray):

@@ -65,8 +65,7 @@ def tasks(it: Contenders, parts: int) -> dict[str, Runs]:
 
 def compare(wanted: str, rounds: int) -> list[dict[str, Any]]:
     """Print and return the rows whose name has this in it."""
-    warnings.simplefilter("ignore")
-    print("".join([" " * 40, *(f"{name:>10}" for name in RATIOS), f"{'ours':>10}"]), flush=True)
+    _print_heading(10)
     return [
         row
         for framework, (_, networks) in FRAMEWORKS.items()
@@ -78,7 +77,8 @@ def compare(wanted: str, rounds: int) -> list[dict[str, Any]]:
 def compare_in_processes(wanted: str, rounds: int, processes: int) -> list[list[dict[str, Any]]]:
     """Return the rows of each of so many new processes, one after the other."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+    quiet: Any = {"initializer": warnings.simplefilter, "initargs": ("ignore",)}
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1, **quiet) as pool:
         return [pool.submit(compare, wanted, rounds).result() for _ in range(processes)]
 
 
@@ -99,15 +99,23 @@ def _range(figures: list[float]) -> dict[str, float]:
 
 def print_ranges(rows: list[dict[str, Any]]) -> None:
     """Print what `ranges` returns."""
-    print("".join([" " * 40, *(f"{name:>18}" for name in RATIOS), f"{'ours':>10}"]))
+    _print_heading(18)
     for row in rows:
-        cells = [f"{row['framework']:11} {row['network']:18} {row['task']:9}"]
+        cells = [_label(row)]
         for name in RATIOS:
             if name in row:
                 cells.append("{median:7.2f} {least:5.2f}-{most:.2f}".format(**row[name]).rjust(18))
             else:
                 cells.append(f"{'-':>18}")
         print("".join(cells), f"{row['ours']['median'] * 1000:6.0f} ms", flush=True)
+
+
+def _print_heading(width: int) -> None:
+    print("".join([" " * 40, *(f"{name:>{width}}" for name in RATIOS), f"{'ours':>10}"]), flush=True)
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['framework']:11} {row['network']:18} {row['task']:9}"
 
 
 def measure(framework: str, network: str, wanted: str, rounds: int) -> list[dict[str, Any]]:
@@ -127,7 +135,7 @@ def measure(framework: str, network: str, wanted: str, rounds: int) -> list[dict
         row |= {f"{who}/ours": ratio(taken[who], taken["ours"]) for who in ("loop", "art") if who in taken}
         ratios = "".join(f"{row[name]:10.2f}" if name in row else f"{'-':>10}" for name in RATIOS)
         took = f"{row['ours']['seconds'] * 1000:9.0f} ± {row['ours']['spread'] * 1000:.0f} ms"
-        print(f"{framework:11} {network:18} {task:9}{ratios} {took}", flush=True)
+        print(f"{_label(row)}{ratios} {took}", flush=True)
         table.append(row)
     return table
 
