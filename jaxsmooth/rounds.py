@@ -1,21 +1,24 @@
 """Votes for inputs that need different numbers of them: batches of one size, filled from whichever inputs are open."""
 
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
 from jaxsmooth.checks import check_callable, check_scores, check_untraced
 from jaxsmooth.samples import Task, add_noise, check_task, noise_of
 from jaxsmooth.types import Classifier
 from jaxsmooth.vectors import WideJit
-from jaxsmooth.votes import add_votes_jit, count_votes, stream_votes
+from jaxsmooth.votes import add_votes, add_votes_jit, count_votes, stream_votes
 
 _BATCHES = 64  # in one round at most: the rows of a round are listed on the host
+_IN_ONE_CALL, _SECONDS = 16, 0.1  # batches in one call of a program at most, and for how long: an interrupt waits
 
 
 def check_host_task(
@@ -28,8 +31,17 @@ def check_host_task(
     return task, batch_size
 
 
-Step = Callable[[Task, np.ndarray, np.ndarray], Any]
-"""Returns the scores of one batch of pairs (row, sample)."""
+class Step(NamedTuple):
+    """How batches of pairs (slot, sample) are voted on, the slots being rows of a task of as many inputs as a batch.
+
+    Attributes:
+        run: from that task, slots and samples `[batches, B]`, and how many of these batches to run, to the votes of
+            each slot `i32[B, K]` and the scores of the last batch. The slot B is padding.
+        batches: in one call at most.
+    """
+
+    run: Callable[[Task, np.ndarray, np.ndarray, int], tuple[jax.Array, jax.Array]]
+    batches: int
 
 
 def make_step(f: Classifier, compiled: bool) -> Step:
@@ -39,14 +51,14 @@ def make_step(f: Classifier, compiled: bool) -> Step:
     """
     if not compiled:
 
-        def call(task: Task, rows: np.ndarray, samples: np.ndarray) -> jax.Array:
-            scores = jnp.asarray(f(_draw_jit(_take(task, rows), samples)))
-            check_scores(scores, len(rows))
-            return scores
+        def call(task: Task, slots: np.ndarray, samples: np.ndarray, _: int) -> tuple[jax.Array, jax.Array]:
+            scores = jnp.asarray(f(_draw_jit(task, slots[0], samples[0])))
+            check_scores(scores, len(slots[0]))
+            return add_votes_jit(None, scores, slots[0], len(slots[0])), scores
 
-        return call
+        return Step(call, 1)
     arrays, static = split_callable(f)
-    return lambda task, rows, samples: _scores(arrays, _take(task, rows), samples, static=static)
+    return Step(partial(_vote, arrays, static), _IN_ONE_CALL)
 
 
 def choose(
@@ -78,7 +90,8 @@ def vote_round(
     """Vote for every input that needs more samples, and return the counts and samples so far.
 
     A round takes the inputs in order and gives each what it needs. Only one for which all inputs together need less
-    than a batch leaves rows of a batch unused; another one leaves the last of them with less than they need.
+    than a batch leaves rows of a batch unused; another one leaves the last of them with less than they need. A program
+    runs one batch, and then as many in a call as the batches that have ended say it can in a tenth of a second.
 
     Args:
         step: of the classifier.
@@ -89,47 +102,84 @@ def vote_round(
         batch_size: rows in one call of the classifier.
     """
     served = _share(needed, batch_size)
-    rows = np.repeat(np.arange(len(served), dtype=np.int32), served)
-    samples = np.arange(len(rows)) + np.repeat(drawn - (np.cumsum(served) - served), served)
-    padding = -len(rows) % batch_size
-    rows = np.concatenate([rows, np.full(padding, len(served), np.int32)])
-    samples = np.concatenate([samples, np.zeros(padding, samples.dtype)]).astype(np.uint32)
-    for start in range(0, len(rows), batch_size):
-        batch, before = slice(start, start + batch_size), counts
-        counts = add_votes_jit(counts, step(task, rows[batch], samples[batch]), rows[batch], len(served))
-        # One batch ahead and no more: memory stays constant and an interrupt takes effect.
+    chosen = np.flatnonzero(served)
+    slots = np.repeat(np.arange(len(chosen), dtype=np.int32), served[chosen])
+    first = drawn[chosen] - (np.cumsum(served[chosen]) - served[chosen])
+    samples = (np.arange(len(slots)) + first[slots]).astype(np.uint32)
+    batches = -(-len(slots) // batch_size)
+    slots, samples = (_in_batches(array, batch_size, batches + step.batches) for array in (slots, samples))
+    rows = np.pad(chosen.astype(np.int32), (0, batch_size - len(chosen)), constant_values=len(served))
+    start, taken, done, size = time.perf_counter(), _take(task, rows), 0, 1
+    while done < batches:
+        before, part, number = counts, slice(done, done + step.batches), min(size, batches - done)
+        votes, _ = step.run(taken, slots[part], samples[part], number)
+        counts = _add(counts, votes, rows, len(served))
+        # One call ahead and no more: memory stays constant and an interrupt takes effect.
         jax.block_until_ready(before)
+        size = int(np.clip(done * _SECONDS / (time.perf_counter() - start), 1, step.batches))
+        done += number
     return cast(jax.Array, counts), drawn + served
 
 
 def _share(needed: np.ndarray, batch_size: int) -> np.ndarray:
     """Return how many samples each input gets in a round: whole batches, unless all need less than one.
 
+    No more inputs get any than a batch has rows.
+
     Example:
         >>> _share(np.array([5, 0, 5, 5]), 4)
         array([5, 0, 5, 2])
     """
+    needed = np.where(np.cumsum(needed > 0) <= batch_size, needed, 0)
     total = min(int(needed.sum()), _BATCHES * batch_size)
     whole = total - total % batch_size if total >= batch_size else total
     return np.clip(whole - (np.cumsum(needed) - needed), 0, needed)
 
 
+def scores_of_first(step: Step, task: Task, samples: np.ndarray) -> np.ndarray:
+    """Return the scores of one batch of samples of the first input."""
+    rows = np.zeros(len(samples), np.int32)
+    slots, samples = (_in_batches(array, len(samples), step.batches) for array in (rows, samples))
+    return np.asarray(step.run(_take(task, rows), slots, samples, 1)[1])
+
+
+def _in_batches(array: np.ndarray, batch_size: int, batches: int) -> np.ndarray:
+    """Return slots or samples in so many batches, filled up with the slot that is padding."""
+    padding = batches * batch_size - len(array)
+    return np.pad(array, (0, padding), constant_values=batch_size).reshape(batches, batch_size)
+
+
 @jax.jit
 def _take(task: Task, rows: jax.Array) -> Task:
-    """Return the task of the inputs of one batch, the last one standing for padding."""
+    """Return the task of some inputs, the last one standing for those that are not there."""
     return task._replace(x=task.x.at[rows].get(mode="clip"), ids=jnp.asarray(task.ids).at[rows].get(mode="clip"))
 
 
-def _draw(batch: Task, samples: jax.Array) -> jax.Array:
-    rows = jnp.arange(len(samples))
-    return add_noise(batch, noise_of(batch, rows, samples), rows)
+def _draw(task: Task, slots: jax.Array, samples: jax.Array) -> jax.Array:
+    return add_noise(task, noise_of(task, slots, samples), slots)
 
 
 _draw_jit = WideJit(_draw)
 
 
-@partial(jax.jit, static_argnames="static")
-def _scores(arrays: list[Any], batch: Task, samples: jax.Array, *, static: StaticCallable) -> jax.Array:
-    scores = merge_callable(arrays, static)(_draw(batch, samples))
-    check_scores(scores, len(samples))
-    return scores
+@partial(jax.jit, static_argnums=1)
+def _vote(
+    arrays: list[Any], static: StaticCallable, task: Task, slots: jax.Array, samples: jax.Array, number: int
+) -> tuple[jax.Array, jax.Array]:
+    f = merge_callable(arrays, static)
+
+    def vote(batch: Any, votes: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        scores = f(_draw(task, slots[batch], samples[batch]))
+        check_scores(scores, slots.shape[1])
+        return add_votes(votes, scores, slots[batch], slots.shape[1]), scores
+
+    empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(vote, 0, None))
+    return lax.fori_loop(0, number, lambda batch, found: vote(batch, found[0]), empty)
+
+
+@partial(jax.jit, static_argnums=3)
+def _add(counts: jax.Array | None, votes: jax.Array, rows: jax.Array, number: int) -> jax.Array:
+    """Add the votes of some inputs to the counts of all, those out of range being dropped."""
+    if counts is None:
+        counts = jnp.zeros((number, votes.shape[1]), jnp.int32)
+    return counts.at[rows].add(votes, mode="drop")

@@ -19,7 +19,7 @@ from jaxsmooth.noise_report import NoiseReport, noise_report
 from jaxsmooth.plans import check_radii
 from jaxsmooth.precision import certify_within
 from jaxsmooth.predict import prediction
-from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_until
+from jaxsmooth.rounds import Step, check_host_task, choose, make_step, scores_of_first, vote_until
 from jaxsmooth.samples import check_task
 from jaxsmooth.sequential import certify_radii
 from jaxsmooth.types import Classifier, Noise
@@ -116,7 +116,7 @@ def make_rule(
 
     certify = {"fixed": fixed, "grid": grid, "precision": within, "anytime": anytime}[mode]
     # One input at a time is stopped when it is ready; the other sequential modes fill batches from many.
-    group = {"fixed": _group(batch_size, n), "anytime": 1}.get(mode, 64)
+    group = {"fixed": _group(batch_size, n0, n), "anytime": 1}.get(mode, 64)
     return Rule(certify, select, partial(_examine, step, noise, estimation_key, batch_size), settings, group)
 
 
@@ -150,7 +150,7 @@ def make_prediction_rule(
         return Certificates(result.label, np.zeros(len(x)), np.full(len(x), n), begun, counts)
 
     examine = partial(_examine, step, noise, key, batch_size)
-    return Rule(predict, select, examine, settings, _group(batch_size, n))
+    return Rule(predict, select, examine, settings, _group(batch_size, few, n - few))
 
 
 class _Votes(NamedTuple):
@@ -183,12 +183,12 @@ def _examine(
 ) -> NoiseReport | None:
     """Test the classifier and the noise on samples of the first input."""
     task, _, _ = check_task(noise, key, x[:1], batch_size, batch_size, ids[:1], 0)
-    rows, samples = np.zeros(batch_size, np.int32), np.arange(batch_size, dtype=np.uint32)
+    samples = np.arange(batch_size, dtype=np.uint32)
     places = np.arange(0, batch_size - 1, 2)
     # Every other sample is one place further on, among samples that the first batch has not.
     moved = samples + np.uint32(batch_size)
     moved[places + 1] = samples[places]
-    refuse_faults(lambda batch: step(task, rows, batch), samples, moved, batch_size, (places, places + 1))
+    refuse_faults(partial(scores_of_first, step, task), samples, moved, batch_size, (places, places + 1))
     if not hasattr(noise, "cdf"):
         return None
     report = noise_report(noise, key, x[:1], ids=ids[:1])
@@ -223,9 +223,23 @@ def _origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
     }
 
 
-def _group(batch_size: int, n: int) -> int:
-    """Return how many inputs with n votes each leave at most 1 % of the rows of their batches unused, up to 64."""
-    return min(64, -(-100 * batch_size // n))
+def _group(batch_size: int, *votes: int) -> int:
+    """Return the least number of inputs, up to 64, that leave at most 0.5 % of the rows of their batches unused.
+
+    Args:
+        batch_size: rows of a batch.
+        votes: numbers of votes for each input, counted one after the other.
+
+    Example:
+        >>> _group(256, 100, 100_000), _group(64, 100, 1000)
+        (1, 8)
+    """
+
+    def is_full(inputs: int) -> bool:
+        rows = batch_size * sum(-(-inputs * number // batch_size) for number in votes)
+        return inputs * sum(votes) >= 0.995 * rows
+
+    return next((inputs for inputs in range(1, 64) if is_full(inputs)), 64)
 
 
 def _mode(radii: Any, precision: Any, until: Any, bound: str) -> str:

@@ -1,5 +1,6 @@
 """Sequential certificates: what they claim is true, they depend on nothing they should not, they resume."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +71,13 @@ def test_results_depend_on_neither_batch_size_nor_order_nor_how_f_is_called():
     ]:
         for name in ("label", "radius", "votes"):
             np.testing.assert_array_equal(getattr(result, name), np.asarray(getattr(expected, name))[rows])
+
+
+def test_the_classifier_is_compiled_once_for_any_number_of_inputs():
+    # One trace is for the shape of the scores, one for the program.
+    counted = chex.assert_max_traces(sign, 2)
+    for number in (1, 5, 23, 300):
+        run(spread(number), f=counted, n=1000)
 
 
 def test_votes_are_those_of_count_votes():
