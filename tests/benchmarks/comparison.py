@@ -1,15 +1,12 @@
 """Our classes against the bare network, a plain loop and ART, row by row, in one process or in several in turn."""
 
-import multiprocessing
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from tests.benchmarks.frameworks import FRAMEWORKS, Contenders
-from tests.benchmarks.timing import Runs, ratio, times
+from tests.benchmarks.timing import Runs, in_processes, ratio, times
 
 VOTES, SELECTION, IMAGES, BATCHES = 1000, 32, 4, (32, 128, 512, 2048)
 COPIES, PREDICTED, EXPLAINED, TRAINED = 32, 128, 16, 512
@@ -75,11 +72,8 @@ def compare(wanted: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def compare_in_processes(wanted: str, rounds: int, processes: int) -> list[list[dict[str, Any]]]:
-    """Return the rows of each of so many new processes, one after the other."""
-    context = multiprocessing.get_context("spawn")
-    quiet: Any = {"initializer": warnings.simplefilter, "initargs": ("ignore",)}
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1, **quiet) as pool:
-        return [pool.submit(compare, wanted, rounds).result() for _ in range(processes)]
+    """Return the rows of each of so many new processes."""
+    return in_processes(processes, compare, wanted, rounds)
 
 
 def ranges(tables: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
