@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import growth, sequential_votes
-from tests.benchmarks.comparison import compare, compare_in_processes, print_ranges, ranges
+from tests.benchmarks.comparison import compare, print_ranges, ranges
+from tests.benchmarks.timing import in_processes
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     if options.processes == 1:
         found["rows"] = compare(options.only, options.rounds)
     else:
-        found["processes"] = compare_in_processes(options.only, options.rounds, options.processes)
+        found["processes"] = in_processes(options.processes, compare, options.only, options.rounds)
         found["rows"] = ranges(found["processes"])
         print_ranges(found["rows"])
     if options.only in "growth":

@@ -1,4 +1,4 @@
-"""Our classes against the bare network, a plain loop and ART, row by row, in one process or in several in turn."""
+"""Our classes against the bare network, a plain loop and ART, row by row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.frameworks import FRAMEWORKS, Contenders
-from tests.benchmarks.timing import Runs, in_processes, ratio, times
+from tests.benchmarks.timing import Runs, ratio, times
 
 VOTES, SELECTION, IMAGES, BATCHES = 1000, 32, 4, (32, 128, 512, 2048)
 COPIES, PREDICTED, EXPLAINED, TRAINED = 32, 128, 16, 512
@@ -69,11 +69,6 @@ def compare(wanted: str, rounds: int) -> list[dict[str, Any]]:
         for network in networks
         for row in measure(framework, network, wanted, rounds)
     ]
-
-
-def compare_in_processes(wanted: str, rounds: int, processes: int) -> list[list[dict[str, Any]]]:
-    """Return the rows of each of so many new processes."""
-    return in_processes(processes, compare, wanted, rounds)
 
 
 def ranges(tables: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
