@@ -24,11 +24,12 @@ class Graph:
         return self.compiled(*tensors)(*tensors)
 
     def compiled(self, *tensors: tf.Tensor) -> Any:
-        """Return the `tf.function` for tensors like these."""
-        specs = tuple(tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors)
-        if specs not in self._compiled:
-            self._compiled.setdefault(specs, tf.function(self.run, input_signature=specs))
-        return self._compiled[specs]
+        """Return the graph for tensors like these: a `tf.function` would look for it at each call, for 0.1 ms."""
+        entry = tuple((tuple(t.shape)[1:], t.dtype) for t in tensors)
+        if entry not in self._compiled:
+            specs = tuple(tf.TensorSpec([None, *event], dtype) for event, dtype in entry)
+            self._compiled.setdefault(entry, tf.function(self.run, input_signature=specs).get_concrete_function())
+        return self._compiled[entry]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave compiled code out of copies and pickles."""
