@@ -1,8 +1,9 @@
 """Certified robustness by randomized smoothing, as pure functions in JAX."""
 
 from jaxsmooth import losses
-from jaxsmooth.anytime import AnytimeCertificate, anytime_lower_bound, certify_anytime
-from jaxsmooth.certify import certificate, certify
+from jaxsmooth.anytime import Anytime, certify_anytime
+from jaxsmooth.bounds import anytime_lower_bound
+from jaxsmooth.certify import Fixed, certificate, certify
 from jaxsmooth.classifiers import check_classifier
 from jaxsmooth.curves import (
     abstention_rate,
@@ -16,36 +17,40 @@ from jaxsmooth.lattice import LatticeGaussian
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.noise_report import NoiseReport, noise_report
-from jaxsmooth.precision import PrecisionCertificate, certify_within
+from jaxsmooth.precision import Within, certify_within
 from jaxsmooth.predict import predict, prediction
 from jaxsmooth.reports import draw_curves, report_table
 from jaxsmooth.runs import certify_dataset, predict_dataset
-from jaxsmooth.samples import stream_samples
-from jaxsmooth.sequential import RadiiCertificate, RadiiState, certify_radii
+from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
-from jaxsmooth.stores import StoredVotes, read_votes
-from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction
-from jaxsmooth.votes import count_votes, decision_keys, stream_votes
+from jaxsmooth.stores import StoredRun, read_votes
+from jaxsmooth.stream import Stream, add_noise, decision_keys, stream_key, stream_samples
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction, Votes
+from jaxsmooth.votes import count_votes, stream_votes
 
 __all__ = [
     "ABSTAIN",
-    "AnytimeCertificate",
+    "Anytime",
     "Certificate",
     "Classifier",
+    "Fixed",
     "Gaussian",
+    "Grid",
+    "GridState",
     "Laplace",
     "LatticeGaussian",
     "LogRow",
     "Noise",
     "NoiseReport",
-    "PrecisionCertificate",
     "Prediction",
-    "RadiiCertificate",
-    "RadiiState",
-    "StoredVotes",
+    "StoredRun",
+    "Stream",
     "Uniform",
+    "Votes",
+    "Within",
     "abstention_rate",
+    "add_noise",
     "anytime_lower_bound",
     "average_certified_radius",
     "certificate",
@@ -74,6 +79,7 @@ __all__ = [
     "read_votes",
     "report_table",
     "smooth",
+    "stream_key",
     "stream_samples",
     "stream_votes",
     "write_log",

@@ -1,45 +1,22 @@
-"""A bound that holds at every number of votes at once: stop or go on whenever you like."""
+"""A bound that holds at every number of votes at once: stop or go on whenever you like (`statistics.md`, section 4)."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from scipy import special
 
-from jaxsmooth.bounds import round_down
-from jaxsmooth.certify import reduced_radius
-from jaxsmooth.checks import as_numbers, check_alpha, check_integer, safe_scale
-from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_round
-from jaxsmooth.samples import Task
-from jaxsmooth.types import ABSTAIN, Classifier, Noise
-from jaxsmooth.votes import decision_keys
+from jaxsmooth._checks import as_numbers_of_votes
+from jaxsmooth._deciding import at_label, per_input, reduced
+from jaxsmooth._modes import Sampler, as_sampler
+from jaxsmooth.arguments import as_alpha, as_integer
+from jaxsmooth.bounds import anytime_lower_bound, round_down, rounded_radius
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
-_MARGIN = 1e-12  # of the bounds, for the errors of SciPy's functions
-_STEPS = 60
-
-
-class AnytimeCertificate(NamedTuple):
-    """What is certified for each of `N` inputs so far.
-
-    Attributes:
-        label: `i32[N]`, the certified class, or `ABSTAIN`.
-        radius: `f32[N]`, the certified radius, rounded down, 0 on abstention; it never decreases.
-        p_lower: `f64[N]`, a NumPy array: the largest lower bound so far on the probability of the selected class.
-        hits: `i64[N]`, votes for it.
-        votes: estimation votes so far, the same number for each input.
-        rounded: `bool[N]`, whether the noise rounded the input, its radius being reduced for that.
-    """
-
-    label: jax.Array
-    radius: jax.Array
-    p_lower: np.ndarray
-    hits: np.ndarray
-    votes: int
-    rounded: jax.Array
+__all__ = ["Anytime", "certify_anytime"]
 
 
 def certify_anytime(
@@ -54,18 +31,22 @@ def certify_anytime(
     batch_size: int = 256,
     ids: ArrayLike | None = None,
     compiled: bool = True,
-) -> Iterator[AnytimeCertificate]:
+) -> Iterator[Certificate]:
     """Yield certificates after every `votes` further votes for each input, for as long as they are asked for.
 
     `n0` votes choose a class. With probability at least 1 - alpha, for each input, every certificate that is ever
-    yielded is true, so that the caller may look at each and stop for any reason. alpha and n0 are to be fixed before
-    looking at any votes. For a number of votes or radii that can be fixed in advance, `certify` and `certify_radii`
-    give more for the same votes.
+    yielded is true. So the caller may look at each and stop for any reason. Fix alpha and n0 before you look at any
+    votes. For a number of votes or radii that can be fixed in advance, `certify` and `certify_radii` give more for the
+    same votes.
 
     Args:
         f, noise, key, x, n0, alpha, batch_size, ids: as for `certify`; the scale of the noise is a concrete number.
         votes: further votes for each input between two certificates.
         compiled: as for `certify_radii`.
+
+    Yields:
+        A `Certificate` whose votes are of the rule "anytime". `votes.n` is the same for each input. The radius and
+        `p_lower` never decrease.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -77,76 +58,114 @@ def certify_anytime(
         >>> for result in certify_anytime(f, Gaussian(0.5), jax.random.key(0), x):
         ...     if (result.radius > 0.3).all():
         ...         break
-        >>> result.label, result.votes < 1000
+        >>> result.label, result.votes.n < 1000
         (Array([0, 0], dtype=int32), True)
     """
-    alpha, n0, votes = check_alpha(alpha), check_integer("n0", n0, 1, 2**30), check_integer("votes", votes, 1, 2**30)
-    selection_key, estimation_key = decision_keys(key)
-    task, batch_size = check_host_task("certify_anytime", f, noise, estimation_key, x, votes, batch_size, ids)
-    label, selection = choose(f, task, selection_key, n0, batch_size, compiled)
-    counts = jnp.zeros(selection.shape, jnp.int32)
-    return _certificates(make_step(f, compiled), task, label, counts, votes, alpha, batch_size)
+    alpha = as_alpha(alpha)
+    mode = Anytime(n0=n0, votes=votes)
+    return _certificates(mode, as_sampler(f, noise, key, x, batch_size, ids, compiled), alpha)
 
 
-def _certificates(
-    step: Step, task: Task, label: np.ndarray, counts: jax.Array, votes: int, alpha: float, batch_size: int
-) -> Iterator[AnytimeCertificate]:
-    drawn, p_lower, rows = np.zeros(len(label), np.int64), np.zeros(len(label)), np.arange(len(label))
-    for target in itertools.count(votes, votes):
-        while (drawn < target).any():
-            counts, drawn = vote_round(step, task, counts, drawn, target - drawn, batch_size)
-        hits = np.asarray(counts, np.int64)[rows, label]
-        p_lower = np.maximum(p_lower, anytime_lower_bound(hits, target, alpha))
-        radius = round_down(safe_scale(task.noise) * task.noise.unit_radius(p_lower) * (1 - _MARGIN))
-        certified = (p_lower > 0.5) & (radius > 0)
-        labels, radii = np.where(certified, label, ABSTAIN), np.where(certified, radius, np.float32(0))
-        found = reduced_radius(task.noise, task.x, labels, radii)
-        yield AnytimeCertificate(p_lower=p_lower, hits=hits, votes=target, **found)
+def _certificates(mode: "Anytime", sampler: Sampler, alpha: float) -> Iterator[Certificate]:
+    votes = sampler.first(mode.n0, mode.known, mode.rule)
+    plan = mode.plan(sampler.task.noise, alpha, votes.components)
+    state = mode.begin(plan, votes)
+    while True:
+        yield mode.certificate(plan, state)
+        target = state.votes.n.max(initial=0) + mode.votes
+        votes = state.votes
+        while (votes.n < target).any():
+            votes = sampler.more(votes, target - votes.n.astype(np.int64))
+        state = mode.look(plan, state, votes)
 
 
-def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndarray:
-    """Return a lower bound on a probability from successes in n trials, valid at all n together.
-
-    With probability at least 1 - alpha, the bounds at n = 1, 2, 3, ... all hold, hence also their running maximum. It
-    inverts a one-sided mixture of likelihood ratios over the Jeffreys prior, by Ville's inequality (Howard et al. 2021,
-    arXiv:1810.08240; Voracek 2024, arXiv:2406.17830).
+@dataclass(frozen=True)
+class Anytime:
+    """The mode of `certify_anytime` for a data set: each input gets votes until a condition holds.
 
     Args:
-        count: integers in [0, n].
-        n: numbers of trials, at least 1, of a shape that broadcasts against `count`.
-        alpha: failure probability in (0, 1).
+        until: function of the `Certificate` so far, of one input; the input is settled when it returns true. By
+            default every input gets n votes.
+        n0: number of selection votes.
+        votes: estimation votes between two looks.
+        n: look no more once this many estimation votes were cast.
 
-    Returns:
-        float64 array, stepped down by 1e-12 of itself; 0 where nothing is known.
-
-    Example:
-        >>> anytime_lower_bound([0, 90, 100], 100, 0.001).round(3)
-        array([0.   , 0.736, 0.922])
+    Raises:
+        ValueError, TypeError: an argument is not as described.
     """
-    alpha = check_alpha(alpha)
-    k, total = (as_numbers(name, value, "integers") for name, value in (("count", count), ("n", n)))
-    try:
-        k, total = np.broadcast_arrays(k, total)
-    except ValueError:
-        raise ValueError(f"n must have a shape that broadcasts against count, got {total.shape}, {k.shape}") from None
-    if not (
-        (k >= 0) & (k <= total) & (total >= 1) & (total < np.inf) & (k == np.floor(k)) & (total == np.floor(total))
-    ).all():
-        raise ValueError(f"count must hold integers in [0, n] and n integers of at least 1, got {count!r} and {n!r}")
-    low, high = np.zeros(k.shape), k / total
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        refuted = _log_evidence(middle, k, total) >= -np.log(alpha)
-        low, high = np.where(refuted, middle, low), np.where(refuted, high, middle)
-    return low * (1 - _MARGIN)
+
+    until: Callable[[Certificate], bool] | None = None
+    n0: int = field(default=100, kw_only=True)
+    votes: int = field(default=256, kw_only=True)
+    n: int = field(default=100_000, kw_only=True)
+
+    name = "anytime"
+    rule = "anytime"
+
+    def __post_init__(self) -> None:
+        if self.until is not None and not callable(self.until):
+            raise TypeError(f"until must be a function of a Certificate, got {self.until!r}")
+        as_integer("votes", self.votes, 1, 2**30)
+        as_numbers_of_votes(self.n0, self.n)
+
+    @property
+    def known(self) -> int:
+        """Estimation votes that each input gets whatever the votes are: those before the first look."""
+        return self.votes
+
+    def refuse_noise(self, noise: Noise) -> None:
+        """Every noise will do."""
+
+    def plan(self, noise: Noise, alpha: float, components: int) -> "AnytimePlan":
+        """Return what is fixed in advance."""
+        return AnytimePlan(noise, alpha / components)
+
+    def begin(self, plan: "AnytimePlan", votes: Votes) -> "AnytimeState":
+        """Return the state after the first look."""
+        return self.look(plan, AnytimeState(votes, np.zeros(votes.counts.shape[:-1])), votes)
+
+    def needed(self, plan: "AnytimePlan", state: "AnytimeState") -> np.ndarray:
+        """Return how many votes each input lacks for its next look, 0 for all once the condition holds."""
+        drawn = state.votes.n.astype(np.int64)
+        target = -(-drawn.max(initial=0) // self.votes) * self.votes
+        if (drawn < target).any():  # a round ended between two looks
+            return target - drawn
+        is_enough = target >= self.n or (self.until is not None and bool(self.until(self.certificate(plan, state))))
+        return np.full(len(drawn), 0 if is_enough else self.votes)
+
+    def look(self, plan: "AnytimePlan", state: "AnytimeState", votes: Votes) -> "AnytimeState":
+        """Return the state once these votes were looked at: the bound is the largest so far."""
+        label = votes.selection.argmax(axis=-1)
+        bound = anytime_lower_bound(at_label(np, votes.counts, label), per_input(votes.n, label.ndim), plan.alpha)
+        # A round may end between two looks. Looking there would be valid, but results would depend on the batch size.
+        is_look = per_input(votes.n % self.votes == 0, label.ndim)
+        return AnytimeState(votes, np.where(is_look, np.maximum(state.p_lower, bound), state.p_lower))
+
+    def certificate(self, plan: "AnytimePlan", state: "AnytimeState") -> Certificate:
+        """Return the radius of the largest lower bound so far."""
+        p_lower = state.p_lower
+        radius = rounded_radius(plan.noise, np.maximum(plan.noise.unit_radius(p_lower), 0.0))
+        certified = (p_lower > 0.5) & (radius > 0)
+        label = np.where(certified, state.votes.selection.argmax(axis=-1), ABSTAIN).astype(np.int32)
+        decided = reduced(np, label, np.where(certified, radius, np.float32(0)), state.votes.lost)
+        votes = replace(state.votes, n=int(state.votes.n.max(initial=0)))
+        return Certificate(*map(jnp.asarray, (*decided, round_down(p_lower))), votes)
 
 
-def _log_evidence(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Return the log of the evidence against a probability of at most q, for q below the share of successes.
+class AnytimePlan(NamedTuple):
+    """What is fixed in advance: the noise, and the failure probability of each component."""
 
-    There the upper part of the posterior holds about half of it or more, so that its log is exact enough.
+    noise: Noise
+    alpha: float
+
+
+class AnytimeState(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        votes: so far.
+        p_lower: `f64[N, *components]`, the largest lower bound so far.
     """
-    a, b, inside = k + 0.5, n - k + 0.5, np.clip(q, 1e-300, 1.0)
-    posterior = special.betaln(a, b) + np.log(np.maximum(special.betainc(b, a, 1 - inside), 1e-300))
-    prior = special.betaln(0.5, 0.5) + np.log(np.maximum(special.betainc(0.5, 0.5, 1 - inside), 1e-300))
-    return posterior - prior - special.xlogy(k, inside) - special.xlog1py(n - k, -inside)
+
+    votes: Votes
+    p_lower: np.ndarray

@@ -1,10 +1,12 @@
-"""Binomial bounds and tests in float64 on the host, and the tables that jitted code reads instead.
+"""Every bound on a probability, and the test behind a prediction: float64 on the host, rounded toward safety.
 
-Float32 arithmetic is not sound here, so that compiled code never computes a bound: for a static `(n, alpha)` it looks
-up the count in a table that was made with SciPy and rounded toward safety.
+Float32 arithmetic is not sound here, so compiled code never computes a bound. For a static `(n, alpha)` it looks the
+count up in a table that SciPy made. On the host the bound of each count is computed directly, so that neither time nor
+memory grows with n.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +14,34 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth.checks import check_alpha, check_integer
+from jaxsmooth.arguments import as_alpha, as_integer, as_numbers
+from jaxsmooth.types import Noise
 
-# SciPy's inverse functions were found good to 5e-15; a table steps this much toward safety before it is rounded.
-_MARGIN = 1e-13
+__all__ = [
+    "anytime_lower_bound",
+    "binomial_p_value",
+    "clopper_pearson_lower",
+    "lower_bound",
+    "lower_bounds",
+    "passes_binomial_test",
+    "passing_counts",
+    "round_down",
+    "rounded_radius",
+    "safe_scale",
+    "scaled_radius",
+    "split_radii",
+    "two_sided_p_value",
+]
+
+_MARGIN = 1e-12  # of a bound: SciPy's inverse functions were found good to 5e-15, its e-process to 1e-13
+_BISECTIONS = 60
 
 
 def clopper_pearson_lower(count: ArrayLike, n: int, alpha: float) -> np.ndarray:
-    """One-sided lower confidence bound on a probability, from `count` successes in `n` trials.
+    """Return the one-sided lower confidence bound on a probability, from `count` successes in `n` trials.
 
-    The bound exceeds the true probability with probability at most `alpha` (Clopper & Pearson 1934).
+    The bound exceeds the true probability with probability at most `alpha` (Clopper & Pearson 1934). It is SciPy's
+    value as it is; `lower_bound` steps it down for SciPy's errors.
 
     Args:
         count: integers in [0, n], of any shape.
@@ -38,22 +58,99 @@ def clopper_pearson_lower(count: ArrayLike, n: int, alpha: float) -> np.ndarray:
         >>> clopper_pearson_lower(100_000, 100_000, 0.001).round(12)
         np.float64(0.999930924833)
     """
-    n, alpha = check_integer("n", n, 1), check_alpha(alpha)
+    n, alpha = as_integer("n", n, 1), as_alpha(alpha)
     count = np.asarray(count)
     if not np.issubdtype(count.dtype, np.integer):
         raise TypeError(f"count must be integers, got dtype {count.dtype}")
     if not ((count >= 0) & (count <= n)).all():
         raise ValueError(f"count must lie in [0, {n}], got {count}")
-    bound = special.betaincinv(np.maximum(count, 1), n - count + 1.0, alpha)
-    return np.where(count == 0, 0.0, bound)[()]
+    return _clopper_pearson(count, n, alpha)[()]
+
+
+def lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndarray:
+    """Return `clopper_pearson_lower`, stepped down by the safety margin; unchecked, for any shapes that broadcast.
+
+    An upper bound on a probability is 1 less the lower bound of the opposite: `1 - lower_bound(n - count, n, alpha)`.
+    Counts between integers are allowed, to plan how many votes a share of them takes.
+
+    Example:
+        >>> bool(lower_bound(90, 100, 0.001) < clopper_pearson_lower(90, 100, 0.001))
+        True
+    """
+    return _clopper_pearson(np.asarray(count), n, alpha) * (1 - _MARGIN)
+
+
+def _clopper_pearson(count: np.ndarray, n: ArrayLike, alpha: float) -> np.ndarray:
+    bound = special.betaincinv(np.where(count > 0, count, 1), np.asarray(n) - count + 1.0, alpha)
+    return np.where(count > 0, bound, 0.0)
 
 
 @functools.lru_cache(maxsize=16)
 def lower_bounds(n: int, alpha: float) -> np.ndarray:
-    """Tabulate `clopper_pearson_lower` at every count, `f64[n + 1]`, stepped down by 1e-13 of itself; read-only."""
-    table = clopper_pearson_lower(np.arange(n + 1), n, alpha) * (1 - _MARGIN)
+    """Tabulate `lower_bound` at every count for compiled code, `f64[n + 1]`, read-only."""
+    table = lower_bound(np.arange(n + 1), n, alpha)
     table.flags.writeable = False
     return table
+
+
+def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndarray:
+    """Return a lower bound on a probability from successes in n trials, valid at all n together.
+
+    With probability at least 1 - alpha, the bounds at n = 1, 2, 3, ... all hold, hence also their running maximum. It
+    inverts a one-sided mixture of likelihood ratios over the Jeffreys prior, by Ville's inequality (Howard et al. 2021,
+    arXiv:1810.08240; Voracek 2024, arXiv:2406.17830).
+
+    Args:
+        count: integers in [0, n].
+        n: numbers of trials, at least 1, of a shape that broadcasts against `count`.
+        alpha: failure probability in (0, 1).
+
+    Returns:
+        float64 array, stepped down by the safety margin; 0 where nothing is known.
+
+    Example:
+        >>> anytime_lower_bound([0, 90, 100], 100, 0.001).round(3)
+        array([0.   , 0.736, 0.922])
+    """
+    alpha = as_alpha(alpha)
+    k, total = (as_numbers(name, value, "integers") for name, value in (("count", count), ("n", n)))
+    try:
+        k, total = np.broadcast_arrays(k, total)
+    except ValueError:
+        raise ValueError(f"n must have a shape that broadcasts against count, got {total.shape}, {k.shape}") from None
+    if not (
+        (k >= 0) & (k <= total) & (total >= 1) & (total < np.inf) & (k == np.floor(k)) & (total == np.floor(total))
+    ).all():
+        raise ValueError(f"count must hold integers in [0, n] and n integers of at least 1, got {count!r} and {n!r}")
+    low, high = np.zeros(k.shape), k / total
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        refuted = _log_evidence(middle, k, total) >= -np.log(alpha)
+        low, high = np.where(refuted, middle, low), np.where(refuted, high, middle)
+    return low * (1 - _MARGIN)
+
+
+def _log_evidence(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Return the log of the evidence against a probability of at most q, for q below the share of successes.
+
+    There the upper part of the posterior holds about half of it or more, so that its log is exact enough.
+    """
+    a, b, inside = k + 0.5, n - k + 0.5, np.clip(q, 1e-300, 1.0)
+    posterior = special.betaln(a, b) + np.log(np.maximum(special.betainc(b, a, 1 - inside), 1e-300))
+    prior = special.betaln(0.5, 0.5) + np.log(np.maximum(special.betainc(0.5, 0.5, 1 - inside), 1e-300))
+    return posterior - prior - special.xlogy(k, inside) - special.xlog1py(n - k, -inside)
+
+
+def passes_binomial_test(top: np.ndarray, rival: np.ndarray, alpha: float) -> np.ndarray:
+    """Tell where the exact two-sided binomial test of (top, rival) against 1/2 rejects at level alpha.
+
+    Hung & Fithian 2019, arXiv:1610.03944.
+
+    Example:
+        >>> passes_binomial_test(np.array([80, 55]), np.array([20, 45]), 0.001)
+        array([ True, False])
+    """
+    return two_sided_p_value(np.asarray(top), np.asarray(top) + np.asarray(rival)) <= alpha
 
 
 @functools.lru_cache(maxsize=16)
@@ -67,16 +164,16 @@ def passing_counts(n: int, alpha: float) -> np.ndarray:
         int32[n + 1], read-only.
     """
     total = np.arange(n + 1)
-    # From the quantile of a normal distribution, which is counts away in far tails alone, by exact tests of those that
-    # are not there yet.
+    # Start at the quantile of a normal distribution, which is exact but in far tails, and move only the counts that an
+    # exact test finds wrong.
     guess = np.ceil((total - special.ndtri(max(alpha / 2, 1e-300)) * np.sqrt(total)) / 2)
     passing = np.clip(guess, total // 2, total + 1).astype(np.int64)
 
     def failing(at: np.ndarray) -> np.ndarray:
-        return at[(passing[at] <= total[at]) & (_two_sided(passing[at], total[at]) > alpha)]
+        return at[(passing[at] <= total[at]) & (two_sided_p_value(passing[at], total[at]) > alpha)]
 
     def loose(at: np.ndarray) -> np.ndarray:
-        return at[(2 * passing[at] > total[at] + 2) & (_two_sided(passing[at] - 1, total[at]) <= alpha)]
+        return at[(2 * passing[at] > total[at] + 2) & (two_sided_p_value(passing[at] - 1, total[at]) <= alpha)]
 
     for wrong, step in ((failing, 1), (loose, -1)):
         at = wrong(total)
@@ -88,7 +185,7 @@ def passing_counts(n: int, alpha: float) -> np.ndarray:
     return table
 
 
-def _two_sided(top: np.ndarray, total: np.ndarray) -> np.ndarray:
+def two_sided_p_value(top: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Return the two-sided p-value of `top` of `total` votes against 1/2, 1 where `top` is not the majority."""
     tail = special.betainc(np.maximum(top, 1), np.maximum(total - top + 1.0, 1e-300), 0.5)
     return np.where(2 * top > total, np.minimum(2 * tail, 1.0), 1.0)
@@ -130,14 +227,25 @@ def binomial_p_value(top: jax.Array, rival: jax.Array, n: int) -> jax.Array:
     return jnp.where(top > rival, jnp.clip(first * tail, jnp.finfo(jnp.float32).tiny, 1.0), 1.0)
 
 
-def round_down(value: np.ndarray) -> np.ndarray:
+def round_down(value: ArrayLike) -> np.ndarray:
     """Round float64 values to float32, toward minus infinity."""
-    nearest = np.asarray(value, np.float64).astype(np.float32)
+    value = np.asarray(value, np.float64)
+    nearest = value.astype(np.float32)
     return np.where(nearest > value, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
+def safe_scale(noise: Noise) -> float:
+    """Return the scale, one float32 step down: below what was given, and below what noise is drawn with."""
+    return float(np.nextafter(np.asarray(noise.scale, np.float32), np.float32(0)))
+
+
+def rounded_radius(noise: Noise, unit_radius: np.ndarray) -> np.ndarray:
+    """Return a noise's radius in float32, rounded down, from float64 radii at scale 1; for a concrete scale."""
+    return round_down(safe_scale(noise) * unit_radius * (1 - _MARGIN))
+
+
 def split_radii(unit_radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split float64 unit radii into two float32 tables for `scaled_radius`, in sum never above them.
+    """Split float64 radii at scale 1 into two float32 parts for `scaled_radius`, whose sum is never above them.
 
     They are stepped down by half a float32 rounding error, which covers a scale that float32 rounded up.
     """
@@ -146,19 +254,28 @@ def split_radii(unit_radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return high, round_down(safe - high)
 
 
-def scaled_radius(scale: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
-    """Return scale * (high + low) in float32, rounded down, with an error below one unit in the last place."""
+def scaled_radius(scale: Any, high: Any, low: Any) -> Any:
+    """Return scale * (high + low) in float32, rounded down, with an error below one unit in the last place.
+
+    It takes arrays of NumPy or of JAX and gives the same bits.
+    """
+    xp: Any = np if isinstance(high, np.ndarray) else jnp
     product = scale * high
-    # The exact error of the product, by Dekker's splitting. The halves are cut off bitwise, and their products are
-    # exact, so that neither a fused multiply-add nor another order of evaluation changes the result.
-    (a, b), (c, d) = _halves(scale), _halves(high)
+    # The exact error of the product, by Dekker's splitting. The halves are cut off bitwise, so their products are
+    # exact, and neither a fused multiply-add nor another order of evaluation changes the result.
+    a, b = _halves(scale)
+    c, d = _halves(high)
     rest = ((a * c - product) + a * d + b * c) + b * d + scale * low
     nearest = product + rest
-    return jnp.where(rest < nearest - product, jnp.nextafter(nearest, jnp.zeros_like(nearest)), nearest)
+    return xp.where(rest < nearest - product, xp.nextafter(nearest, xp.zeros_like(nearest)), nearest)
 
 
-def _halves(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Split float32 values into their leading 12 bits and the rest, exactly."""
-    bits = jax.lax.bitcast_convert_type(value, jnp.uint32) & np.uint32(0xFFFFF000)
-    leading = jax.lax.bitcast_convert_type(bits, jnp.float32)
+def _halves(value: Any) -> tuple[Any, Any]:
+    """Split float32 values exactly into their leading 12 bits and the rest."""
+    mask = np.uint32(0xFFFFF000)
+    if isinstance(value, (np.ndarray, np.generic)):
+        leading = (np.asarray(value).view(np.uint32) & mask).view(np.float32)
+    else:
+        bits = jax.lax.bitcast_convert_type(value, jnp.uint32) & mask
+        leading = jax.lax.bitcast_convert_type(bits, jnp.float32)
     return leading, value - leading

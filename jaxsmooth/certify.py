@@ -1,7 +1,11 @@
-"""The radius within which the smoothed classifier provably keeps its class, from vote counts."""
+"""The radius within which the smoothed classifier provably keeps its class, from a fixed number of votes.
 
+`certify` is CERTIFY of Cohen et al. 2019 (arXiv:1902.02918, section 3.2.2), for many inputs at once.
+"""
+
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +13,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth.bounds import lower_bounds, round_down, scaled_radius, split_radii
-from jaxsmooth.checks import check_alpha, check_choice, check_counts, check_integer, check_noise
+from jaxsmooth._checks import as_batch_size, as_noise, as_numbers_of_votes, as_votes
+from jaxsmooth._deciding import at_label, largest_rival, per_input, reduced
+from jaxsmooth._modes import as_sampler, run
+from jaxsmooth._sampling import as_task, lost_radius, scan_votes
+from jaxsmooth.arguments import as_alpha, is_traced, refuse_uncallable, refuse_unknown
+from jaxsmooth.bounds import lower_bound, lower_bounds, round_down, rounded_radius, scaled_radius, split_radii
 from jaxsmooth.noise import Gaussian
-from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise
-from jaxsmooth.votes import count_both
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
+
+__all__ = ["Fixed", "certificate", "certify"]
+
+Bound = Literal["cohen", "runner_up"]
 
 
 def certify(
@@ -25,26 +36,31 @@ def certify(
     n0: int = 100,
     n: int = 100_000,
     alpha: float = 1e-3,
-    bound: Literal["cohen", "runner_up"] = "cohen",
+    bound: Bound = "cohen",
     batch_size: int = 256,
     ids: ArrayLike | None = None,
+    compiled: bool = True,
+    progress: bool = False,
 ) -> Certificate:
     """Certify the smoothed classifier: `n0` votes choose a class, `n` fresh votes bound its probability.
 
     With probability at least 1 - alpha over the samples, for each input, the smoothed classifier g(x) = argmax_c
     P(f(x + noise) = c) returns `label` for every perturbation of x whose norm (L2 for `Gaussian`, L1 for `Laplace` and
     `Uniform`) is below `radius`, or else `label` is `ABSTAIN` (Cohen et al. 2019, arXiv:1902.02918, Theorem 1 and
-    Proposition 3). n and alpha are to be fixed before looking at any votes.
+    Proposition 3). Fix n and alpha before you look at any votes.
 
     Args:
         f, noise, key, x, batch_size, ids: as for `count_votes`. The radius is in the units of `x`, like the scale.
         n0: number of selection votes, static, at least 1.
         n: number of estimation votes, static, at least 1; at most 2^30 with n0.
         alpha: failure probability for each input, static, in (0, 1).
-        bound: see `certificate`, to be fixed before looking at any votes.
+        bound: see `certificate`. Fix it before you look at any votes.
+        compiled: run f in one compiled scan. If false, call it from the host: f may then be any function of a JAX
+            array, and this function does not run under `jax.jit`.
+        progress: show a bar over the votes; only with `compiled=False` (needs tqdm, the extra `progress`).
 
     Returns:
-        A `Certificate` of `label i32[N]`, `radius f32[N]`, `p_lower f32[N]`, `counts i32[N, K]`, `selection i32[N, K]`.
+        A `Certificate` whose `votes` hold both sets of votes.
 
     Raises:
         ValueError, TypeError: as `count_votes` and `certificate`, before f is called.
@@ -56,23 +72,24 @@ def certify(
         >>> result.label, result.radius
         (Array([ 0, -1], dtype=int32), Array([0.9..., 0. ...], dtype=float32))
     """
-    alpha = check_alpha(alpha)
-    check_bound(bound, check_noise(noise))
-    selection, counts = count_both(f, noise, key, x, n0=n0, n=n, batch_size=batch_size, ids=ids)
-    result = certificate(selection, counts, noise, n=n, alpha=alpha, bound=bound)
-    return result._replace(**reduced_radius(noise, x, result.label, result.radius))
+    mode = Fixed(n0=n0, n=n, bound=bound)
+    alpha = as_alpha(alpha)
+    if not compiled:
+        sampler = as_sampler(f, noise, key, x, batch_size, ids, compiled=False)
+        return run(mode, sampler, alpha, progress=progress)
+    if progress:
+        raise ValueError("progress=True needs compiled=False: a compiled scan has no bar")
+    refuse_uncallable(f)
+    task = as_task(noise, key, x, ids, 0, mode.n)
+    refuse_bound(bound, task.noise)
+    # counts0 <- SampleUnderNoise(f, x, n0, sigma) and counts <- SampleUnderNoise(f, x, n, sigma), in one scan.
+    both = scan_votes(f, task, (mode.n0, mode.n), as_batch_size(batch_size))
+    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=mode.n, lost=lost_radius(task.noise, task.x))
+    return decide(votes, task.noise, alpha, bound)
 
 
-def certificate(
-    selection: ArrayLike,
-    counts: ArrayLike,
-    noise: Noise,
-    *,
-    n: int,
-    alpha: float = 1e-3,
-    bound: Literal["cohen", "runner_up"] = "cohen",
-) -> Certificate:
-    """Decide label and radius of each input from its vote counts.
+def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound = "cohen") -> Certificate:
+    """Decide label and radius of each input from its votes.
 
     The class A with most selection votes (the lowest index in a tie) has k of n estimation votes. With L the one-sided
     Clopper-Pearson lower bound at level `alpha`, the label is A and the radius that of L under the noise where
@@ -80,14 +97,15 @@ def certificate(
     votes are independent. `p_lower` and `radius` are rounded down, never up.
 
     With `bound="runner_up"`, for Gaussian noise, the radius is sigma/2 (Phi^-1(L) - Phi^-1(U)), with L at level
-    alpha / 2 and U the upper bound at level alpha / 2 of the largest other count, invalid votes counting as a class
+    alpha / 2 and U the upper bound at level alpha / 2 of the largest other count, where invalid votes count as a class
     (Cohen et al. 2019, Theorem 1). It is at least the other radius at alpha / 2, and more where classes share the rest.
 
+    With C components, each is decided at level alpha / C, so that all certificates of an input hold together with
+    probability at least 1 - alpha (Bonferroni).
+
     Args:
-        selection: `[N, K]` integers, the votes that choose the class.
-        counts: `[N, K]` integers, the votes that bound its probability; a row adds up to at most n.
-        noise: the noise under which both were counted.
-        n: number of samples behind each row of `counts`, static, at least 1.
+        votes: of the rule "fixed", with selection votes. Their `n` is static under `jax.jit`.
+        noise: the noise under which they were counted.
         alpha: failure probability for each input, static, in (0, 1).
         bound: "cohen" or "runner_up".
 
@@ -95,104 +113,178 @@ def certificate(
         A `Certificate`.
 
     Raises:
-        ValueError, TypeError: an argument is not as described. A traced row of more than n votes, and a traced scale
-            that is not positive and finite, abstain.
+        ValueError, TypeError: an argument is not as described: the sampling stopped because of the votes, they have no
+            selection votes, or the noise rounds inputs and `votes.lost` is not known. A traced row of more than n
+            votes, and a traced scale that is not positive and finite, abstain.
 
     Example:
-        >>> from jaxsmooth import Gaussian
+        >>> from jaxsmooth import Gaussian, Votes
         >>> counts = jnp.array([[990, 10], [510, 490]])
-        >>> certificate(counts // 10, counts, Gaussian(0.5), n=1000).radius
+        >>> votes = Votes(selection=counts // 10, counts=counts, n=1000)
+        >>> certificate(votes, Gaussian(0.5)).radius
         Array([0.98..., 0. ...], dtype=float32)
     """
-    n, alpha, noise = check_integer("n", n, 1, 2**30), check_alpha(alpha), check_noise(noise)
-    check_bound(bound, noise)
-    selection, counts = check_counts("selection", selection), check_counts("counts", counts, n)
-    if selection.shape != counts.shape:
-        raise ValueError(f"selection and counts must have one shape, got {selection.shape} and {counts.shape}")
-    decide = _runner_up_certificate if bound == "runner_up" else _certificate
-    return decide(selection, counts, noise, n=n, alpha=alpha)
+    alpha, noise, votes = as_alpha(alpha), as_noise(noise), as_votes(votes)
+    refuse_bound(bound, noise)
+    if votes.rule != "fixed":
+        raise ValueError(
+            f"votes must be of the rule 'fixed', got {votes.rule!r}: their sampling stopped because of the votes, and "
+            "a bound for a fixed n would be false. They support only the certificate that their own mode decided"
+        )
+    if votes.selection is None:
+        raise ValueError("votes must have selection votes: the votes that are counted may not choose the class, too")
+    if votes.lost is None and hasattr(noise, "lost_radius"):
+        raise ValueError(f"votes.lost must be noise.lost_radius(x) for {type(noise).__name__}, which rounds x")
+    return decide(votes, noise, alpha, bound)
 
 
-def check_bound(bound: Any, noise: Noise) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """The mode of `certify`: a fixed number of votes.
+
+    Args:
+        n0, n, bound: as for `certify`.
+    """
+
+    n0: int = 100
+    n: int = 100_000
+    bound: Bound = "cohen"
+
+    name = "fixed"
+    rule = "fixed"
+
+    def __post_init__(self) -> None:
+        refuse_unknown("bound", self.bound, ("cohen", "runner_up"))
+        as_numbers_of_votes(self.n0, self.n)
+
+    @property
+    def known(self) -> int:
+        """Estimation votes that each input gets whatever the votes are."""
+        return self.n
+
+    def refuse_noise(self, noise: Noise) -> None:
+        """Refuse a noise that the bound is not for."""
+        refuse_bound(self.bound, noise)
+
+    def plan(self, noise: Noise, alpha: float, components: int) -> "FixedPlan":
+        """Return what is fixed in advance."""
+        del components  # `decide` divides alpha among them
+        return FixedPlan(noise, alpha)
+
+    def begin(self, plan: "FixedPlan", votes: Votes) -> "FixedState":
+        """Return the state once all votes are there."""
+        del plan
+        return FixedState(votes)
+
+    def needed(self, plan: "FixedPlan", state: "FixedState") -> np.ndarray:
+        """Return how many more votes each input needs: none."""
+        del plan
+        return np.zeros(len(state.votes.counts), np.int64)
+
+    def look(self, plan: "FixedPlan", state: "FixedState", votes: Votes) -> "FixedState":
+        """Return the state with these votes."""
+        del plan
+        return state._replace(votes=votes)
+
+    def certificate(self, plan: "FixedPlan", state: "FixedState") -> Certificate:
+        """Decide as `certificate` does."""
+        return decide(replace(state.votes, n=self.n), plan.noise, plan.alpha, self.bound)
+
+
+class FixedPlan(NamedTuple):
+    """What is fixed in advance."""
+
+    noise: Noise
+    alpha: float
+
+
+class FixedState(NamedTuple):
+    """The votes."""
+
+    votes: Votes
+
+
+def refuse_bound(bound: Any, noise: Noise) -> None:
     """Refuse a bound that is none, or that is not for this noise."""
-    check_choice("bound", bound, ("cohen", "runner_up"))
+    refuse_unknown("bound", bound, ("cohen", "runner_up"))
     if bound == "runner_up" and not isinstance(noise, Gaussian):
         raise TypeError(f"bound='runner_up' is for Gaussian noise, got {type(noise).__name__}")
 
 
-@partial(jax.jit, static_argnames=("n", "alpha"))
-def _certificate(selection: jax.Array, counts: jax.Array, noise: Noise, *, n: int, alpha: float) -> Certificate:
-    bounds = lower_bounds(n, alpha)
-    label = jnp.argmax(selection, axis=1).astype(jnp.int32)
-    k = at_label(counts, label)
-    unit = noise.unit_radius(bounds)
-    high, low = (jnp.asarray(table)[k] for table in split_radii(unit))
-    is_above = jnp.asarray((bounds > 0.5) & (unit > 0))[k]
-    return _decided(selection, counts, noise, n, label, (high, low), is_above, round_down(bounds))
+def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificate:
+    """Decide from checked votes of the rule "fixed": in compiled code from tables, on the host from each count."""
+    alpha = alpha / votes.components
+    if any(map(is_traced, jax.tree.leaves((votes, noise)))):
+        if not isinstance(votes.n, int):
+            raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
+        label, radius, p_lower = _decide_traced(votes, noise, alpha=alpha, bound=bound)
+        return Certificate(label, radius, p_lower, votes)
+    votes = jax.tree.map(np.asarray, votes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        decided = _decide_host(votes, noise, alpha, bound)
+    return Certificate(*map(jnp.asarray, decided), votes)
 
 
-@partial(jax.jit, static_argnames=("n", "alpha"))
-def _runner_up_certificate(
-    selection: jax.Array, counts: jax.Array, noise: Noise, *, n: int, alpha: float
-) -> Certificate:
-    bounds = lower_bounds(n, alpha / 2)
-    label = jnp.argmax(selection, axis=1).astype(jnp.int32)
-    k, rival = at_label(counts, label), largest_rival(counts, label, n)
-    # An upper bound at a count is 1 less the lower bound at all others, so that -Phi^-1(U) is in the same table.
-    quantiles = jnp.asarray(round_down(special.ndtri(bounds)))
-    unit = quantiles[k] + quantiles[n - rival]
+def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tuple[Any, Any, Any]:
+    """Return label, radius and p_lower. Neither time nor memory grows with n."""
+    label = votes.selection.argmax(axis=-1).astype(np.int32)
+    n = per_input(votes.n, label.ndim)
+    k = at_label(np, votes.counts, label)
+    if bound == "cohen":
+        p_lower = lower_bound(k, n, alpha)
+        unit = np.where(p_lower > 0.5, noise.unit_radius(p_lower), 0.0)
+        high, low = split_radii(unit)
+    else:
+        p_lower = lower_bound(k, n, alpha / 2)
+        rival_lower = lower_bound(n - largest_rival(np, votes.counts, label, n), n, alpha / 2)  # 1 - U
+        unit = (special.ndtri(p_lower) + special.ndtri(rival_lower)) / 2
+        high, low = _runner_up_radius(np, *map(_quantile, (p_lower, rival_lower)))
+    if isinstance(votes.n, int):
+        radius = scaled_radius(np.asarray(noise.scale, np.float32), high, low)
+    else:
+        radius, high = rounded_radius(noise, np.maximum(unit, 0.0)), unit
+    return _finish(np, votes, noise, label, radius, high > 0, round_down(p_lower))
+
+
+@partial(jax.jit, static_argnames=("alpha", "bound"))
+def _decide_traced(votes: Votes, noise: Noise, *, alpha: float, bound: Bound) -> tuple[Any, Any, Any]:
+    """Return what `_decide_host` does, from tables over all counts from 0 to n."""
+    label = jnp.argmax(votes.selection, axis=-1).astype(jnp.int32)
+    k = at_label(jnp, votes.counts, label)
+    if bound == "cohen":
+        bounds = lower_bounds(votes.n, alpha)
+        unit = np.where(bounds > 0.5, noise.unit_radius(bounds), 0.0)
+        high, low = (jnp.asarray(table)[k] for table in split_radii(unit))
+        is_above = jnp.asarray(unit > 0)[k]
+    else:
+        bounds = lower_bounds(votes.n, alpha / 2)
+        quantiles = jnp.asarray(_quantile(bounds))
+        rival = largest_rival(jnp, votes.counts, label, votes.n)
+        high, low = _runner_up_radius(jnp, quantiles[k], quantiles[votes.n - rival])
+        is_above = high > 0
+    radius = scaled_radius(jnp.asarray(noise.scale, jnp.float32), high, low)
+    return _finish(jnp, votes, noise, label, radius, is_above, jnp.asarray(round_down(bounds))[k])
+
+
+def _quantile(bounds: np.ndarray) -> np.ndarray:
+    """Return Phi^-1 of lower bounds, rounded down to float32."""
+    return round_down(special.ndtri(bounds))
+
+
+def _runner_up_radius(xp: Any, top: Any, rival: Any) -> tuple[Any, Any]:
+    """Return (Phi^-1(L) - Phi^-1(U)) / 2 from float32 values of Phi^-1(L) and Phi^-1(1 - U), as two parts."""
+    down = np.float32(-np.inf)
     # One step down for the rounding of the sum, and one for a scale that float32 rounded up.
-    safe = jnp.nextafter(jnp.nextafter(unit, -jnp.inf), -jnp.inf) / 2
-    unit = jnp.maximum(safe, 0.0), jnp.zeros_like(safe)
-    return _decided(selection, counts, noise, n, label, unit, safe > 0, round_down(bounds))
+    safe = xp.nextafter(xp.nextafter(top + rival, down), down) / 2
+    return xp.maximum(safe, np.float32(0)), xp.zeros_like(safe)
 
 
-def at_label(counts: jax.Array, label: jax.Array) -> jax.Array:
-    """Return each row's count of its label."""
-    return jnp.take_along_axis(counts, label[:, None], axis=1)[:, 0]
-
-
-def largest_rival(counts: jax.Array, label: jax.Array, n: ArrayLike) -> jax.Array:
-    """Return the largest count of another class than the label, the votes that are for none being one, in [0, n]."""
-    others = jnp.where(jnp.arange(counts.shape[1])[None] == label[:, None], 0, counts).max(axis=1)
-    return jnp.clip(jnp.maximum(others, n - counts.sum(axis=1, dtype=jnp.int32)), 0, n)
-
-
-def _decided(
-    selection: jax.Array,
-    counts: jax.Array,
-    noise: Noise,
-    n: int,
-    label: jax.Array,
-    unit: tuple[jax.Array, jax.Array],
-    is_above: jax.Array,
-    p_lower: np.ndarray,
-) -> Certificate:
-    """Return the certificate that follows from unit radii, split in two, where they are above 0."""
-    scale = jnp.asarray(noise.scale, jnp.float32)
-    radius = scaled_radius(scale, *unit)
-    certified = is_above & (counts.sum(axis=1, dtype=jnp.int32) <= n) & (scale > 0) & jnp.isfinite(radius)
-    return Certificate(
-        label=jnp.where(certified, label, ABSTAIN),
-        radius=jnp.where(certified, radius, 0.0),
-        p_lower=jnp.asarray(p_lower)[at_label(counts, label)],
-        counts=counts,
-        selection=selection,
-        rounded=jnp.zeros(label.shape, bool),
-    )
-
-
-def reduced_radius(noise: Noise, x: ArrayLike, label: ArrayLike, radius: ArrayLike) -> dict[str, jax.Array]:
-    """Return label, radius and `rounded` once what a noise loses by rounding its inputs was taken off.
-
-    A radius that is used up is an abstention.
-    """
-    label, radius = jnp.asarray(label), jnp.asarray(radius)
-    lost_radius = getattr(noise, "lost_radius", None)
-    if lost_radius is None:
-        return {"label": label, "radius": radius, "rounded": jnp.asarray(np.zeros(label.shape, bool))}
-    lost = lost_radius(x)
-    rounded = lost > 0
-    left = jnp.where(rounded, jnp.nextafter(radius - lost, jnp.full_like(radius, -jnp.inf)), radius)
-    kept = (label != ABSTAIN) & (~rounded | (left > 0))
-    return {"label": jnp.where(kept, label, ABSTAIN), "radius": jnp.where(kept, left, 0.0), "rounded": rounded}
+def _finish(
+    xp: Any, votes: Votes, noise: Noise, label: Any, radius: Any, is_above: Any, p_lower: Any
+) -> tuple[Any, Any, Any]:
+    """Return label, radius and p_lower, abstaining where the counts or the scale do not support a radius."""
+    # What is traced could not be refused: more than n votes, or a scale that is not positive and finite.
+    fits = votes.counts.sum(axis=-1, dtype=np.int32) <= per_input(votes.n, label.ndim)
+    certified = is_above & fits & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
+    label = xp.where(certified, label, ABSTAIN)
+    return *reduced(xp, label, xp.where(certified, radius, np.float32(0)), votes.lost), p_lower

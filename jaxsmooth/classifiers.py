@@ -4,15 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth.checks import check_callable, check_inputs, check_integer, check_noise, check_scores, check_untraced
-from jaxsmooth.noise import Gaussian
-from jaxsmooth.samples import stream_samples
+from jaxsmooth._checks import as_inputs, as_noise, shape_of_scores
+from jaxsmooth.arguments import as_integer, refuse_traced, refuse_uncallable
 from jaxsmooth.types import Noise
+
+__all__ = ["check_classifier", "refuse_faults"]
 
 _TOLERANCE = 1e-4  # of the largest score: kernels add in another order at another place of a batch
 
@@ -31,7 +31,8 @@ def check_classifier(
     Args:
         f: classifier, `[B, *event] -> [B, K]` scores; it is called a few times, with 2N rows.
         x: some inputs `[N, *event]`, of the kind and dtype that are to be certified.
-        noise: noise that half of the rows get; by default normal, with the standard deviation of x, or 1 if that is 0.
+        noise: half of the rows are moved by normal numbers of its scale; by default of the standard deviation of x,
+            or 1 if that is 0.
         classes: the number of classes that f should have.
         finite: whether scores must be finite. A row that has others votes for no class, which may be meant.
 
@@ -48,19 +49,21 @@ def check_classifier(
         ...
         ValueError: f must be a function of each row alone, but its scores depend on the batch: those of 8 of 8 rows...
     """
-    check_callable(f)
-    x, classes = check_inputs(x), None if classes is None else check_integer("classes", classes, 2)
-    number = len(x)
-    if number == 0:
+    refuse_uncallable(f)
+    x, classes = as_inputs(x), None if classes is None else as_integer("classes", classes, 2)
+    inputs = len(x)
+    if inputs == 0:
         raise ValueError("x must have at least one input, got none")
-    check_untraced("check_classifier", (f, x, noise))
-    noise = check_noise(Gaussian(float(np.std(np.asarray(x), dtype=np.float64)) or 1.0) if noise is None else noise)
-    exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    ((noisy, _),) = stream_samples(noise, jax.random.key(0), exact, n=2, batch_size=2 * number)
-    wide = [jnp.concatenate([exact, noisy[0::2]]), jnp.concatenate([noisy[1::2], exact])]
+    refuse_traced("check_classifier", (f, x, noise))
+    exact = np.asarray(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    scale = float(np.std(exact, dtype=np.float64)) or 1.0 if noise is None else float(np.asarray(as_noise(noise).scale))
+    # NumPy's noise will do here, and needs no program to be compiled.
+    moves = np.random.default_rng(0).standard_normal((2, *exact.shape)).astype(exact.dtype)
+    moved = [exact + exact.dtype.type(scale) * move for move in moves]
+    wide = [jnp.asarray(np.concatenate(rows)) for rows in ((exact, moved[0]), (moved[1], exact))]
     first, second = (batch.astype(x.dtype) for batch in wide)
-    shared = np.arange(number), np.arange(number, 2 * number)
-    refuse_faults(f, first, second, 2 * number, shared, wide[0] if x.dtype.itemsize < 4 else None, classes, finite)
+    shared = np.arange(inputs), np.arange(inputs, 2 * inputs)
+    refuse_faults(f, first, second, 2 * inputs, shared, wide[0] if x.dtype.itemsize < 4 else None, classes, finite)
 
 
 def refuse_faults(
@@ -89,9 +92,9 @@ def refuse_faults(
     if not before.shape == beside.shape == after.shape:
         raise ValueError(f"f must have one number of classes, got scores {before.shape}, {beside.shape}, {after.shape}")
     faults: list[str] = []
-    if classes is not None and before.shape[1] != classes:
-        faults.append(f"it has {before.shape[1]} classes, not {classes}")
-    broken = ~np.isfinite(before).all(axis=1)
+    if classes is not None and before.shape[-1] != classes:
+        faults.append(f"it has {before.shape[-1]} classes, not {classes}")
+    broken = ~_all_of_row(np.isfinite(before))
     if finite and broken.any():
         faults.append(f"its scores are not finite in {broken.sum()} of {len(before)} rows")
     if (changed := _differing(before, after)).any():
@@ -108,7 +111,7 @@ def refuse_faults(
 
 def _call(scores: Callable[[Any], Any], rows: int, batch: Any) -> np.ndarray:
     values = jnp.asarray(scores(batch))
-    check_scores(values, rows)
+    shape_of_scores(values, rows)
     return np.asarray(values)
 
 
@@ -120,7 +123,11 @@ def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     tolerance = largest * max(_TOLERANCE, 8 * _resolution(one))
     with np.errstate(invalid="ignore"):
         far = finite & (np.abs(wide - beside) > tolerance)
-    return (far | (np.isfinite(wide) != np.isfinite(beside))).any(axis=1)
+    return ~_all_of_row(~(far | (np.isfinite(wide) != np.isfinite(beside))))
+
+
+def _all_of_row(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1).all(axis=1)
 
 
 def _resolution(scores: np.ndarray) -> float:
@@ -131,11 +138,11 @@ def _faults_of_dtype(before: np.ndarray, wide: np.ndarray | None) -> list[str]:
     """Return what few bits, of the scores or of the inputs, do to votes."""
     faults: list[str] = []
     if before.dtype.itemsize < 4 and jnp.issubdtype(before.dtype, jnp.floating):
-        ties = ((before == before.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum()
+        ties = (~_all_of_row((before == before.max(axis=-1, keepdims=True)).sum(axis=-1) < 2)).sum()
         if ties:
             faults.append(f"its scores in {before.dtype} tie at the top in {ties} of {len(before)} rows")
     if wide is not None:
-        moved = (wide.argmax(axis=1) != before.argmax(axis=1)).sum()
+        moved = (~_all_of_row(wide.argmax(axis=-1) == before.argmax(axis=-1))).sum()
         if moved:
             faults.append(f"the votes of {moved} of {len(before)} rows are others for inputs in float32")
     return faults

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth.checks import as_numbers, check_alpha, check_integer
+from jaxsmooth.arguments import as_alpha, as_integer, as_numbers
 from jaxsmooth.types import ABSTAIN
 
 
@@ -67,7 +67,7 @@ def most_false_certificates(number: int, alpha: float, delta: float = 1e-3) -> i
         >>> most_false_certificates(500, alpha=0.001), most_false_certificates(10_000, alpha=0.001)
         (4, 21)
     """
-    number, alpha, delta = check_integer("number", number, 0), check_alpha(alpha), check_alpha(delta, "delta")
+    number, alpha, delta = as_integer("number", number, 0), as_alpha(alpha), as_alpha(delta, "delta")
     tail = special.bdtrc(np.arange(number), number, alpha)
     return int((tail > delta).sum())
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from jaxsmooth.checks import check_callable
+from jaxsmooth.arguments import refuse_uncallable
 from jaxsmooth.types import Classifier
 
 
@@ -35,7 +35,7 @@ def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classif
         Array([[1000,    0],
                [ 492,  508]], dtype=int32)
     """
-    check_callable(f)
+    refuse_uncallable(f)
     local = jax.local_devices()
     used = local if devices is None else list(devices) if isinstance(devices, Sequence) else []  # pyright: ignore
     if not used or not all(device in local for device in used):

@@ -16,8 +16,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from scipy import special
 
-from jaxsmooth.checks import check_float_dtype, check_key, check_scale, is_traced
-from jaxsmooth.draws import random_words
+from jaxsmooth._draws import random_words
+from jaxsmooth.arguments import as_float_dtype, as_key, as_scale, is_traced
 from jaxsmooth.noise import miss
 
 _BITS = 64  # of a draw
@@ -70,7 +70,7 @@ class LatticeGaussian:
         for name, value in (("sigma", sigma), ("step", step)):
             if is_traced(value):
                 raise TypeError(f"{name} must be a concrete number: the table of the noise is made from it")
-        scales: Any = check_scale("sigma", sigma), check_scale("step", step)
+        scales: Any = as_scale("sigma", sigma), as_scale("step", step)
         self.sigma, self.step = scales
         self._table = _alias_table(float(self.sigma) / float(self.step))
 
@@ -81,13 +81,13 @@ class LatticeGaussian:
 
     def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draw independent noise of this shape: multiples of step in float32, then cast to `dtype`."""
-        dtype = check_float_dtype(dtype)
+        dtype = as_float_dtype(dtype)
         return (self.sample_integers(key, shape).astype(jnp.float32) * self.step).astype(dtype)
 
     def sample_integers(self, key: jax.Array, shape: Sequence[int]) -> jax.Array:
         """Draw independent noise of this shape as `i32` multiples of step."""
         size = math.prod(shape)
-        words = random_words(check_key(key), 2 * size)
+        words = random_words(as_key(key), 2 * size)
         first, second = words[:size], words[size:]
         low, high, alias, least = map(jnp.asarray, self._table)
         bits = len(low).bit_length() - 1
@@ -122,6 +122,10 @@ class LatticeGaussian:
         step, sigma = float(np.asarray(self.step)), float(np.asarray(self.sigma))
         integers = np.round(np.asarray(values, np.float64) / step)
         return special.ndtr((integers - 0.5) * step / sigma), special.ndtr((integers + 0.5) * step / sigma)
+
+    def parameters(self) -> dict[str, ArrayLike]:
+        """Return what a log says of the noise."""
+        return {"sigma": self.sigma, "step": self.step}
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
         """Return the arrays."""

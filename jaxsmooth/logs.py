@@ -7,7 +7,7 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsmooth.checks import as_numbers, check_integer
+from jaxsmooth.arguments import as_integer, as_numbers
 from jaxsmooth.types import ABSTAIN
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -101,7 +101,7 @@ def format_row(row: LogRow) -> str:
     if not isinstance(row, LogRow):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"rows must hold rows of a log, got {row!r}")
     for name in ("idx", "label", "predict", "votes"):
-        check_integer(f"{name} of a row", getattr(row, name), ABSTAIN, 2**63 - 1)
+        as_integer(f"{name} of a row", getattr(row, name), ABSTAIN, 2**63 - 1)
     for name, value in (("radius", row.radius), ("seconds", row.seconds)):
         if isinstance(value, (str, bytes)) or as_numbers(name, value, "a number").ndim != 0:
             raise TypeError(f"{name} must be a number, got {value!r} for idx {row.idx}")

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsmooth.checks import check_callable, check_inputs, check_integer, check_key, check_noise, check_scores
-from jaxsmooth.smooth import LEAST_PROBABILITY, along_rows, at_labels, check_labels
+from jaxsmooth._checks import as_inputs, as_noise, shape_of_scores
+from jaxsmooth._labels import LEAST_PROBABILITY, along_rows, as_labels, at_labels
+from jaxsmooth.arguments import as_integer, as_key, refuse_uncallable
 from jaxsmooth.types import Classifier, Noise
 
 
@@ -24,13 +25,13 @@ def _checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     @wraps(loss)
     def checked(f: Classifier, noise: Noise, key: jax.Array, x: Any, y: Any, **settings: Any) -> jax.Array:
-        check_callable(f)
-        noise, key, x = check_noise(noise), check_key(key), check_inputs(x)
+        refuse_uncallable(f)
+        noise, key, x = as_noise(noise), as_key(key), as_inputs(x)
         if len(x) == 0:
             raise ValueError("x must have at least one input, got none")
-        labels = check_labels(y, len(x), check_scores(jax.eval_shape(f, x), len(x)))
+        labels = as_labels(y, len(x), shape_of_scores(jax.eval_shape(f, x), len(x))[-1])
         counts = {"m": 1, "steps": 0}
-        settings |= {k: check_integer(k, v, counts[k]) for k, v in settings.items() if k in counts}
+        settings |= {k: as_integer(k, v, counts[k]) for k, v in settings.items() if k in counts}
         return loss(f, noise, key, x, labels, **settings)
 
     return checked

@@ -13,8 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from scipy import special
 
-from jaxsmooth import draws
-from jaxsmooth.checks import check_float_dtype, check_key, check_scale
+from jaxsmooth import _draws as draws
+from jaxsmooth.arguments import as_float_dtype, as_key, as_scale
 
 
 class Gaussian(NamedTuple):
@@ -135,9 +135,9 @@ def _sample(
     shape: Sequence[int],
     dtype: DTypeLike,
 ) -> jax.Array:
-    dtype = check_float_dtype(dtype)
-    words = draws.random_words(check_key(key), math.prod(shape))
-    return distribution(words, check_scale(name, scale)).reshape(shape).astype(dtype)
+    dtype = as_float_dtype(dtype)
+    words = draws.random_words(as_key(key), math.prod(shape))
+    return distribution(words, as_scale(name, scale)).reshape(shape).astype(dtype)
 
 
 def _in_scales(values: ArrayLike, scale: ArrayLike) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Test the noise that is drawn against what a certificate takes it for.
+"""Test whether the noise that is drawn has the distribution that its certificates assume.
 
 An adversary who controls the random numbers controls the certificates (Dahiya et al., USENIX Security 2024). The tests
 are of noise turned into numbers u, uniform on [0, 1) by its distribution function, with bounds that hold for every
@@ -15,8 +15,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.polynomial import legendre
 
-from jaxsmooth.checks import check_alpha, check_inputs, check_integer, check_untraced
-from jaxsmooth.samples import Position, check_task, draw_noise
+from jaxsmooth._checks import as_inputs
+from jaxsmooth._sampling import Position, as_task, draw_noise
+from jaxsmooth.arguments import as_alpha, as_integer, refuse_traced
 from jaxsmooth.types import Noise
 
 _VALUES, _MOST_SAMPLES, _MOST_FEATURES = 2**18, 2048, 1024
@@ -105,20 +106,20 @@ def noise_report(
         >>> [s.name for s in report.statistics][:3]
         ['distance', 'moment 1', 'moment 2']
     """
-    false_alarm = check_alpha(false_alarm, "false_alarm")
+    false_alarm = as_alpha(false_alarm, "false_alarm")
     if n is not None:
-        check_integer("n", n, 1)
-    x = check_inputs(x)
+        n = as_integer("n", n, 1)
+    x = as_inputs(x)
     number, features = len(x), math.prod(x.shape[1:])
     if number == 0:
         raise ValueError("x must have at least one input, got none")
     samples = max(2, min(_MOST_SAMPLES, _VALUES // (number * features))) if n is None else n
-    task, samples, _ = check_task(noise, key, x, samples, 1, ids, first)
+    task = as_task(noise, key, x, ids, first, samples)
     if not hasattr(noise, "cdf"):
         raise TypeError(f"noise must have a method cdf to be tested, got {noise!r}")
-    check_untraced("noise_report", task)
+    refuse_traced("noise_report", task)
     total = number * samples
-    values, _ = _draw_noise(task, Position(np.int32(0), np.int32(0)), samples, total)
+    values, _ = _draw_noise(task, Position(np.int32(0), np.int32(0)), (samples,), total)
     below, upto = task.noise.cdf(np.asarray(values).reshape(total, features))  # pyright: ignore
     # Noise with atoms is spread over them, by numbers that do not come from the generator that is tested.
     u = below + (upto - below) * np.random.default_rng(0).uniform(size=below.shape)

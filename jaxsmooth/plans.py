@@ -15,7 +15,9 @@ import numpy as np
 import scipy
 from scipy import fft
 
-from jaxsmooth.checks import as_numbers, check_alpha, check_integer, check_noise, is_traced, safe_scale
+from jaxsmooth._checks import as_noise
+from jaxsmooth.arguments import as_alpha, as_integer, as_numbers, is_traced
+from jaxsmooth.bounds import safe_scale
 from jaxsmooth.types import Noise
 
 # Nominal levels grow as this power of the share of votes: -0.1 takes 9 % fewer votes than 0.3, in the geometric mean of
@@ -34,12 +36,14 @@ class RadiiPlan(NamedTuple):
         looks: `i64[J]`, numbers of votes after which an input is looked at, increasing.
         certify: `i64[R, J]`, the radius is certified at a look if this many votes were for the class.
         give_up: `i64[R, J]`, the radius is given up at a look if this many votes were not.
+        edges: `f64[R]`, the probability whose radius each is: a certified radius says that the class has more.
     """
 
     radii: np.ndarray
     looks: np.ndarray
     certify: np.ndarray
     give_up: np.ndarray
+    edges: np.ndarray
 
 
 def make_looks(n: int, first: int = 64, growth: float = 1.25) -> tuple[int, ...]:
@@ -49,7 +53,7 @@ def make_looks(n: int, first: int = 64, growth: float = 1.25) -> tuple[int, ...]
         >>> make_looks(200), len(make_looks(100_000))
         ((64, 80, 100, 125, 157, 196, 200), 34)
     """
-    n, first = check_integer("n", n, 1), check_integer("first", first, 1)
+    n, first = as_integer("n", n, 1), as_integer("first", first, 1)
     if not 1 < growth < math.inf:
         raise ValueError(f"growth must be a number above 1, got {growth!r}")
     looks = [min(first, n)]
@@ -94,15 +98,15 @@ def plan_radii(
         (array([ 64,  80, 100]), array([[57, 70, 86],
                [64, 78, 97]]))
     """
-    n, alpha, beta = check_integer("n", n, 1, 2**30), check_alpha(alpha), check_alpha(beta, "beta")
-    grid = check_radii(radii)
-    steps = make_looks(n) if looks is None else _check_looks(looks, n)
-    edges = tuple(edge_probability(check_noise(noise), radius) for radius in grid)
+    n, alpha, beta = as_integer("n", n, 1, 2**30), as_alpha(alpha), as_alpha(beta, "beta")
+    grid = as_radii(radii)
+    steps = make_looks(n) if looks is None else as_looks(looks, n)
+    edges = tuple(edge_probability(as_noise(noise), radius) for radius in grid)
     tests = [_test(edge, steps, alpha, beta) for edge in edges]
     # A bar for a larger radius is at least that for a smaller one, and one to give it up at most.
     certify = np.maximum.accumulate([bars for bars, _ in tests])
     give_up = np.minimum.accumulate([bars for _, bars in tests])
-    return RadiiPlan(np.array(grid), np.array(steps), certify, give_up)
+    return RadiiPlan(np.array(grid), np.array(steps), certify, give_up, np.array(edges))
 
 
 def edge_probability(noise: Noise, radius: float) -> float:
@@ -226,7 +230,7 @@ def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
     return found
 
 
-def check_radii(radii: Any) -> list[float]:
+def as_radii(radii: Any) -> list[float]:
     """Return a grid of radii, increasing and at least 0."""
     grid = as_numbers("radii", radii, "a sequence of numbers that are at least 0")
     if grid.ndim != 1 or grid.size == 0 or not np.isfinite(grid).all() or not (grid >= 0).all():
@@ -236,8 +240,9 @@ def check_radii(radii: Any) -> list[float]:
     return grid.tolist()
 
 
-def _check_looks(looks: Any, n: int) -> tuple[int, ...]:
-    steps = [check_integer("looks", look, 1) for look in looks]
+def as_looks(looks: Any, n: int) -> tuple[int, ...]:
+    """Return numbers of votes that increase up to n."""
+    steps = [as_integer("looks", look, 1) for look in looks]
     if not steps or steps[-1] != n or any(b <= a for a, b in itertools.pairwise(steps)):
         raise ValueError(f"looks must increase up to n = {n}, got {looks!r}")
     return tuple(steps)

@@ -1,15 +1,21 @@
-"""The class that the smoothed classifier predicts, from vote counts."""
+"""The class that the smoothed classifier predicts: PREDICT of Cohen et al. 2019 (arXiv:1902.02918, section 3.2.1)."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth.bounds import binomial_p_value, passing_counts
-from jaxsmooth.checks import check_alpha, check_counts, check_integer
-from jaxsmooth.types import ABSTAIN, Classifier, Noise, Prediction
-from jaxsmooth.votes import count_votes
+from jaxsmooth._checks import as_batch_size, as_n, as_votes
+from jaxsmooth._deciding import largest_rival, per_input
+from jaxsmooth._sampling import as_task, scan_votes
+from jaxsmooth.arguments import as_alpha, is_traced, refuse_uncallable
+from jaxsmooth.bounds import binomial_p_value, passes_binomial_test, passing_counts, two_sided_p_value
+from jaxsmooth.types import ABSTAIN, Classifier, Noise, Prediction, Votes
+from jaxsmooth.votes import stream_votes
+
+__all__ = ["predict", "prediction"]
 
 
 def predict(
@@ -22,6 +28,7 @@ def predict(
     alpha: float = 1e-3,
     batch_size: int = 256,
     ids: ArrayLike | None = None,
+    compiled: bool = True,
 ) -> Prediction:
     """Predict with the smoothed classifier: `count_votes`, then `prediction`.
 
@@ -31,9 +38,10 @@ def predict(
     Args:
         f, noise, key, x, n, batch_size, ids: as for `count_votes`.
         alpha: failure probability for each input, static, in (0, 1).
+        compiled: count in one compiled scan. If false, by `stream_votes`: f may then be any function of a JAX array.
 
     Returns:
-        A `Prediction` of `label i32[N]`, `p_value f32[N]`, `counts i32[N, K]`.
+        A `Prediction`.
 
     Raises:
         ValueError, TypeError: as `count_votes` and `prediction`, before f is called.
@@ -44,41 +52,72 @@ def predict(
         >>> predict(f, Gaussian(1.0), jax.random.key(0), jnp.array([[2.0, 0.0], [0.0, 0.0], [-2.0, 0.0]])).label
         Array([ 0, -1,  1], dtype=int32)
     """
-    alpha = check_alpha(alpha)
-    return prediction(count_votes(f, noise, key, x, n=n, batch_size=batch_size, ids=ids), n=n, alpha=alpha)
+    alpha, n = as_alpha(alpha), as_n(n)
+    # counts <- SampleUnderNoise(f, x, n, sigma)
+    if compiled:
+        refuse_uncallable(f)
+        counts = scan_votes(f, as_task(noise, key, x, ids, 0, n), (n,), as_batch_size(batch_size))[:, 0]
+    else:
+        counts = stream_votes(f, noise, key, x, n=n, batch_size=batch_size, ids=ids)
+    return _decide(Votes(counts=counts, n=n), alpha)
 
 
-def prediction(counts: ArrayLike, *, n: int, alpha: float = 1e-3) -> Prediction:
-    """Decide the class of each input from its vote counts.
+def prediction(votes: Votes, *, alpha: float = 1e-3) -> Prediction:
+    """Decide the class of each input from its votes.
 
     The label is the class with most votes (the lowest index in a tie) if the exact two-sided binomial test of its
     votes against those of its rival rejects 1/2 at level `alpha` (Hung & Fithian 2019, arXiv:1610.03944), and
-    `ABSTAIN` otherwise. The rival is the second class, or the votes for no class, whichever are more.
+    `ABSTAIN` otherwise. The rival is the second class, or the votes for no class, whichever are more. With C
+    components, each is tested at level alpha / C.
 
     Args:
-        counts: `[N, K]` integers, K >= 2; a row adds up to at most n.
-        n: number of samples behind each row, static, at least 1.
+        votes: of the rule "fixed"; their selection votes are not used. Their `n` is static under `jax.jit`.
         alpha: level of the test, static, in (0, 1).
 
     Returns:
         A `Prediction`. `p_value` has a relative error below 1e-4; the decision is exact and not read off it.
 
     Raises:
-        ValueError, TypeError: an argument is not as described. A traced row of more than n votes abstains.
+        ValueError, TypeError: an argument is not as described: the sampling stopped because of the votes. A traced row
+            of more than n votes abstains.
 
     Example:
-        >>> prediction(jnp.array([[80, 20], [55, 45], [30, 0]]), n=100).label
+        >>> from jaxsmooth import Votes
+        >>> prediction(Votes(counts=jnp.array([[80, 20], [55, 45], [30, 0]]), n=100)).label
         Array([ 0, -1, -1], dtype=int32)
     """
-    n, alpha = check_integer("n", n, 1, 2**30), check_alpha(alpha)
-    return _prediction(check_counts("counts", counts, n), n=n, alpha=alpha)
+    alpha, votes = as_alpha(alpha), as_votes(votes)
+    if votes.rule != "fixed":
+        raise ValueError(
+            f"votes must be of the rule 'fixed', got {votes.rule!r}: their sampling stopped because of the votes, and "
+            "a test for a fixed n would be false"
+        )
+    return _decide(votes, alpha)
 
 
-@partial(jax.jit, static_argnames=("n", "alpha"))
-def _prediction(counts: jax.Array, *, n: int, alpha: float) -> Prediction:
-    label, top = jnp.argmax(counts, axis=1).astype(jnp.int32), counts.max(axis=1)
-    classes = jnp.arange(counts.shape[1], dtype=jnp.int32)[None, :]
-    invalid = n - counts.sum(axis=1, dtype=jnp.int32)
-    rival = jnp.maximum(jnp.where(classes == label[:, None], 0, counts).max(axis=1), invalid)
-    passes = (invalid >= 0) & (top >= jnp.asarray(passing_counts(n, alpha))[top + rival])
-    return Prediction(jnp.where(passes, label, ABSTAIN), binomial_p_value(top, rival, n), counts)
+def _decide(votes: Votes, alpha: float) -> Prediction:
+    alpha = alpha / votes.components
+    if any(map(is_traced, jax.tree.leaves(votes))):
+        if not isinstance(votes.n, int):
+            raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
+        return Prediction(*_decide_traced(votes, alpha=alpha), votes)
+    votes = jax.tree.map(np.asarray, votes)
+    label = votes.counts.argmax(axis=-1).astype(np.int32)
+    top = votes.counts.max(axis=-1)
+    rival = largest_rival(np, votes.counts, label, per_input(votes.n, label.ndim))
+    # if BinomPValue(nA, nA + nB, 0.5) <= alpha return cA else ABSTAIN
+    label = np.where(passes_binomial_test(top, rival, alpha), label, ABSTAIN)
+    p_value = np.maximum(two_sided_p_value(top, top + rival), np.finfo(np.float32).tiny).astype(np.float32)
+    return Prediction(jnp.asarray(label), jnp.asarray(p_value), votes)
+
+
+@partial(jax.jit, static_argnames="alpha")
+def _decide_traced(votes: Votes, *, alpha: float) -> tuple[jax.Array, jax.Array]:
+    """Return label and p-value, the label from a table over all totals from 0 to n."""
+    counts, n = votes.counts, votes.n
+    label = jnp.argmax(counts, axis=-1).astype(jnp.int32)
+    top = counts.max(axis=-1)
+    rival = largest_rival(jnp, counts, label, n)
+    fits = counts.sum(axis=-1, dtype=jnp.int32) <= n
+    passes = fits & (top >= jnp.asarray(passing_counts(n, alpha))[top + rival])
+    return jnp.where(passes, label, ABSTAIN), binomial_p_value(top, rival, n)

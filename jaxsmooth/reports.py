@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxsmooth.checks import as_numbers, check_alpha, check_choice
+from jaxsmooth.arguments import as_alpha, as_numbers, refuse_unknown
 from jaxsmooth.curves import (
     abstention_rate,
     average_certified_radius,
@@ -52,7 +52,7 @@ def report_table(
         mine           50   1.000  0.000  0.600      0.000            -
           at least            0.960  0.000
     """
-    check_choice("style", style, _STYLES)
+    refuse_unknown("style", style, _STYLES)
     _check_runs(runs)
     radii = _check_radii(radii)
     head = ["run", "inputs", *(f"{radius:.2f}" for radius in radii), "ACR", "abstained", "votes/input"]
@@ -130,7 +130,7 @@ def _alpha(name: str, rows: Sequence[LogRow], default: float) -> float:
     if len(claimed) > 1:
         raise ValueError(f"run {name!r} must be of one alpha, got {sorted(map(str, claimed))}")
     said = claimed.pop()
-    return check_alpha(default if said is None else float(said))
+    return as_alpha(default if said is None else float(said))
 
 
 def _check_radii(radii: ArrayLike) -> np.ndarray:

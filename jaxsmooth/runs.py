@@ -4,22 +4,44 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxsmooth.anytime import AnytimeCertificate
-from jaxsmooth.checks import check_integer
-from jaxsmooth.datasets import Item, count_items, describe, list_items
+from jaxsmooth._checks import as_batch_size, as_n, as_noise
+from jaxsmooth._claims import claim, origin
+from jaxsmooth._datasets import Item, count_items, describe, list_items
+from jaxsmooth._host_loop import (
+    Requests,
+    Step,
+    as_host_task,
+    count_requests,
+    key_data,
+    make_step,
+    scores_of_first,
+)
+from jaxsmooth._modes import Mode, Sampler, run
+from jaxsmooth._progress import progress_bar
+from jaxsmooth._share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
+from jaxsmooth.anytime import Anytime
+from jaxsmooth.arguments import as_alpha, as_integer, as_key, refuse_uncallable
+from jaxsmooth.certify import Fixed
+from jaxsmooth.classifiers import refuse_faults
+from jaxsmooth.devices import over_devices
 from jaxsmooth.logs import HEADER, LogRow, format_row, write_log
-from jaxsmooth.noise_report import NoiseReport
-from jaxsmooth.progress import progress_bar
-from jaxsmooth.rules import Rule, claim, make_prediction_rule, make_rule
-from jaxsmooth.shares import check_share, in_order, list_stores, log_row, read_share, share_path
-from jaxsmooth.stores import StoredVotes, VoteStore
-from jaxsmooth.types import Classifier, Noise
+from jaxsmooth.noise_report import NoiseReport, noise_report
+from jaxsmooth.precision import Within
+from jaxsmooth.predict import prediction
+from jaxsmooth.sequential import Grid
+from jaxsmooth.stores import VoteHeader, VoteRow, VoteStore
+from jaxsmooth.types import Certificate, Classifier, Noise, Votes
+
+__all__ = ["certify_dataset", "predict_dataset"]
+
+_FIXED = Fixed()
 
 
 def certify_dataset(
@@ -29,13 +51,8 @@ def certify_dataset(
     data: Any,
     path: str | Path,
     *,
-    radii: Sequence[float] | None = None,
-    precision: float | None = None,
-    until: Callable[[AnytimeCertificate], bool] | None = None,
-    n0: int = 100,
-    n: int = 100_000,
+    mode: Fixed | Grid | Within | Anytime = _FIXED,
     alpha: float = 1e-3,
-    bound: Literal["cohen", "runner_up"] = "cohen",
     batch_size: int = 256,
     group: int | None = None,
     skip: int = 1,
@@ -48,19 +65,21 @@ def certify_dataset(
 ) -> list[LogRow]:
     """Certify inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
 
-    Input i is certified as by `certify(f, noise, key, x[i : i + 1], ids=[i])`, or `certify_radii` with radii,
-    `certify_within` with a precision, `certify_anytime` until a condition holds or n votes are cast: skipping, order,
-    grouping, devices, processes and restarting change no certificate. The log has Cohen's columns and ours; beside it
-    `<path>.votes` keeps the votes (`read_votes`), group by group, for a run to resume from. See `merge_shares`, too.
+    Input i gets the certificate of `certify(f, noise, key, x[i : i + 1], ids=[i])`, or of the function of another mode.
+    Skipping, order, grouping, devices, processes and restarting change no certificate. The log has Cohen's columns and
+    ours. Beside it `<path>.votes` keeps the votes (`read_votes`), group by group, for a run to resume from. See
+    `merge_shares`, too.
 
     Args:
-        f, noise, key, n0, n, alpha, bound, batch_size: as for `certify`; see `certify_radii` and `certify_within`.
-        data: pairs (x, label): a torch `Dataset`, say, or any iterable in fixed order; or two arrays. x is `f[*event]`.
+        f, noise, key, alpha, batch_size: as for `certify`.
+        data: pairs (x, label): a torch `Dataset`, a list, or any iterable in fixed order; or two arrays. x is
+            `f[*event]`.
         path: of the log.
-        radii, precision, until: at most one of them, to certify with as few votes as it takes.
+        mode: what is fixed in advance: `Fixed(n0=100, n=100_000)`, `Grid(radii)`, `Within(precision)` or
+            `Anytime(until)`.
         group: inputs that are certified together. By default one where n is large, more where it is small.
         skip, most: certify the inputs of index 0, skip, 2 skip, ... below most.
-        compiled: run f within a compiled step; if false call it, any function of a JAX array.
+        compiled: run f inside a compiled step; if false call it, any function of a JAX array.
         devices: to run a compiled f on, each with a batch of its own; all of this process by default.
         share: which part of the inputs to certify, (index, count); by default that of this process among all of JAX's.
         check: first test f as `check_classifier` does, and the noise as `noise_report` does, into `<path>.noise`.
@@ -80,8 +99,23 @@ def certify_dataset(
         >>> [(row.label, row.predict) for row in rows]
         [(0, 0), (1, 1), (2, 2)]
     """
-    rule = make_rule(f, noise, key, radii, precision, until, n0, n, alpha, bound, batch_size, compiled, devices)
-    return _start(rule, data, path, group, skip, most, share, check, verbose)
+    if not isinstance(mode, (Fixed, Grid, Within, Anytime)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"mode must be Fixed(...), Grid(...), Within(...) or Anytime(...), got {mode!r}")
+    voter = _as_voter(f, noise, key, (0, 1), alpha, batch_size, compiled, devices)
+    mode.refuse_noise(voter.noise)
+    job = _Job(
+        certify=lambda x, ids: run(mode, voter.sampler(x, ids), voter.alpha),
+        select=lambda x, ids: np.asarray(voter.sampler(x, ids).first(mode.n0, 0, mode.rule).selection),
+        examine=partial(_examine, voter),
+        settings={**voter.settings, **_settings_of(mode)},
+        rule=mode.rule,
+        selects=True,
+        n=mode.n,
+        group=_group_of(mode, voter.batch_size),
+    )
+    if isinstance(mode, Anytime) and group not in (None, 1):
+        raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
+    return _start(job, data, path, group, skip, most, share, check, verbose)
 
 
 def predict_dataset(
@@ -106,7 +140,7 @@ def predict_dataset(
     """Predict inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
 
     Input i gets the prediction of `predict(f, noise, key, x, n=n, alpha=alpha)` for the id i: a class, or an abstention
-    at level alpha. All else is as in `certify_dataset`; the radius in the log is 0.
+    at level alpha. Everything else is as in `certify_dataset`; the radius in the log is 0.
 
     Args:
         f, noise, key, n, alpha, batch_size: as for `predict`.
@@ -123,12 +157,161 @@ def predict_dataset(
         >>> [row.predict for row in rows]
         [0, 1, 2]
     """
-    rule = make_prediction_rule(f, noise, key, n, alpha, batch_size, compiled, devices)
-    return _start(rule, data, path, group, skip, most, share, check, verbose)
+    n, few = as_n(n), min(as_n(n), 100)
+    voter = _as_voter(f, noise, key, None, alpha, batch_size, compiled, devices)
+
+    def first_votes(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        return voter.votes(x, ids, [(0, few)])[:, 0]
+
+    def predict(x: np.ndarray, ids: np.ndarray) -> Certificate:
+        begun, rest = np.moveaxis(voter.votes(x, ids, [(0, few), (few, n - few)]), 1, 0)
+        counts = begun + rest
+        label = np.asarray(prediction(Votes(counts=counts, n=n), alpha=voter.alpha).label)
+        none = np.zeros(label.shape, np.float32)
+        return Certificate(label, none, none, Votes(counts=counts, n=n, selection=begun))  # pyright: ignore
+
+    job = _Job(
+        certify=predict,
+        select=first_votes,
+        examine=partial(_examine, voter),
+        settings={**voter.settings, "mode": "prediction", "n": n},
+        rule="fixed",
+        selects=False,
+        n=n,
+        group=_full_group(voter.batch_size, n),
+    )
+    return _start(job, data, path, group, skip, most, share, check, verbose)
+
+
+class _Job(NamedTuple):
+    """What a run does with each group of inputs.
+
+    Attributes:
+        certify: from inputs `[N, *event]` and their ids to what is certified.
+        select: from the same to the votes by which a classifier is known again.
+        examine: tests the classifier and the noise on the same.
+        settings: what must not change within a run, in a form that JSON can hold.
+        rule: how the votes are drawn: see `Votes.rule`.
+        selects: whether selection votes choose the class.
+        n: most votes of an input.
+        group: how many inputs to certify together, by default.
+    """
+
+    certify: Callable[[np.ndarray, np.ndarray], Certificate]
+    select: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    examine: Callable[[np.ndarray, np.ndarray], NoiseReport | None]
+    settings: dict[str, Any]
+    rule: str
+    selects: bool
+    n: int
+    group: int
+
+
+class _Voter(NamedTuple):
+    """Where the votes of a run come from: everything but the inputs, checked."""
+
+    f: Any
+    step: Step
+    noise: Noise
+    keys: np.ndarray
+    alpha: float
+    batch_size: int
+    compiled: bool
+    settings: dict[str, Any]
+
+    def sampler(self, x: np.ndarray, ids: np.ndarray) -> Sampler:
+        """Return the samples of some inputs."""
+        return Sampler(self.f, self.step, as_host_task(self.noise, self.keys, x, ids), self.batch_size, self.compiled)
+
+    def votes(self, x: np.ndarray, ids: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
+        """Return the votes of ranges (first, count) of samples of each input, `i32[N, ranges, *components, K]`."""
+        row = np.repeat(np.arange(len(x)), len(ranges))
+        first, count = np.tile(np.array(ranges), (len(x), 1)).T
+        wanted = np.flatnonzero(count)
+        requests = Requests(row[wanted], np.zeros_like(wanted), first[wanted], count[wanted])
+        found = count_requests(self.step, self.sampler(x, ids).task, requests, self.batch_size)
+        votes = np.zeros((len(row), *found.shape[1:]), np.int32)
+        votes[wanted] = found
+        return votes.reshape(len(x), len(ranges), *found.shape[1:])
+
+
+def _as_voter(
+    f: Any,
+    noise: Any,
+    key: Any,
+    streams: tuple[int, ...] | None,
+    alpha: Any,
+    batch_size: Any,
+    compiled: bool,
+    devices: Sequence[Any] | None,
+) -> _Voter:
+    """Check what every run has."""
+    refuse_uncallable(f)
+    noise, key, alpha, batch_size = as_noise(noise), as_key(key), as_alpha(alpha), as_batch_size(batch_size)
+    settings = {**origin(f, noise, key), "alpha": alpha}
+    f, batch_size = _spread(f, batch_size, compiled, devices)
+    return _Voter(f, make_step(f, compiled), noise, key_data(key, streams), alpha, batch_size, compiled, settings)
+
+
+def _spread(f: Any, batch_size: int, compiled: bool, devices: Sequence[Any] | None) -> tuple[Any, int]:
+    """Return the classifier on the devices that are to be used, and the rows of a batch for all of them."""
+    if not compiled:
+        if devices is not None:
+            raise ValueError("devices must be None where compiled is false: f is called here, wherever it runs")
+        return f, batch_size
+    count = len(jax.local_devices() if devices is None else devices)
+    return (f, batch_size) if devices is None and count == 1 else (over_devices(f, devices), count * batch_size)
+
+
+def _settings_of(mode: Mode) -> dict[str, Any]:
+    """Return what a mode fixes in advance, in a form that JSON can hold."""
+    names = ("n0", "n", "bound", "radii", "beta", "looks", "precision", "votes")
+    values = {name: getattr(mode, name) for name in names if hasattr(mode, name)}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {"mode": mode.name, **settings}
+
+
+def _group_of(mode: Mode, batch_size: int) -> int:
+    """Return how many inputs to certify together: modes that stop early fill batches from many."""
+    if isinstance(mode, Anytime):
+        return 1
+    return _full_group(batch_size, mode.n0 + mode.n) if isinstance(mode, Fixed) else 64
+
+
+def _full_group(batch_size: int, votes: int) -> int:
+    """Return the least number of inputs, up to 64, whose votes leave at most 0.5 % of the rows of batches unused.
+
+    Example:
+        >>> _full_group(256, 100_100), _full_group(64, 1100)
+        (1, 4)
+    """
+
+    def is_full(inputs: int) -> bool:
+        return inputs * votes >= 0.995 * batch_size * -(-inputs * votes // batch_size)
+
+    return next((inputs for inputs in range(1, 64) if is_full(inputs)), 64)
+
+
+def _examine(voter: _Voter, x: np.ndarray, ids: np.ndarray) -> NoiseReport | None:
+    """Test the classifier and the noise on samples of the first input."""
+    rows = voter.batch_size
+    task = voter.sampler(x[:1], ids[:1]).task
+    samples = np.arange(rows, dtype=np.uint32)
+    places = np.arange(0, rows - 1, 2)
+    # In the second batch every other sample is one place further on, among samples that the first batch does not have.
+    moved = samples + np.uint32(rows)
+    moved[places + 1] = samples[places]
+    refuse_faults(partial(scores_of_first, voter.step, task), samples, moved, rows, (places, places + 1))
+    if not hasattr(voter.noise, "cdf"):
+        return None
+    report = noise_report(voter.noise, as_key(voter.keys[-1]), x[:1], ids=ids[:1])
+    if report.failed:
+        raise ValueError(f"noise must have the named distribution, but it failed the tests {', '.join(report.failed)}")
+    return report
 
 
 def _start(
-    rule: Rule,
+    job: _Job,
     data: Any,
     path: str | Path,
     group: int | None,
@@ -138,13 +321,13 @@ def _start(
     check: bool,
     verbose: bool,
 ) -> list[LogRow]:
-    """Run a rule over this process's share of the data."""
-    size = rule.group if group is None else check_integer("group", group, 1)
-    skip, most = check_integer("skip", skip, 1), None if most is None else check_integer("most", most, 0)
-    part = check_share(share)
+    """Do a job over this process's share of the data."""
+    size = job.group if group is None else as_integer("group", group, 1)
+    skip, most = as_integer("skip", skip, 1), None if most is None else as_integer("most", most, 0)
+    part = as_share(share)
     items, total = list_items(data, skip, most, part), count_items(data, skip, most, part)
     own = share_path(Path(path), *part)
-    return _certify(rule, items, total, own, Path(path), size, check and not own.exists(), verbose)
+    return _certify(job, items, total, own, Path(path), size, check and not own.exists(), verbose)
 
 
 class _Progress(NamedTuple):
@@ -154,9 +337,9 @@ class _Progress(NamedTuple):
     correct: int = 0
     votes: int = 0
 
-    def add(self, rows: list[StoredVotes]) -> "_Progress":
+    def add(self, rows: list[VoteRow]) -> "_Progress":
         correct = sum(row.predict == row.label for row in rows)
-        return _Progress(self.done + len(rows), self.correct + correct, self.votes + sum(row.votes for row in rows))
+        return _Progress(self.done + len(rows), self.correct + correct, self.votes + sum(row.n for row in rows))
 
     def notes(self, n: int) -> dict[str, str]:
         shown, saved = {"accuracy": f"{self.correct / max(self.done, 1):.3f}"}, 1 - self.votes / (n * max(self.done, 1))
@@ -164,7 +347,7 @@ class _Progress(NamedTuple):
 
 
 def _certify(
-    rule: Rule, items: Iterator[Item], total: int | None, own: Path, path: Path, size: int, check: bool, verbose: bool
+    job: _Job, items: Iterator[Item], total: int | None, own: Path, path: Path, size: int, check: bool, verbose: bool
 ) -> list[LogRow]:
     first = next(items, None)
     if first is None:
@@ -172,20 +355,20 @@ def _certify(
             write_log(own, [])
         return []
     x, _ = first.load()
-    like, progress, wanted = describe(x), _Progress(), list[StoredVotes]()
-    settings = {**rule.settings, **like}
+    like, progress, wanted = describe(x), _Progress(), list[VoteRow]()
+    settings = {**job.settings, **like}
     words = claim(settings)
     if path.exists() and not list_stores(path):
         raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
-    report = rule.examine(x[None], np.array([first.idx])) if check else None
-    with _open(rule, settings, own, first.idx, x) as store, progress_bar("inputs", total, verbose) as advance:
+    report = job.examine(x[None], np.array([first.idx])) if check else None
+    with _open(job, settings, own, first.idx, x) as store, progress_bar("inputs", total, verbose) as advance:
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
         done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
         for batch in _batches(itertools.chain([first], items), size):
             undone = [item for item in batch if item.idx not in done]
             if undone:
-                rows = _certified(rule, undone, like)
+                rows = _certified(job, undone, like)
                 for row in rows:
                     store.append(row)
                     done[row.idx] = row
@@ -193,30 +376,50 @@ def _certify(
                     log.writelines(format_row(log_row(row, words)) + "\n" for row in rows)
             wanted += [done[item.idx] for item in batch]
             progress = progress.add(wanted[-len(batch) :])
-            advance(progress.done, **progress.notes(rule.settings["n"]))
+            advance(progress.done, **progress.notes(job.n))
         write_log(own, in_order(done.values() if own == path else store.rows, words))
     return in_order(wanted, words)
 
 
-def _certified(rule: Rule, batch: list[Item], like: dict[str, Any]) -> list[StoredVotes]:
+def _certified(job: _Job, batch: list[Item], like: dict[str, Any]) -> list[VoteRow]:
     """Certify a group of inputs."""
     pairs = [item.load(like) for item in batch]
-    ids, began = np.array([item.idx for item in batch]), time.perf_counter()
-    columns = map(np.asarray, rule.certify(np.stack([x for x, _ in pairs]), ids))
-    results = list(zip(*columns, strict=True))
+    ids = np.array([item.idx for item in batch])
+    began = time.perf_counter()
+    found = job.certify(np.stack([x for x, _ in pairs]), ids)
     seconds = (time.perf_counter() - began) / len(ids)
+    label, radius, p_lower = (np.asarray(values) for values in (found.label, found.radius, found.p_lower))
+    votes = found.votes
+    n = np.broadcast_to(votes.n, len(ids))
+    lost = np.full(len(ids), np.nan) if votes.lost is None else votes.lost
     return [
-        StoredVotes(item.idx, label, int(predict), float(radius), seconds, int(votes), selection, counts)
-        for item, (_, label), (predict, radius, votes, selection, counts) in zip(batch, pairs, results, strict=True)
+        VoteRow(
+            idx=item.idx,
+            label=truth,
+            predict=int(label[i]),
+            radius=float(radius[i]),
+            p_lower=float(p_lower[i]),
+            seconds=seconds,
+            n=int(n[i]),
+            lost=float(lost[i]),
+            selection=np.asarray(votes.selection[i]),
+            counts=np.asarray(votes.counts[i]),
+        )
+        for i, (item, (_, truth)) in enumerate(zip(batch, pairs, strict=True))
     ]
 
 
-def _open(rule: Rule, settings: dict[str, Any], path: Path, idx: int, x: np.ndarray) -> VoteStore:
-    """Open the store, once the first input gives the same selection votes as it did, and write the log anew from it."""
-    selection = rule.select(x[None], np.array([idx]))[0]
-    votes = path.with_name(path.name + ".votes")
+def _open(job: _Job, settings: dict[str, Any], path: Path, idx: int, x: np.ndarray) -> VoteStore:
+    """Open the store, once the first input gets the same selection votes as before, and write the log from it."""
+    selection = job.select(x[None], np.array([idx]))[0]
+    if selection.ndim > 1:
+        raise ValueError(
+            f"f must return scores [B, K], got components of shape {selection.shape[:-1]}: a log has one class for "
+            "each input. certify and the like certify components"
+        )
+    votes = votes_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    store = VoteStore(votes, settings, len(selection))
+    store = VoteStore(votes, VoteHeader(settings, selection.shape, job.rule, job.selects))
     before = next((row for row in store.rows if row.idx == idx), None)
     if before is not None and not np.array_equal(before.selection, selection):
         store.close()

@@ -1,21 +1,22 @@
-"""Certify with as few votes as it takes: a radius of a grid, or a radius within a fraction of the best.
+"""Certify a radius of a grid with as few votes as it takes: an exactly calibrated group-sequential test.
 
-Which to choose, before any votes are looked at:
+Which mode to choose, before any votes are looked at:
 
 - `certify_radii`, where the radii that matter are known, as in a table of certified accuracy: 10 to 100 times fewer
   votes than a fixed number. The radius that it returns is one of the grid.
 - `certify_within`, where each input's own radius is wanted: 3 to 8 times fewer votes, for a radius within 5 % of that
   of all votes.
 - `certify`, with a fixed number of votes, where every input's votes are wanted, or one compiled program.
-- `jaxsmooth.anytime`, where nothing can be fixed in advance: a bound that holds at every number of votes at once.
+- `certify_anytime`, where nothing can be fixed in advance: a bound that holds at every number of votes at once.
 
 What is fixed in advance is part of the guarantee: the grid or the precision, n, alpha, the looks. An input that was
-looked at here cannot be taken further under another rule; a state says by which settings it came about.
+looked at here cannot be taken further under another rule: its votes and its state say how they came about.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,60 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxsmooth._checks import as_numbers_of_votes
+from jaxsmooth._deciding import at_label, per_input, reduced
+from jaxsmooth._host_loop import HostTask
+from jaxsmooth._modes import as_sampler, run
+from jaxsmooth.arguments import as_alpha, as_integer
 from jaxsmooth.bounds import round_down
-from jaxsmooth.certify import reduced_radius
-from jaxsmooth.checks import check_alpha, check_integer
-from jaxsmooth.plans import RadiiPlan, plan_radii
-from jaxsmooth.progress import progress_bar
-from jaxsmooth.rounds import Step, check_host_task, choose, make_step, vote_round
-from jaxsmooth.samples import Task
-from jaxsmooth.types import ABSTAIN, Classifier, Noise
-from jaxsmooth.votes import decision_keys
+from jaxsmooth.plans import RadiiPlan, as_looks, as_radii, edge_probability, make_looks, plan_radii
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
-
-class RadiiState(NamedTuple):
-    """How far the tests of `certify_radii` are: a pytree of arrays, to be stored and resumed.
-
-    Attributes:
-        selection: `i32[N, K]`, the selection votes.
-        hits: `i32[N]`, estimation votes for the class with most of them, the one that is tested.
-        drawn: `i32[N]`, all estimation votes.
-        certified: `i32[N]`, how many radii of the grid are certified.
-        open_until: `i32[N]`, how many are not given up.
-        settings: `u32[8]`, a digest of all that must not change on the way.
-    """
-
-    selection: ArrayLike
-    hits: ArrayLike
-    drawn: ArrayLike
-    certified: ArrayLike
-    open_until: ArrayLike
-    settings: ArrayLike
-
-    @property
-    def label(self) -> np.ndarray:
-        """`i32[N]`, the class that is tested."""
-        return np.asarray(self.selection).argmax(axis=1).astype(np.int32)
-
-
-class RadiiCertificate(NamedTuple):
-    """What is certified for each of `N` inputs on a grid of radii.
-
-    Attributes:
-        label: `i32[N]`, the certified class, or `ABSTAIN` where no radius of the grid is certified.
-        radius: `f32[N]`, the largest radius certified, rounded down, 0 on abstention.
-        votes: `i32[N]`, how many votes it took, those that chose the class left out.
-        is_settled: `bool[N]`, whether more votes would be of use.
-        state: to go on from, if the run was cut short.
-        rounded: `bool[N]`, whether the noise rounded the input, its radius being reduced for that.
-    """
-
-    label: jax.Array
-    radius: jax.Array
-    votes: jax.Array
-    is_settled: jax.Array
-    state: RadiiState
-    rounded: jax.Array
+__all__ = ["Grid", "GridState", "certify_radii", "look_at_votes"]
 
 
 def certify_radii(
@@ -94,29 +51,33 @@ def certify_radii(
     batch_size: int = 256,
     ids: ArrayLike | None = None,
     compiled: bool = True,
-    state: RadiiState | None = None,
+    state: "GridState | None" = None,
     most_votes: int | None = None,
     progress: bool = False,
-) -> RadiiCertificate:
+) -> Certificate:
     """Certify the largest radius of a grid that holds, for each input, with as few votes as it takes.
 
-    `n0` votes choose a class; fresh votes are looked at after 64, 80, 100, ... of them, until every radius of the grid
-    is certified or given up, at most n. With probability at least 1 - alpha, for each input, the smoothed classifier
+    `n0` votes choose a class. Fresh votes are looked at after 64, 80, 100, ... of them, at most n, until every radius
+    of the grid is certified or given up. With probability at least 1 - alpha, for each input, the smoothed classifier
     returns `label` for every perturbation below `radius`, as `certify` guarantees: the probability of a false
-    certificate is computed exactly for the whole sequence of looks (`jaxsmooth.plans.plan_radii`). radii, n0, n, alpha,
-    beta and looks are to be fixed before looking at any votes. It runs on the host; batches have one size and are
-    filled from whichever inputs are open, on which no result depends.
+    certificate is computed exactly for the whole sequence of looks (`jaxsmooth.plans.plan_radii`). Fix radii, n0, n,
+    alpha, beta and looks before you look at any votes. It runs on the host. Batches have one size and are filled from
+    whichever inputs are open; no result depends on that.
 
     Args:
         f, noise, key, x, n0, alpha, batch_size, ids: as for `certify`; the scale of the noise is a concrete number.
-        radii: increasing, at least 0, in the units of `x`. 0 is the class alone.
+        radii: increasing, at least 0, in the units of `x`. 0 is the class only.
         n: largest number of estimation votes.
         beta: probability of giving up a radius that could just be certified; no part of the guarantee.
         looks: numbers of votes to look after, `plans.make_looks(n)` by default.
-        compiled: run f within a compiled step; if false call it, any function of a JAX array.
-        state: of an earlier call with the same arguments that `most_votes` cut short.
+        compiled: run f inside a compiled step; if false call it, any function of a JAX array.
+        state: of the certificate of an earlier call with the same arguments, which `most_votes` cut short.
         most_votes: stop once this many votes were cast here; inputs that are not settled keep what they have.
         progress: show a bar (needs tqdm, the extra `progress`).
+
+    Returns:
+        A `Certificate` whose votes are of the rule "grid": `votes.n` says how many each input took. `state.is_settled`
+        tells which inputs need no more. With several components, all radii of an input hold together.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the state is of other arguments.
@@ -126,104 +87,156 @@ def certify_radii(
         >>> f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], -1)
         >>> x = jnp.array([[1.0, 5.0], [0.3, 0.0], [0.0, 0.0]])
         >>> result = certify_radii(f, Gaussian(0.5), jax.random.key(0), x, [0.25, 0.5, 0.75])
-        >>> result.label, result.radius, int(result.votes.sum()) < 10_000
+        >>> result.label, result.radius, int(result.votes.n.sum()) < 10_000
         (Array([ 0,  0, -1], dtype=int32), Array([0.75, 0.25, 0.  ], dtype=float32), True)
     """
-    alpha, beta = check_alpha(alpha), check_alpha(beta, "beta")
-    plan, n0 = plan_radii(radii, noise, n=n, alpha=alpha, beta=beta, looks=looks), check_integer("n0", n0, 1, 2**30)
-    selection_key, estimation_key = decision_keys(key)
-    task, batch_size = check_host_task("certify_radii", f, noise, estimation_key, x, n, batch_size, ids)
-    settings = _digest(plan, task, n0, alpha, beta)
-    if state is None:
-        _, selection = choose(f, task, selection_key, n0, batch_size, compiled)
-        state = _begin(plan, selection, settings)
-    most = math.inf if most_votes is None else check_integer("most_votes", most_votes, 1, 2**62)
-    return _run(make_step(f, compiled), task, plan, _check_state(state, settings), batch_size, most, progress)
+    alpha = as_alpha(alpha)
+    most = math.inf if most_votes is None else as_integer("most_votes", most_votes, 1, 2**62)
+    mode = Grid(radii, n0=n0, n=n, beta=beta, looks=looks)
+    sampler = as_sampler(f, noise, key, x, batch_size, ids, compiled)
+    settings = _digest(mode, sampler.task, alpha)
+    if state is not None:
+        state = _as_state(state, settings)
+    result = run(mode, sampler, alpha, state=state, most_votes=most, progress=progress)
+    return replace(result, state=result.state._replace(settings=settings))
 
 
-@jax.jit
-def settle(plan: RadiiPlan, state: RadiiState) -> RadiiState:
-    """Return the state once votes were looked at: a pure function, under `jit` too. Between looks nothing changes.
+@dataclass(frozen=True)
+class Grid:
+    """The mode of `certify_radii`: the largest radius of a grid that holds.
+
+    Args:
+        radii, n0, n, beta, looks: as for `certify_radii`.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+    """
+
+    radii: Sequence[float]
+    n0: int = field(default=100, kw_only=True)
+    n: int = field(default=100_000, kw_only=True)
+    beta: float = field(default=1e-3, kw_only=True)
+    looks: Sequence[int] | None = field(default=None, kw_only=True)
+
+    name = "grid"
+    rule = "grid"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "radii", tuple(as_radii(self.radii)))
+        object.__setattr__(self, "beta", as_alpha(self.beta, "beta"))
+        as_numbers_of_votes(self.n0, self.n)
+        if self.looks is not None:
+            object.__setattr__(self, "looks", as_looks(self.looks, self.n))
+
+    @property
+    def known(self) -> int:
+        """Estimation votes that each input gets whatever the votes are: those of the first look."""
+        return int(self._looks()[0])
+
+    def refuse_noise(self, noise: Noise) -> None:
+        """Refuse a noise whose scale is traced."""
+        edge_probability(noise, 0.0)
+
+    def plan(self, noise: Noise, alpha: float, components: int) -> RadiiPlan:
+        """Return the bars of each radius at each look: `statistics.md`, section 2, is `plan_radii`."""
+        share = alpha / components
+        return plan_radii(self.radii, noise, n=self.n, alpha=share, beta=self.beta, looks=self.looks)
+
+    def begin(self, plan: RadiiPlan, votes: Votes) -> "GridState":
+        """Return the state after the first look. Before it, every radius is open."""
+        none = np.zeros(votes.counts.shape[:-1], np.int32)
+        return look_at_votes(plan, GridState(votes, none, none + len(self.radii)))
+
+    def needed(self, plan: RadiiPlan, state: "GridState") -> np.ndarray:
+        """Return how many votes each input lacks for its next look, 0 where no radius is open."""
+        drawn = state.votes.n.astype(np.int64)
+        upcoming = plan.looks[np.minimum(np.searchsorted(plan.looks, drawn, side="right"), len(plan.looks) - 1)]
+        return np.where(state.is_settled, 0, upcoming - drawn)
+
+    def look(self, plan: RadiiPlan, state: "GridState", votes: Votes) -> "GridState":
+        """Return the state once these votes were looked at."""
+        return look_at_votes(plan, state._replace(votes=votes))
+
+    def certificate(self, plan: RadiiPlan, state: "GridState") -> Certificate:
+        """Return the largest radius certified. Its edge is the lower bound on the probability."""
+        radius = np.concatenate([[0.0], round_down(plan.radii)]).astype(np.float32)[state.certified]
+        p_lower = np.concatenate([[0.0], round_down(plan.edges)]).astype(np.float32)[state.certified]
+        label = np.where(state.certified > 0, state.label, ABSTAIN).astype(np.int32)
+        decided = *reduced(np, label, radius, state.votes.lost), p_lower
+        return Certificate(*map(jnp.asarray, decided), state.votes, state)
+
+    def _looks(self) -> Sequence[int]:
+        return make_looks(self.n) if self.looks is None else self.looks
+
+
+class GridState(NamedTuple):
+    """How far the tests of `certify_radii` are: a pytree of arrays, to be stored and resumed.
+
+    Attributes:
+        votes: of the rule "grid".
+        certified: `i32[N, *components]`, how many radii of the grid are certified.
+        open_until: `i32[N, *components]`, how many are not given up.
+        settings: `u32[8]`, a digest of all that must not change on the way.
+    """
+
+    votes: Votes
+    certified: Any
+    open_until: Any
+    settings: Any = None
+
+    @property
+    def label(self) -> np.ndarray:
+        """`i32[N, *components]`: the class that is tested."""
+        return np.asarray(self.votes.selection).argmax(axis=-1).astype(np.int32)
+
+    @property
+    def is_settled(self) -> np.ndarray:
+        """`bool[N]`: whether more votes would be of no use."""
+        is_open = np.asarray(self.certified) < np.asarray(self.open_until)
+        return ~is_open.reshape(len(is_open), -1).any(axis=1)
+
+
+def look_at_votes(plan: RadiiPlan, state: GridState) -> GridState:
+    """Return the state once its votes were looked at. Between two looks nothing changes.
 
     Example:
         >>> from jaxsmooth import Gaussian
-        >>> plan = plan_radii([0.5, 1.0], Gaussian(1.0), n=1000)
-        >>> one = np.ones(1, np.int32)
-        >>> state = RadiiState([[100, 0]], 60 * one, 64 * one, 0 * one, 2 * one, np.zeros(8, np.uint32))
-        >>> settle(plan, state).certified
-        Array([1], dtype=int32)
+        >>> plan, one = plan_radii([0.5, 1.0], Gaussian(1.0), n=1000), np.ones(1, np.int32)
+        >>> votes = Votes(selection=np.array([[9, 1]]), counts=np.array([[60, 4]]), n=64 * one, rule="grid")
+        >>> look_at_votes(plan, GridState(votes, certified=0 * one, open_until=2 * one)).certified
+        array([1], dtype=int32)
     """
-    looks, hits, drawn = jnp.asarray(plan.looks, jnp.int32), jnp.asarray(state.hits), jnp.asarray(state.drawn)
-    at = jnp.clip(jnp.searchsorted(looks, drawn), 0, len(plan.looks) - 1)
-    is_look = looks[at] == drawn
-    reached = (hits[None] >= jnp.asarray(plan.certify, jnp.int32)[:, at]).sum(axis=0, dtype=jnp.int32)
-    possible = ((drawn - hits)[None] < jnp.asarray(plan.give_up, jnp.int32)[:, at]).sum(axis=0, dtype=jnp.int32)
-    certified = jnp.where(is_look, jnp.maximum(state.certified, reached), state.certified)
-    open_until = jnp.where(is_look, jnp.minimum(state.open_until, possible), state.open_until)
+    votes = state.votes
+    hits = at_label(np, votes.counts, state.label)
+    at = np.minimum(np.searchsorted(plan.looks, votes.n), len(plan.looks) - 1)
+    is_look = per_input(plan.looks[at] == votes.n, hits.ndim)
+    misses = per_input(votes.n, hits.ndim) - hits
+    # The bars are nested, so the number of bars that are met is the number of radii that are certified.
+    bars = (slice(None), at, *(None,) * (hits.ndim - 1))
+    reached = (hits[None] >= plan.certify[bars]).sum(axis=0, dtype=np.int32)
+    possible = (misses[None] < plan.give_up[bars]).sum(axis=0, dtype=np.int32)
+    # A radius that was certified stays certified, and one that was given up stays given up.
+    certified = np.where(is_look, np.maximum(state.certified, reached), state.certified)
+    open_until = np.where(is_look, np.minimum(state.open_until, possible), state.open_until)
     return state._replace(certified=certified, open_until=open_until)
 
 
-def _run(
-    step: Step, task: Task, plan: RadiiPlan, state: RadiiState, batch_size: int, most: float, progress: bool
-) -> RadiiCertificate:
-    """Vote and look in turn until nothing is open, or as many votes were cast."""
-    most += np.sum(state.drawn)
-    with progress_bar("inputs", task.x.shape[0], progress) as advance:
-        while True:
-            state = RadiiState(*map(np.asarray, settle(plan, state)))
-            needed = _votes_needed(plan, state)
-            advance(int((needed == 0).sum()))
-            if not needed.any() or np.sum(state.drawn) >= most:
-                return _certificate(plan, task, state, needed)
-            state = _vote(step, task, state, needed, batch_size)
-
-
-def _vote(step: Step, task: Task, state: RadiiState, needed: np.ndarray, batch_size: int) -> RadiiState:
-    """Return the state after one round of votes."""
-    label, rows = state.label, np.arange(len(needed))
-    hits = np.zeros(np.shape(state.selection), np.int32)
-    hits[rows, label] = state.hits
-    counts, drawn = vote_round(step, task, jnp.asarray(hits), np.asarray(state.drawn, np.int64), needed, batch_size)
-    return state._replace(hits=np.asarray(counts)[rows, label], drawn=drawn.astype(np.int32))
-
-
-def _votes_needed(plan: RadiiPlan, state: RadiiState) -> np.ndarray:
-    """Return how many votes each input lacks for its next look, 0 where it is settled."""
-    drawn = np.asarray(state.drawn, np.int64)
-    upcoming = plan.looks[np.minimum(np.searchsorted(plan.looks, drawn, side="right"), len(plan.looks) - 1)]
-    return np.where(np.asarray(state.certified) < np.asarray(state.open_until), upcoming - drawn, 0)
-
-
-def _begin(plan: RadiiPlan, selection: jax.Array, settings: np.ndarray) -> RadiiState:
-    """Return the state before the first estimation vote."""
-    none = np.zeros(len(selection), np.int32)
-    return RadiiState(np.asarray(selection), none, none, none, none + len(plan.radii), settings)
-
-
-def _certificate(plan: RadiiPlan, task: Task, state: RadiiState, needed: np.ndarray) -> RadiiCertificate:
-    certified = np.asarray(state.certified)
-    radius = np.concatenate([[0.0], round_down(plan.radii)]).astype(np.float32)[certified]
-    label = np.where(certified > 0, state.label, ABSTAIN)
-    found = reduced_radius(task.noise, task.x, label, radius)
-    return RadiiCertificate(votes=jnp.asarray(state.drawn), is_settled=jnp.asarray(needed == 0), state=state, **found)
-
-
-def _digest(plan: RadiiPlan, task: Task, n0: int, alpha: float, beta: float) -> np.ndarray:
+def _digest(mode: Grid, task: HostTask, alpha: float) -> np.ndarray:
     """Return a digest of all that a run must keep from its first vote to its last, the classifier apart."""
-    digest = hashlib.sha256(repr((type(task.noise).__name__, n0, alpha, beta, task.x.dtype.name)).encode())
-    noise = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(task.noise)]
-    key, ids = jax.random.key_data(task.key), np.asarray(task.ids, np.uint32)
-    for array in (*noise, *plan, key, ids, np.asarray(task.x)):
+    digest = hashlib.sha256(repr((mode, alpha, type(task.noise).__name__, task.x.dtype.name)).encode())
+    noise = [np.asarray(leaf) for leaf in jax.tree.leaves(task.noise)]
+    for array in (*noise, task.keys, task.ids, task.x):
         digest.update(repr(np.shape(array)).encode() + np.ascontiguousarray(array).tobytes())
     return np.frombuffer(digest.digest(), np.uint32)
 
 
-def _check_state(state: Any, settings: np.ndarray) -> RadiiState:
-    if not isinstance(state, RadiiState):
-        raise TypeError(f"state must be a RadiiState, got {type(state).__name__}")
+def _as_state(state: Any, settings: np.ndarray) -> GridState:
+    """Return a state of the same settings, its arrays as NumPy's."""
+    if not isinstance(state, GridState):
+        raise TypeError(f"state must be a GridState, got {type(state).__name__}")
     if not np.array_equal(np.asarray(state.settings), settings):
         raise ValueError(
             "state must come from a call with the same x, ids, key, noise, radii, n0, n, alpha, beta and looks: what "
             "was looked at under one rule cannot be taken further under another"
         )
-    return state
+    return jax.tree.map(np.asarray, state)

@@ -5,17 +5,28 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth.callables import StaticCallable, merge_callable, split_callable
-from jaxsmooth.checks import as_host_array, check_callable, check_choice, check_inputs, check_integer, check_scores
-from jaxsmooth.convolutions import canonical_convolutions
+from jaxsmooth._checks import as_inputs, as_n, shape_of_scores
+from jaxsmooth._convolutions import canonical_convolutions
+from jaxsmooth._labels import LEAST_PROBABILITY, along_rows, as_labels, at_labels
+from jaxsmooth._programs import StaticCallable, merge_callable, split_callable
+from jaxsmooth._sampling import (
+    Position,
+    Task,
+    add_noise,
+    as_task,
+    draw,
+    draw_noise,
+    row_of_scores,
+    rows_of_chunks,
+    scan_chunks,
+)
+from jaxsmooth.arguments import refuse_uncallable, refuse_unknown
 from jaxsmooth.noise import Gaussian
-from jaxsmooth.samples import Position, Task, add_noise, check_scan, count_classes, draw, draw_noise, scan_chunks
 from jaxsmooth.types import Classifier, Noise
 
-LEAST_PROBABILITY = 1e-20
+__all__ = ["class_gradients", "cross_entropy", "smooth"]
 
 
 def smooth(
@@ -65,15 +76,16 @@ def smooth(
         >>> bool(variance("score") > 30 * variance("pathwise"))
         True
     """
-    n = _check_estimator(f, noise, n, estimator, hard)
+    n = _as_n(f, noise, n, estimator, hard)
     arrays, static = split_callable(f)
 
     def g(key: jax.Array, x: ArrayLike) -> jax.Array:
-        task, _, size = check_scan(noise, key, x, n, batch_size, ids, first)
+        task = as_task(noise, key, x, ids, first, n)
+        rows = rows_of_chunks(task.x.shape[0] * n, batch_size)
         if task.x.shape[0] == 0:
-            return jnp.zeros((0, count_classes(f, task, size)), jnp.float32)
+            return jnp.zeros((0, *row_of_scores(f, task, rows)), jnp.float32)
         run = _score if estimator == "score" else _pathwise
-        return run(static, n, size, bool(hard), arrays, task)
+        return run(static, n, rows, bool(hard), arrays, task)
 
     return g
 
@@ -94,7 +106,7 @@ def cross_entropy(probabilities: jax.Array, y: ArrayLike) -> jax.Array:
         >>> cross_entropy(jnp.array([[0.5, 0.5], [0.0, 1.0]]), jnp.array([0, 0]))
         Array([ 0.6931472, 46.0517   ], dtype=float32)
     """
-    labels = check_labels(y, *probabilities.shape)
+    labels = as_labels(y, *probabilities.shape)
     return -jnp.log(jnp.maximum(at_labels(probabilities, labels), LEAST_PROBABILITY))
 
 
@@ -118,43 +130,21 @@ def class_gradients(
         >>> class_gradients(g, jax.random.key(0), jnp.zeros((4, 3))).shape
         (4, 3, 3)
     """
-    probabilities, pullback = jax.vjp(lambda x: g(key, x), check_inputs(x))
+    probabilities, pullback = jax.vjp(lambda x: g(key, x), as_inputs(x))
     number, classes = probabilities.shape
     if label is None:
         chosen = jnp.broadcast_to(jnp.eye(classes)[:, None], (classes, number, classes))
     else:
-        chosen = jax.nn.one_hot(check_labels(label, number, classes), classes)[None]
+        chosen = jax.nn.one_hot(as_labels(label, number, classes), classes)[None]
     (gradients,) = jax.vmap(pullback)(chosen.astype(probabilities.dtype))
     return jnp.moveaxis(gradients, 0, 1)
 
 
-def check_labels(y: Any, number: int, classes: int) -> jax.Array:
-    """Return labels as `i32[number]`, in [0, classes) where they are concrete."""
-    labels = as_host_array("y", y, f"{number} integers")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"y must hold integers, got dtype {labels.dtype}")
-    if labels.shape != (number,):
-        raise ValueError(f"y must have one label for each of the {number} inputs, got shape {labels.shape}")
-    if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise ValueError(f"y must lie in [0, {classes}), got values from {labels.min()} to {labels.max()}")
-    return jnp.asarray(labels, jnp.int32)
-
-
-def at_labels(values: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the entry of each label, `[N, K] -> [N]`, NaN where a label is out of range."""
-    return jnp.take_along_axis(values, y[:, None], axis=1, mode="fill")[:, 0]
-
-
-def along_rows(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Return one value for each row of x in a shape that broadcasts against x."""
-    return values.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _check_estimator(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> int:
-    """Return n, once the estimator was found to be one for this classifier and noise."""
-    check_callable(f)
-    check_choice("estimator", estimator, ("pathwise", "score"))
-    n = check_integer("n", n, 2 if estimator == "score" else 1, 2**30)
+def _as_n(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> int:
+    """Return n, after a check that the estimator is one for this classifier and noise."""
+    refuse_uncallable(f)
+    refuse_unknown("estimator", estimator, ("pathwise", "score"))
+    n = as_n(n, 2 if estimator == "score" else 1)
     if hard and estimator == "pathwise":
         raise ValueError("hard votes have no gradient to follow: hard=True needs estimator='score'")
     if estimator == "score" and not isinstance(noise, Gaussian):
@@ -162,29 +152,29 @@ def _check_estimator(f: Any, noise: Any, n: Any, estimator: str, hard: bool) -> 
     return n
 
 
-def _average(static: StaticCallable, n: int, batch_size: int, hard: bool, arrays: list[Any], task: Task) -> jax.Array:
+def _average(static: StaticCallable, n: int, rows: int, hard: bool, arrays: list[Any], task: Task) -> jax.Array:
     """Return the averaged probabilities or votes, computed chunk by chunk."""
 
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
-        noisy, rows = draw(task, position, n, batch_size)
+        noisy, pairs = draw(task, position, (n,), rows)
         h = _probabilities(merge_callable(arrays, static), noisy, hard)
-        total = jnp.zeros((task.x.shape[0], h.shape[1]), jnp.float32) if total is None else total
-        return total.at[rows].add(h / n, mode="drop")
+        total = jnp.zeros((task.x.shape[0], *h.shape[1:]), jnp.float32) if total is None else total
+        return total.at[pairs.row].add(h / n, mode="drop")
 
-    return scan_chunks(add_chunk, task.x.shape[0], n, batch_size)
+    return scan_chunks(add_chunk, task.x.shape[0], n, rows)
 
 
 def _forward(
-    static: StaticCallable, n: int, batch_size: int, hard: bool, arrays: list[Any], task: Task
+    static: StaticCallable, n: int, rows: int, hard: bool, arrays: list[Any], task: Task
 ) -> tuple[jax.Array, tuple[list[Any], Task, jax.Array]]:
-    average = _average(static, n, batch_size, hard, arrays, task)
+    average = _average(static, n, rows, hard, arrays, task)
     return average, (arrays, task, average)
 
 
 def _pathwise_backward(
     static: StaticCallable,
     n: int,
-    batch_size: int,
+    rows: int,
     hard: bool,
     residuals: tuple[list[Any], Task, jax.Array],
     weights: jax.Array,
@@ -196,16 +186,16 @@ def _pathwise_backward(
     def weighted(parameters: list[jax.Array], position: Position) -> jax.Array:
         replaced = dict(zip(places, parameters, strict=True))
         arrays, task = treedef.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(leaves)])
-        noisy, rows = draw(task, position, n, batch_size)
+        noisy, pairs = draw(task, position, (n,), rows)
         h = _probabilities(merge_callable(arrays, static), noisy, hard)
-        return (h * weights.at[rows].get(mode="fill", fill_value=0)).sum() / n
+        return (h * weights.at[pairs.row].get(mode="fill", fill_value=0)).sum() / n
 
     def add_chunk(total: list[jax.Array] | None, position: Position) -> list[jax.Array]:
         gradients = canonical_convolutions(jax.grad(weighted))([leaves[place] for place in places], position)
         wide = [gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32)) for gradient in gradients]
         return wide if total is None else [a + b for a, b in zip(total, wide, strict=True)]
 
-    gradients = scan_chunks(add_chunk, residuals[1].x.shape[0], n, batch_size)
+    gradients = scan_chunks(add_chunk, residuals[1].x.shape[0], n, rows)
     cotangents = {place: g.astype(leaves[place].dtype) for place, g in zip(places, gradients, strict=True)}
     return treedef.unflatten([cotangents.get(place) for place in range(len(leaves))])
 
@@ -213,7 +203,7 @@ def _pathwise_backward(
 def _score_backward(
     static: StaticCallable,
     n: int,
-    batch_size: int,
+    rows: int,
     hard: bool,
     residuals: tuple[list[Any], Task, jax.Array],
     weights: jax.Array,
@@ -223,14 +213,15 @@ def _score_backward(
     variance = jnp.asarray(task.noise.scale, jnp.float32) ** 2
 
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
-        noise, rows = draw_noise(task, position, n, batch_size)
-        h = _probabilities(merge_callable(arrays, static), add_noise(task, noise, rows), hard)
-        difference = h - average.at[rows].get(mode="clip")
-        weight = (difference * weights.at[rows].get(mode="clip")).sum(axis=1) / ((n - 1) * variance)
+        noise, pairs = draw_noise(task, position, (n,), rows)
+        noisy = add_noise(task.noise, task.x.at[pairs.row].get(mode="clip"), noise)
+        h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        difference = (h - average.at[pairs.row].get(mode="clip")) * weights.at[pairs.row].get(mode="clip")
+        weight = difference.sum(axis=tuple(range(1, h.ndim))) / ((n - 1) * variance)
         total = jnp.zeros(task.x.shape, noise.dtype) if total is None else total
-        return total.at[rows].add(along_rows(weight, noise) * noise, mode="drop")
+        return total.at[pairs.row].add(along_rows(weight, noise) * noise, mode="drop")
 
-    gradient = scan_chunks(add_chunk, task.x.shape[0], n, batch_size).astype(task.x.dtype)
+    gradient = scan_chunks(add_chunk, task.x.shape[0], n, rows).astype(task.x.dtype)
     return None, Task(None, None, gradient, None, None)  # pyright: ignore[reportArgumentType]
 
 
@@ -245,10 +236,10 @@ _pathwise, _score = _differentiable(_pathwise_backward), _differentiable(_score_
 
 
 def _probabilities(f: Classifier, noisy: jax.Array, hard: bool) -> jax.Array:
-    """Return `f32[B, K]`: softmax of the scores, or the vote; zeros where a score is not finite."""
+    """Return softmax of the scores, or the vote, `f32[B, *components, K]`; zeros where a score is not finite."""
     scores = f(noisy)
-    classes = check_scores(scores, len(noisy))
-    finite = jnp.isfinite(scores).all(axis=1, keepdims=True)
+    classes = shape_of_scores(scores, len(noisy))[-1]
+    finite = jnp.isfinite(scores).all(axis=-1, keepdims=True)
     scores = jnp.where(finite, scores, 0).astype(jnp.float32)
-    h = jax.nn.one_hot(jnp.argmax(scores, axis=1), classes) if hard else jax.nn.softmax(scores, axis=1)
+    h = jax.nn.one_hot(jnp.argmax(scores, axis=-1), classes) if hard else jax.nn.softmax(scores, axis=-1)
     return jnp.where(finite, h, 0)

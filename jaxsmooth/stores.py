@@ -1,10 +1,11 @@
 """A file of votes that survives a crash: one header, then one record of fixed size for each input.
 
 Header and records have checksums. A record is written by one call and synced to the disk before it counts. What a crash
-left of a last record is cut off; anything else that is not as it was written is an error, and the file is left alone.
+left of a last record is cut off. Anything else that is not as it was written is an error, and the file is left alone.
 """
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -14,10 +15,54 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MAGIC = b"jaxsmooth votes 2\n"
+from jaxsmooth.types import Certificate, Votes
+
+__all__ = ["StoredRun", "VoteHeader", "VoteRow", "VoteStore", "read_votes"]
+
+_MAGIC = b"jaxsmooth votes 3\n"
 
 
-class StoredVotes(NamedTuple):
+class StoredRun(NamedTuple):
+    """What `read_votes` finds in a file, for `N` inputs.
+
+    Attributes:
+        settings: what the run was made with, by name.
+        idx: `i64[N]`, indices of the inputs in their data set.
+        truth: `i64[N]`, true classes.
+        seconds: `f64[N]`, time that each certificate took.
+        certificate: what was certified, with the votes.
+    """
+
+    settings: dict[str, Any]
+    idx: np.ndarray
+    truth: np.ndarray
+    seconds: np.ndarray
+    certificate: Certificate
+
+    @property
+    def votes(self) -> Votes:
+        """The votes, which `certificate` or `prediction` read again where their rule allows it."""
+        return self.certificate.votes
+
+
+class VoteHeader(NamedTuple):
+    """What is the same for all records of a file.
+
+    Attributes:
+        settings: a mapping that JSON can hold.
+        row: the shape of the votes of one input, `(*components, K)`.
+        rule: how the votes were drawn: see `Votes.rule`.
+        selects: whether the selection votes chose the class. If not, they are among the others, and only tell whether
+            a classifier is the same.
+    """
+
+    settings: Mapping[str, Any]
+    row: tuple[int, ...]
+    rule: str = "fixed"
+    selects: bool = True
+
+
+class VoteRow(NamedTuple):
     """What is kept of one certified input.
 
     Attributes:
@@ -25,55 +70,57 @@ class StoredVotes(NamedTuple):
         label: true class.
         predict: certified class, or `ABSTAIN` (-1).
         radius: certified radius, rounded down.
+        p_lower: lower bound on the probability of the selected class, rounded down.
         seconds: time that the certificate took.
-        votes: number of estimation samples.
-        selection: `i32[K]`, the selection votes.
-        counts: `i32[K]`, the estimation votes, as far as the mode keeps them.
+        n: number of estimation samples.
+        lost: what rounding the input took off the radius; NaN where the noise does not round.
+        selection: `i32[*components, K]`, the selection votes.
+        counts: `i32[*components, K]`, the estimation votes.
     """
 
     idx: int
     label: int
     predict: int
     radius: float
+    p_lower: float
     seconds: float
-    votes: int
+    n: int
+    lost: float
     selection: np.ndarray
     counts: np.ndarray
 
 
 class VoteStore:
-    """An append-only file of `StoredVotes`, all made under the same settings.
+    """An append-only file of `VoteRow`s, all made under the same settings.
 
     Args:
         path: of the file; made if it is not there.
-        settings: what must be the same for all records: a mapping that JSON can hold.
-        classes: number of classes.
+        header: what must be the same for all records.
 
     Raises:
-        ValueError: the file is of other settings or another number of classes, is no such file, or is damaged
-            elsewhere than at its end.
+        ValueError: the file has another header, is no such file, or is damaged elsewhere than at its end.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run.votes"
         >>> votes = np.array([9, 1], np.int32)
-        >>> with VoteStore(path, {"sigma": 0.5}, classes=2) as store:
-        ...     store.append(StoredVotes(0, 1, 0, 0.25, 0.1, 10, votes, votes))
-        >>> settings, rows = read_votes(path)
-        >>> settings, rows[0].radius
-        ({'sigma': 0.5}, 0.25)
+        >>> with VoteStore(path, VoteHeader({"sigma": 0.5}, row=(2,))) as store:
+        ...     store.append(VoteRow(0, 1, 0, 0.25, 0.6, 0.1, 10, math.nan, votes, votes))
+        >>> run = read_votes(path)
+        >>> run.settings, run.votes.counts, run.votes.n
+        ({'sigma': 0.5}, array([[9, 1]], dtype=int32), array([10], dtype=int32))
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any], classes: int) -> None:
+    def __init__(self, path: str | Path, header: VoteHeader) -> None:
         self.path = Path(path)
-        self._type = _record_type(classes)
-        header = _header(settings, classes)
-        if not self.path.exists() or _is_torn_header(self.path, header):
-            _write_whole(self.path, header)
+        self._type = _record_type(header.row)
+        data = _header_bytes(header)
+        if not self.path.exists() or _is_torn_header(self.path, data):
+            _write_whole(self.path, data)
         found, self.rows, end = _read(self.path)
-        if found != header:
+        if found != data:
             raise ValueError(
-                f"{self.path} was made under other settings: expected {_settings(header)}, found {_settings(found)}"
+                f"{self.path} was made under other settings: expected {_as_header(data)}, found {_as_header(found)}"
             )
         # Opened last: until here the file is as it was.
         self._file = self.path.open("r+b", buffering=0)
@@ -81,7 +128,17 @@ class VoteStore:
         self._file.seek(end)
         self._end = end
 
-    def append(self, row: StoredVotes) -> None:
+    @staticmethod
+    def read(path: str | Path) -> tuple[VoteHeader, list[VoteRow]]:
+        """Return the header and the whole records of a file, which stays as it is.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        header, rows, _ = _read(Path(path))
+        return _as_header(header), rows
+
+    def append(self, row: VoteRow) -> None:
         """Write one record and sync it to the disk.
 
         Raises:
@@ -116,41 +173,80 @@ class VoteStore:
         self.close()
 
 
-def read_votes(path: str | Path) -> tuple[dict[str, Any], list[StoredVotes]]:
-    """Return the settings of a file of votes and its whole records. The file stays as it is.
+def read_votes(path: str | Path) -> StoredRun:
+    """Read a file of votes: what was certified, and votes that say how they were drawn. The file stays as it is.
+
+    Votes of the rule "fixed" can be decided again, at another alpha or with another bound, without the model:
+    `certificate(run.votes, noise, alpha=0.01)`. Votes whose sampling stopped because of the votes support only what
+    was certified, which is in `run.certificate`.
+
+    Args:
+        path: of the file, `<log>.votes`.
 
     Raises:
-        ValueError: as `VoteStore`.
+        ValueError: it is no such file, or it is damaged elsewhere than at its end.
+
+    Example:
+        >>> import jax, tempfile
+        >>> import jaxsmooth
+        >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
+        >>> noise = jaxsmooth.Gaussian(0.2)
+        >>> rows = jaxsmooth.certify_dataset(lambda x: x, noise, jax.random.key(0), data, path, verbose=False)
+        >>> run = read_votes(f"{path}.votes")
+        >>> bool((jaxsmooth.certificate(run.votes, noise, alpha=0.01).radius > run.certificate.radius).all())
+        True
     """
-    header, rows, _ = _read(Path(path))
-    return _settings(header), rows
+    header, rows = VoteStore.read(path)
+
+    def column(name: str, dtype: Any) -> np.ndarray:
+        return np.array([getattr(row, name) for row in rows], dtype)
+
+    def counts(name: str) -> np.ndarray:
+        return column(name, np.int32).reshape(-1, *header.row)
+
+    lost = column("lost", np.float32)
+    votes = Votes(
+        counts=counts("counts"),
+        n=column("n", np.int32),
+        selection=counts("selection") if header.selects else None,
+        lost=None if np.isnan(lost).all() else lost,
+        rule=header.rule,
+    )
+    decided = column("predict", np.int32), column("radius", np.float32), column("p_lower", np.float32)
+    idx, truth, seconds = column("idx", np.int64), column("label", np.int64), column("seconds", np.float64)
+    return StoredRun(dict(header.settings), idx, truth, seconds, Certificate(*decided, votes))  # pyright: ignore
 
 
-def _record_type(classes: int) -> np.dtype[Any]:
-    fields = [("idx", "<i8"), ("label", "<i8"), ("predict", "<i8"), ("radius", "<f4"), ("seconds", "<f8")]
-    votes = [("votes", "<i8"), ("selection", "<i4", (classes,)), ("counts", "<i4", (classes,)), ("checksum", "<u4")]
-    return np.dtype([*fields, *votes])
+def _record_type(row: tuple[int, ...]) -> np.dtype[Any]:
+    numbers = [("idx", "<i8"), ("label", "<i8"), ("predict", "<i8"), ("radius", "<f4"), ("p_lower", "<f4")]
+    more = [("seconds", "<f8"), ("n", "<i8"), ("lost", "<f4")]
+    votes = [("selection", "<i4", row), ("counts", "<i4", row), ("checksum", "<u4")]
+    return np.dtype([*numbers, *more, *votes])
 
 
-def _header(settings: Mapping[str, Any], classes: int) -> bytes:
-    body = json.dumps({"classes": classes, "settings": dict(settings)}, sort_keys=True).encode()
+def _header_bytes(header: VoteHeader) -> bytes:
+    body = json.dumps({**header._asdict(), "settings": dict(header.settings)}, sort_keys=True).encode()
     return _MAGIC + body + b" %08x\n" % zlib.crc32(body)
 
 
-def _settings(header: bytes) -> dict[str, Any]:
-    return json.loads(_body(header))["settings"]
+def _as_header(data: bytes) -> VoteHeader:
+    """Return the header that these bytes are.
 
-
-def _body(header: bytes) -> bytes:
-    """Return the JSON of a header without its checksum."""
-    body, checksum = header[len(_MAGIC) : -1].rsplit(b" ", 1)
+    Raises:
+        ValueError, KeyError, TypeError: they are none.
+    """
+    body, checksum = data[len(_MAGIC) : -1].rsplit(b" ", 1)
     if checksum != b"%08x" % zlib.crc32(body):
         raise ValueError(f"its checksum is {checksum.decode(errors='replace')}, not {zlib.crc32(body):08x}")
-    return body
+    fields = json.loads(body)
+    row = tuple(map(int, fields["row"]))
+    if not row or math.prod(row) < 1:
+        raise ValueError(f"votes of shape {row}")
+    return VoteHeader(fields["settings"], row, fields["rule"], fields["selects"])
 
 
 def _is_torn_header(path: Path, header: bytes) -> bool:
-    """Return whether a crash left the file with a part of the header alone."""
+    """Return whether a crash left the file with only a part of the header."""
     data = path.read_bytes() if path.stat().st_size < len(header) else header
     return header.startswith(data) and len(data) < len(header)
 
@@ -165,28 +261,27 @@ def _write_whole(path: Path, data: bytes) -> None:
     draft.replace(path)
 
 
-def _read(path: Path) -> tuple[bytes, list[StoredVotes], int]:
+def _read(path: Path) -> tuple[bytes, list[VoteRow], int]:
     """Return the header, the whole records and where they end."""
     data = path.read_bytes()
     end = data.find(b"\n", len(_MAGIC)) + 1
     if not data.startswith(_MAGIC) or end == 0:
-        raise ValueError(f"{path} is no file of votes of jaxsmooth")
+        raise ValueError(f"{path} is no file of votes of jaxsmooth, or one of another version")
     try:
-        kind = _record_type(int(json.loads(_body(data[:end]))["classes"]))
+        kind = _record_type(_as_header(data[:end]).row)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} has a damaged header: {error}") from None
-    number = (len(data) - end) // kind.itemsize
-    records = np.frombuffer(data, kind, number, end)
-    rows: list[StoredVotes] = []
+    records = np.frombuffer(data, kind, (len(data) - end) // kind.itemsize, end)
+    rows: list[VoteRow] = []
     for place, record in enumerate(records):
         if zlib.crc32(record.tobytes()[:-4]) != record["checksum"]:
-            if place == number - 1:
+            if place == len(records) - 1:
                 return data[:end], rows, end + place * kind.itemsize
-            raise ValueError(f"{path} is damaged in record {place} of {number}: nothing was changed")
+            raise ValueError(f"{path} is damaged in record {place} of {len(records)}: nothing was changed")
         rows.append(_row(record))
-    return data[:end], rows, end + number * kind.itemsize
+    return data[:end], rows, end + len(records) * kind.itemsize
 
 
-def _row(record: Any) -> StoredVotes:
-    idx, label, predict, radius, seconds, votes, selection, counts, _ = record.item()
-    return StoredVotes(idx, label, predict, radius, seconds, votes, np.array(selection), np.array(counts))
+def _row(record: Any) -> VoteRow:
+    *numbers, _, _, _ = record.item()
+    return VoteRow(*numbers, np.array(record["selection"]), np.array(record["counts"]))

@@ -1,58 +1,146 @@
-"""The results, and what a noise and a classifier are."""
+"""The values that cross the package: votes, predictions, certificates, and what a noise and a classifier are."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+__all__ = ["ABSTAIN", "Certificate", "Classifier", "Noise", "Prediction", "Votes"]
+
 ABSTAIN = -1
 """The label of an input on which the smoothed classifier abstains."""
 
 
-class Prediction(NamedTuple):
+@jax.tree_util.register_pytree_with_keys_class
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Votes:
+    """Votes for `N` inputs, with how they came about: all that passes from sampling to deciding.
+
+    A decision is valid only for votes that were drawn in a certain way, so the votes say how they were drawn, and a
+    decision that they do not support is refused. It is a pytree: `n` is static where it is an int.
+
+    Attributes:
+        counts: `i32[N, *components, K]`, the votes of each class. A plain classifier has no components; a segmentation
+            has one for each pixel.
+        n: number of samples behind the counts: an int for all inputs, or `i32[N]`. Samples with invalid scores vote
+            for no class and still count here.
+        selection: `i32[N, *components, K]`, independent votes that choose the class which the counts are about; None
+            where there are none, as after `predict`.
+        lost: `f32[N]`, the radius that rounding the input takes off each certificate, as `noise.lost_radius(x)` gives
+            it; None where the noise does not round.
+        rule: what decided how many samples were drawn. "fixed": nothing in `counts` did, so that `certificate` holds.
+            "grid" and "anytime": the sampling stopped because of the counts.
+
+    Example:
+        >>> votes = Votes(counts=np.array([[90, 10]]), n=100, selection=np.array([[9, 1]]))
+        >>> (votes + votes).counts
+        array([[180,  20]])
+    """
+
+    counts: Any
+    n: Any
+    selection: Any = None
+    lost: Any = None
+    rule: str = "fixed"
+
+    @property
+    def components(self) -> int:
+        """Number of components: 1 for a plain classifier."""
+        return math.prod(self.counts.shape[1:-1])
+
+    def __add__(self, other: "Votes") -> "Votes":
+        """Return the votes of both, which must be of the same inputs and of disjoint ranges of samples.
+
+        Raises:
+            ValueError: the rules differ, or the sampling of one stopped because of its counts: such votes do not add
+                up. One has selection votes and the other has none.
+        """
+        if self.rule != "fixed" or other.rule != "fixed":
+            raise ValueError(f"only votes of the rule 'fixed' add up, got {self.rule!r} and {other.rule!r}")
+        if (self.selection is None) != (other.selection is None):
+            raise ValueError("votes with selection votes and votes without them do not add up")
+        selection = None if self.selection is None else self.selection + other.selection
+        lost = other.lost if self.lost is None else self.lost
+        return Votes(counts=self.counts + other.counts, n=self.n + other.n, selection=selection, lost=lost)
+
+    def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], tuple[int | None, str]]:
+        """Return the arrays by name, and what is static."""
+        is_static = isinstance(self.n, (int, np.integer))
+        arrays = {"counts": self.counts, "n": None if is_static else self.n}
+        arrays |= {"selection": self.selection, "lost": self.lost}
+        children = tuple((jax.tree_util.GetAttrKey(name), array) for name, array in arrays.items())
+        return children, (int(self.n) if is_static else None, self.rule)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[int | None, str], children: tuple[Any, ...]) -> "Votes":
+        """Put the votes together again."""
+        counts, samples, selection, lost = children
+        n, rule = static
+        return cls(counts=counts, n=samples if n is None else n, selection=selection, lost=lost, rule=rule)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Prediction:
     """What the smoothed classifier predicts for each of `N` inputs.
 
     Attributes:
-        label: `i32[N]`, the class, or `ABSTAIN`.
-        p_value: `f32[N]`, of the two-sided binomial test of the top count against its rival.
-        counts: `i32[N, K]`, the votes of each class.
+        label: `i32[N, *components]`, the class, or `ABSTAIN`.
+        p_value: `f32[N, *components]`, of the two-sided binomial test of the top count against its rival.
+        votes: the votes that this was decided from.
     """
 
     label: jax.Array
     p_value: jax.Array
-    counts: jax.Array
+    votes: Votes
 
 
-class Certificate(NamedTuple):
-    """What is certified for each of `N` inputs.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What is certified for each of `N` inputs, in every mode.
 
     Attributes:
-        label: `i32[N]`, the certified class, or `ABSTAIN`.
-        radius: `f32[N]`, the certified radius in the units of `x` and the norm of the noise, 0 on abstention.
-        p_lower: `f32[N]`, the lower confidence bound on the probability of the selected class.
-        counts: `i32[N, K]`, the estimation votes.
-        selection: `i32[N, K]`, the selection votes.
-        rounded: `bool[N]`, whether the noise rounded the input, its radius being reduced for that.
+        label: `i32[N, *components]`, the certified class, or `ABSTAIN`.
+        radius: `f32[N, *components]`, the certified radius in the units of `x` and the norm of the noise, 0 on
+            abstention. It is rounded down.
+        p_lower: `f32[N, *components]`, the lower confidence bound on the probability of the selected class, rounded
+            down.
+        votes: the votes that this was decided from; `votes.n` says how many were drawn.
+        state: what `certify_radii` goes on from; None in the other modes.
     """
 
     label: jax.Array
     radius: jax.Array
     p_lower: jax.Array
-    counts: jax.Array
-    selection: jax.Array
-    rounded: jax.Array
+    votes: Votes
+    state: Any = None
+
+    @property
+    def rounded(self) -> np.ndarray | jax.Array:
+        """`bool[N]`: whether the noise rounded the input, so that the radius was reduced."""
+        if self.votes.lost is None:
+            return np.zeros(self.label.shape[:1], bool)
+        return self.votes.lost > 0
 
 
 @runtime_checkable
 class Noise(Protocol):
     """A noise distribution: a pytree whose scale is a leaf, so that one compilation serves every scale.
 
-    It may have three more methods: `add(x, noise)`, where the sum is not x + noise; `lost_radius(x)`, `f32[N]`, what is
-    taken off the radius of inputs that it rounds, as `LatticeGaussian` does; and `cdf(values)`, the probabilities of
-    less than a value and of at most it, by which `noise_report` tests what is drawn.
+    It may have four more methods:
+
+    - `add(x, noise)`, where the noisy input is not x + noise;
+    - `lost_radius(x)`, `f32[N]`, where it rounds inputs, as `LatticeGaussian` does: what that takes off a radius;
+    - `cdf(values)`, the probabilities of less than a value and of at most it, by which `noise_report` tests what is
+      drawn;
+    - `parameters()`, a dict from names to numbers: what a log says of the noise. By default the fields of a
+      NamedTuple or dataclass that are numbers, or the scale.
     """
 
     @property
@@ -70,18 +158,18 @@ class Noise(Protocol):
         ...
 
     def unit_radius(self, probability: Any) -> np.ndarray:
-        """The radius at scale 1 that follows from a lower bound on the probability of the top class."""
+        """Return the radius at scale 1 that follows from a lower bound on the probability of the top class."""
         ...
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A base classifier: scores `[B, K]` for a batch `[B, *event]`, the class being their argmax.
+    """A base classifier: scores `[B, *components, K]` for a batch `[B, *event]`, the class being their argmax.
 
-    A plain function is static: it is told apart from others by its identity (or its own `__eq__`), so define it
-    once and not in a loop, and arrays that it closes over are compiled into the program as they were at the first call.
-    The arrays in a callable pytree, such as `jax.tree_util.Partial(apply, params)`, are traced: changing them takes
-    effect and compiles nothing anew.
+    A plain function is static: JAX identifies it by itself (or by its own `__eq__`). So define it once and not in a
+    loop. Arrays that it closes over are compiled into the program as they were at the first call. The arrays in a
+    callable pytree, such as `jax.tree_util.Partial(apply, params)`, are traced: changing them takes effect and compiles
+    nothing again.
     """
 
     def __call__(self, x: jax.Array, /) -> jax.Array:

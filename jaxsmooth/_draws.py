@@ -45,7 +45,7 @@ _ROOT_HALF = np.float32(np.sqrt(0.5)).view(np.int32)
 
 
 def random_words(key: jax.Array, size: int) -> jax.Array:
-    """Return `u32[size]`, random words that depend on the key, the size and their position alone."""
+    """Return `u32[size]`, random words that depend only on the key, the size and their position."""
     half = (size + 1) // 2
     first, second = jax.random.key_data(key)
     words = threefry2x32((first, second), (jnp.zeros(half, jnp.uint32), jnp.arange(half, dtype=jnp.uint32)))
@@ -56,7 +56,9 @@ def random_words(key: jax.Array, size: int) -> jax.Array:
 def fold_words(key: jax.Array, words: jax.Array) -> jax.Array:
     """Return, for each column of `u32[W, B]`, the key that `jax.random.fold_in` makes of a key and its words in turn.
 
-    One key serves all columns, or there are B.
+    Args:
+        key: one key for all columns, or `B` keys.
+        words: `u32[W, B]`.
 
     Example:
         >>> key = jax.random.key(0)
@@ -68,14 +70,27 @@ def fold_words(key: jax.Array, words: jax.Array) -> jax.Array:
     def fold(keys: jax.Array, word: jax.Array) -> tuple[jax.Array, None]:
         return jnp.stack(threefry2x32((keys[0], keys[1]), (zeros, word))), None
 
-    # A loop over words, without which XLA would compute the keys anew wherever they are used. JAX's own, over rounds,
-    # has more steps, and after each the threads meet, which takes long while a network's keep the processors busy.
+    # A loop over the words: without it XLA would compute the keys again wherever they are used. JAX's own loop, over
+    # the rounds, has more steps, and the threads meet after each, which is slow while a network's threads are busy.
     keys, _ = jax.lax.scan(fold, jax.random.key_data(key).reshape(-1, 2).T + zeros[None], words)
     return jax.random.wrap_key_data(keys.T, impl="threefry2x32")
 
 
-def threefry2x32(key: tuple[jax.Array, jax.Array], counter: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Encrypt a counter of two 32-bit words under a key of two, by Threefry with 20 rounds."""
+def fold_host(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return what `jax.random.fold_in` makes of each key and word, without compiling: `u32[B, 2]` key data.
+
+    Example:
+        >>> data = np.asarray(jax.random.key_data(jax.random.key(3)))
+        >>> folded = fold_host(data[None], np.array([5], np.uint32))
+        >>> bool((folded[0] == jax.random.key_data(jax.random.fold_in(jax.random.key(3), 5))).all())
+        True
+    """
+    keys = np.broadcast_to(keys, (len(words), 2))
+    return np.stack(threefry2x32((keys[:, 0], keys[:, 1]), (np.zeros_like(words), words)), axis=1)
+
+
+def threefry2x32(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Encrypt a counter of two 32-bit words under a key of two, by Threefry with 20 rounds; arrays of JAX or NumPy."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     left, right = counter[0] + schedule[0], counter[1] + schedule[1]
     for block in range(5):
@@ -120,13 +135,13 @@ def _tail_and_centre(words: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]
 def _log(y: jax.Array, excess: jax.Array, zero: jax.Array) -> jax.Array:
     """Return log(y) of normal numbers y in (0, 1], given y - 1 to f32 precision; relative error at most 5e-7.
 
-    XLA's own one rounds otherwise in a loop over vectors than in one over numbers.
+    XLA's own logarithm rounds differently in a loop over vectors than in a loop over scalars.
     """
     bits = jax.lax.bitcast_convert_type(y, jnp.int32)
     exponent = (bits - _ROOT_HALF) >> 23  # y is 2^exponent times a number in [sqrt(1/2), sqrt(2))
     mantissa = jax.lax.bitcast_convert_type(bits - (exponent << 23), jnp.float32)
     t = jnp.where(exponent == 0, excess, mantissa - 1)
-    # Two short chains instead of a long one, which takes longer.
+    # Two short chains of operations are faster than one long one.
     even, odd = (_polynomial(_LOGARITHM[first::2], t * t, zero) for first in (0, 1))
     curve = _polynomial([odd, even], t, zero)
     power = exponent.astype(jnp.float32)
@@ -136,8 +151,8 @@ def _log(y: jax.Array, excess: jax.Array, zero: jax.Array) -> jax.Array:
 def _polynomial(coefficients: Sequence[Any] | np.ndarray, t: jax.Array, zero: jax.Array) -> jax.Array:
     """Return the polynomial with these coefficients, the highest power first, in t.
 
-    Each product is rounded before it meets the next coefficient, which adding a zero does. Else LLVM makes one
-    operation, with one rounding, of the two in some loops and not in others: noise would depend on the program.
+    Adding a zero rounds each product before it meets the next coefficient. Otherwise LLVM fuses the two into one FMA in
+    some loops and not in others, and the noise would depend on the program.
     """
     value = coefficients[0]
     for coefficient in coefficients[1:]:
@@ -146,6 +161,5 @@ def _polynomial(coefficients: Sequence[Any] | np.ndarray, t: jax.Array, zero: ja
 
 
 def _signed(words: jax.Array, magnitude: jax.Array) -> jax.Array:
-    # Last, so that between the product with the scale and the sum with x there is more than rounding: as neighbours
-    # some programs would make one operation of them, with one rounding, and others not.
+    # The sign goes last, so that XLA cannot fuse `scale * z + x` into one FMA in some programs and not in others.
     return jnp.where(words >> np.uint32(31) == 0, magnitude, -magnitude)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsmooth.checks import as_host_array, check_integer
+from jaxsmooth.arguments import as_host_array, as_integer
 
 
 class Item(NamedTuple):
@@ -42,7 +42,7 @@ class Item(NamedTuple):
             raise ValueError(f"all inputs of data must be like the first, {like}, got {describe(x)} at {self.idx}")
         if label.size != 1:
             raise ValueError(f"the label of input {self.idx} must be one class, got shape {label.shape}")
-        return x, check_integer(f"the label of input {self.idx}", label.reshape(())[()], 0)
+        return x, as_integer(f"the label of input {self.idx}", label.reshape(())[()], 0)
 
 
 def describe(x: np.ndarray) -> dict[str, Any]:

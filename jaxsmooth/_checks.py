@@ -1,0 +1,201 @@
+"""Checks of what the core works on: noise, inputs, ids, scores, votes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxsmooth.arguments import as_array, as_host_array, as_integer, as_scale, is_traced
+from jaxsmooth.types import Noise, Votes
+
+_MOST_VOTES = 2**30
+_NOISE_MEMBERS = [name for name in vars(Noise) if not name.startswith("_")]
+
+
+def as_noise(noise: Any) -> Noise:
+    """Return a noise of strongly typed arrays, whose scale is positive and finite unless it is traced."""
+    # isinstance with a protocol does the same, and takes 20 times as long on Python 3.11.
+    if isinstance(noise, type) or not all(hasattr(noise, name) for name in _NOISE_MEMBERS):
+        raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
+    as_scale(f"the scale of {type(noise).__name__}", noise.scale)
+    try:
+        return jax.tree.map(_without_weak_type, noise)
+    except TypeError:
+        raise TypeError(f"noise must be a pytree of numbers and arrays, got {noise!r}") from None
+
+
+def _without_weak_type(leaf: Any) -> ArrayLike:
+    """Return a leaf as a strongly typed array: a weak type would compile another program."""
+    if is_traced(leaf):
+        return lax.convert_element_type(leaf, leaf.dtype)
+    array = as_array("noise", leaf, "a pytree of numbers")
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == np.bool_):
+        raise TypeError
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def as_inputs(x: Any) -> jax.Array:
+    """Return inputs `[N, *event]` of a floating dtype as a JAX array, finite unless they are traced."""
+    array = as_host_inputs(x)
+    if isinstance(array, jax.Array):
+        return array
+    with jax.ensure_compile_time_eval():  # under jit even NumPy's arrays would be traced
+        return jnp.asarray(array)
+
+
+def as_host_inputs(x: Any) -> jax.Array | np.ndarray:
+    """Return inputs as `as_inputs` does, but arrays that are not JAX's as NumPy's, in a dtype that JAX has."""
+    expected = "a batch [N, *event] of real floating-point inputs"
+    array = as_array("x", x, expected)
+    dtype, shape = array.dtype, array.shape
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"x must be {expected}, got dtype {dtype}: convert it, since the noise is in its units")
+    if len(shape) < 2:
+        raise ValueError(f"x must be {expected}, got shape {shape}: one input is x[None]")
+    if 0 in shape[1:]:
+        raise ValueError(f"x must be {expected} with at least one feature, got shape {shape}")
+    if is_traced(x):
+        return x
+    if isinstance(array, np.ndarray) and dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):
+        with np.errstate(over="ignore"):
+            array = array.astype(canonical)
+    finite = _finite_rows(array)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise ValueError(f"x must be finite, got NaN or infinity in {bad.size} inputs, the first at index {bad[0]}")
+    return array
+
+
+def _finite_rows(array: jax.Array | np.ndarray) -> np.ndarray:
+    """Return which inputs are finite, `bool[N]`, computed where the array is. NumPy has nothing to compile first."""
+    axes = tuple(range(1, array.ndim))
+    if isinstance(array, np.ndarray) or all(device.platform == "cpu" for device in array.devices()):
+        return np.asarray(np.isfinite(np.asarray(array)).all(axis=axes))
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jnp.isfinite(array).all(axis=axes))
+
+
+def as_ids(ids: Any, inputs: int) -> ArrayLike:
+    """Return the ids of the inputs as `u32[N]`; `None` stands for 0, 1, 2, ..."""
+    if ids is None:
+        return np.arange(inputs, dtype=np.uint32)
+    ids = as_host_array("ids", ids, f"{inputs} integers")
+    if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
+        raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
+    if ids.shape != (inputs,):
+        raise ValueError(f"ids must have one entry for each of the {inputs} inputs, got shape {ids.shape}")
+    is_wider = isinstance(ids, np.ndarray) and ids.dtype != np.uint32 and ids.size > 0
+    if is_wider and not (ids.min() >= 0 and ids.max() < 2**32):
+        raise ValueError(f"ids must lie in [0, 2**32), got values from {ids.min()} to {ids.max()}")
+    return ids.astype(np.uint32)
+
+
+def as_first(first: Any, n: int) -> ArrayLike:
+    """Return the index of the first sample as a u32 scalar such that n samples fit into 32 bits."""
+    if not is_traced(first) and not isinstance(first, jax.Array):
+        return np.uint32(as_integer("first", first, 0, 2**32 - n))
+    if first.shape != () or not jnp.issubdtype(first.dtype, jnp.integer):
+        raise TypeError(f"first must be an integer scalar, got shape {first.shape} and dtype {first.dtype}")
+    if not is_traced(first):
+        as_integer("first", int(first), 0, 2**32 - n)
+    return first.astype(jnp.uint32)
+
+
+def as_numbers_of_votes(n0: Any, n: Any) -> tuple[int, int]:
+    """Return numbers of selection and estimation votes, each at least 1 and at most 2^30 together."""
+    n = as_integer("n", n, 1, _MOST_VOTES - 1)
+    return as_integer("n0", n0, 1, _MOST_VOTES - n), n
+
+
+def as_n(n: Any, least: int = 1) -> int:
+    """Return a number of samples for each input."""
+    return as_integer("n", n, least, _MOST_VOTES)
+
+
+def as_batch_size(batch_size: Any) -> int:
+    """Return the most rows that go through the classifier at once."""
+    return as_integer("batch_size", batch_size, 1, _MOST_VOTES)
+
+
+def shape_of_scores(scores: Any, rows: int) -> tuple[int, ...]:
+    """Return the shape `(*components, K)` of one row of real scores `[B, *components, K]`, K >= 2."""
+    expected = f"real scores of shape [{rows}, *components, K] with K >= 2 classes"
+    shape, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
+    if shape is None or dtype is None:
+        raise TypeError(f"f must return {expected}, got {type(scores).__name__}")
+    if len(shape) < 2 or shape[0] != rows or shape[-1] < 2 or 0 in shape[1:]:
+        raise ValueError(f"f must return {expected}, got shape {tuple(shape)}")
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_):
+        raise TypeError(f"f must return {expected}, got dtype {dtype}")
+    return tuple(shape[1:])
+
+
+def as_votes(votes: Any) -> Votes:
+    """Return votes whose fields fit together: counts in `i32`, as many as there were samples at most."""
+    if not isinstance(votes, Votes):
+        raise TypeError(f"votes must be jaxsmooth.Votes(counts=..., n=...), got {type(votes).__name__}")
+    counts = _as_counts("counts", votes.counts)
+    n = _as_samples(votes.n, counts.shape[0])
+    _refuse_more_votes(counts, n)
+    selection = None if votes.selection is None else _as_counts("selection", votes.selection)
+    if selection is not None and selection.shape != counts.shape:
+        raise ValueError(f"selection and counts must have one shape, got {selection.shape} and {counts.shape}")
+    return Votes(counts=counts, n=n, selection=selection, lost=_as_lost(votes.lost, len(counts)), rule=votes.rule)
+
+
+def _as_counts(name: str, counts: Any) -> jax.Array | np.ndarray:
+    """Return vote counts as `i32[N, *components, K]`, not negative unless they are traced."""
+    expected = "integer vote counts of shape [N, *components, K] with K >= 2 classes"
+    counts = as_host_array(name, counts, expected)
+    if not jnp.issubdtype(counts.dtype, jnp.integer):
+        raise TypeError(f"{name} must be {expected}, got dtype {counts.dtype}")
+    if counts.ndim < 2 or counts.shape[-1] < 2 or 0 in counts.shape[1:]:
+        raise ValueError(f"{name} must be {expected}, got shape {counts.shape}")
+    if isinstance(counts, np.ndarray) and counts.size:
+        if counts.min() < 0:
+            raise ValueError(f"{name} must not be negative, got {counts.min()}")
+        most = int(counts.sum(axis=-1, dtype=np.float64).max())
+        if most > 2**31 - 1:
+            raise ValueError(f"{name} must add up to at most 2**31 - 1 votes for each input, got {most}")
+    return counts.astype(np.int32)
+
+
+def _as_samples(n: Any, inputs: int) -> Any:
+    """Return the number of samples: a static int for all inputs, or `i32[N]`."""
+    if not hasattr(n, "shape") or np.ndim(n) == 0:
+        return as_n(n)
+    n = as_host_array("n", n, f"an integer or {inputs} integers")
+    if not jnp.issubdtype(n.dtype, jnp.integer):
+        raise TypeError(f"n must be an integer or integers, got dtype {n.dtype}")
+    if n.shape != (inputs,):
+        raise ValueError(f"n must be one integer, or one for each of the {inputs} inputs, got shape {n.shape}")
+    if isinstance(n, np.ndarray) and n.size and not (n.min() >= 0 and n.max() <= _MOST_VOTES):
+        raise ValueError(f"n must lie in [0, {_MOST_VOTES}], got values from {n.min()} to {n.max()}")
+    return n.astype(np.int32)
+
+
+def _refuse_more_votes(counts: Any, n: Any) -> None:
+    """Refuse more votes than there were samples, where both are known."""
+    if isinstance(counts, np.ndarray) and not is_traced(n) and counts.size:
+        cast = counts.sum(axis=-1, dtype=np.int64).reshape(len(counts), -1).max(axis=1)
+        if (cast > n).any():
+            at = int(np.argmax(cast > n))
+            samples = np.broadcast_to(n, cast.shape)[at]
+            raise ValueError(f"counts must add up to at most n = {samples} votes for each input, got {cast[at]}")
+
+
+def _as_lost(lost: Any, inputs: int) -> Any:
+    """Return the radius that rounding takes off each input, `f32[N]`; None where it is not known."""
+    if lost is None:
+        return None
+    lost = as_host_array("lost", lost, f"{inputs} radii")
+    if not jnp.issubdtype(lost.dtype, jnp.floating) and not jnp.issubdtype(lost.dtype, jnp.integer):
+        raise TypeError(f"lost must be radii, got dtype {lost.dtype}")
+    if lost.shape != (inputs,):
+        raise ValueError(f"lost must have one radius for each of the {inputs} inputs, got shape {lost.shape}")
+    if isinstance(lost, np.ndarray) and not (lost >= 0).all():
+        raise ValueError(f"lost must not be negative or NaN, got {lost}")
+    return lost.astype(np.float32)

@@ -1,0 +1,84 @@
+"""What a run is of, in words: the settings in the header of its votes, and the claim in each line of its log."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsmooth._programs import split_callable
+from jaxsmooth.types import Classifier, Noise
+
+_PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
+_CLAIMED = ("noise", "norm", "mode", "radii", "precision", "alpha", "n0", "n", "bound", "dtype")
+
+
+def origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
+    """Return what the votes of a run come from, in a form that JSON can hold."""
+    return {
+        "noise": noise_words(noise),
+        "norm": noise.norm,
+        "noise_arrays": digest(jax.tree.leaves(noise)),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "classifier": digest(split_callable(f)[0]),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def claim(settings: Mapping[str, Any]) -> str:
+    """Return what a certificate of a run claims, as `name=value` words for its line in the log.
+
+    Example:
+        >>> claim({"norm": 2, "radii": [0.25, 0.5], "precision": None, "key": [0, 1], "versions": {"jaxsmooth": "0.1"}})
+        'norm=2 radii=0.25,0.5 jaxsmooth=0.1'
+    """
+    words = {name: settings[name] for name in _CLAIMED if settings.get(name) is not None}
+    words |= {name: settings["versions"][name] for name in ("jaxsmooth", "jax") if name in settings["versions"]}
+    texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in words.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())
+
+
+def noise_words(noise: Noise) -> str:
+    """Return a noise with its own parameters, as one word.
+
+    They are those of its method `parameters`, if it has one, else its fields, else its scale. An array is told by a
+    digest of its content.
+
+    Example:
+        >>> from jaxsmooth import Gaussian, LatticeGaussian
+        >>> noise_words(Gaussian(0.25)), noise_words(LatticeGaussian(0.5, 0.125))
+        ('Gaussian(sigma=0.25)', 'LatticeGaussian(sigma=0.5,step=0.125)')
+    """
+    own: Callable[[], Mapping[str, Any]] | None = getattr(noise, "parameters", None)
+    if own is not None:
+        values = dict(own())
+    elif hasattr(noise, "_fields"):
+        values = {name: getattr(noise, name) for name in noise._fields}  # pyright: ignore
+    elif dataclasses.is_dataclass(noise):
+        values = {field.name: getattr(noise, field.name) for field in dataclasses.fields(noise)}
+    else:
+        values = {"scale": noise.scale}
+    texts = ",".join(f"{name}={_value_words(value)}" for name, value in values.items())
+    return "".join(f"{type(noise).__name__}({texts})".split())
+
+
+def _value_words(value: Any) -> str:
+    """Return a number as float32 would be written shortest, an array by a digest, anything else as it is."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return str(value)
+    if array.dtype.kind not in "biuf":
+        return str(value)
+    return str(float(str(np.float32(array.item())))) if array.size == 1 else f"sha256:{digest([array])[:8]}"
+
+
+def digest(arrays: list[Any]) -> str:
+    """Return a digest of arrays: of their dtypes, shapes and content."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()

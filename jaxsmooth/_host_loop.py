@@ -1,0 +1,324 @@
+"""The one loop on the host: votes for any inputs, streams and numbers of samples, in batches of one size.
+
+It serves `stream_votes`, the modes that stop early, runs over data sets and the ART-compatible classes. It draws the
+next batch while the classifier works on this one. Its programs depend on the batch size only: a batch carries its own
+few inputs, so that no number of inputs compiles anything again.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsmooth._checks import as_host_inputs, as_ids, as_noise, shape_of_scores
+from jaxsmooth._draws import fold_host, fold_words
+from jaxsmooth._programs import StaticCallable, WideJit, merge_callable, split_callable
+from jaxsmooth._sampling import add_noise, add_votes, sample_noise
+from jaxsmooth.arguments import as_key, refuse_traced, refuse_uncallable
+from jaxsmooth.types import Classifier, Noise
+
+_MOST_IN_A_CALL = 16  # batches that one call of a compiled program runs
+_SECONDS_OF_A_CALL = 0.1  # Ctrl-C is seen between calls only
+
+
+class HostTask(NamedTuple):
+    """What samples are drawn from, on the host.
+
+    Attributes:
+        noise: the noise.
+        keys: `u32[streams, 2]`, the key data of each stream.
+        x: `[N, *event]`.
+        ids: `u32[N]`.
+    """
+
+    noise: Noise
+    keys: np.ndarray
+    x: np.ndarray
+    ids: np.ndarray
+
+
+class Requests(NamedTuple):
+    """Samples that are wanted: consecutive ones of an input, in a stream. Each is `i64[R]`; counts are positive."""
+
+    row: np.ndarray
+    stream: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+
+
+class Batch(NamedTuple):
+    """Some batches of samples, with the few inputs that they are made from.
+
+    A slot is one of the requests that the batches serve. There are as many slots as rows in a batch, or a number that
+    usually suffices, so that few programs are compiled.
+
+    Attributes:
+        x: `[slots, *event]`.
+        keys: `u32[slots, 2]`, the key of each slot's stream.
+        ids: `u32[slots]`.
+        slot: `i32[batches, B]`, the slot of each row; `slots` for padding.
+        sample: `u32[batches, B]`.
+    """
+
+    x: np.ndarray
+    keys: np.ndarray
+    ids: np.ndarray
+    slot: np.ndarray
+    sample: np.ndarray
+
+
+class Step(NamedTuple):
+    """How batches are voted on.
+
+    Attributes:
+        start: begins to work on batches, of which so many are real, and returns what `finish` takes.
+        finish: waits for it, and returns the votes of each slot `i32[slots, *components, K]` and the last scores.
+        most: how many batches `start` takes at most.
+    """
+
+    start: Callable[[Noise, Batch, int], Any]
+    finish: Callable[[Any, Batch], tuple[np.ndarray, Any]]
+    most: int
+
+
+def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
+    """Check what samples are drawn from, the keys apart."""
+    x = as_host_inputs(x)
+    ids = as_ids(ids, x.shape[0])
+    refuse_traced("the host loop", (noise, x, ids))
+    return HostTask(as_noise(noise), keys, np.asarray(x), np.asarray(ids))
+
+
+def key_data(key: Any, streams: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return the data of a key, or of its streams of these numbers, `u32[streams, 2]`."""
+    refuse_traced("the host loop", key)
+    with jax.ensure_compile_time_eval():
+        data = np.asarray(jax.random.key_data(as_key(key)))[None]
+    return data if streams is None else fold_host(data, np.array(streams, np.uint32))
+
+
+def samples_of_each(inputs: int, n: int, first: int = 0) -> Requests:
+    """Return the requests for n samples of each input, in the only stream."""
+    none = np.zeros(inputs, np.int64)
+    return Requests(np.arange(inputs), none, none + first, none + n)
+
+
+def decision_samples(inputs: int, n0: int, n: int) -> Requests:
+    """Return the requests for n0 selection and n estimation samples of each input, those of an input together."""
+    streams = np.array([0, 1] if n else [0])
+    stream = np.tile(streams, inputs)
+    return Requests(np.repeat(np.arange(inputs), len(streams)), stream, np.zeros_like(stream), np.where(stream, n, n0))
+
+
+def make_step(f: Any, compiled: bool) -> Step:
+    """Return the step of a classifier that runs inside a compiled program, or that is called."""
+    refuse_uncallable(f)
+    refuse_traced("the host loop", f)
+    if compiled:
+        arrays, static = split_callable(f)
+        return Step(partial(_vote, arrays, static), _finish_compiled, _MOST_IN_A_CALL)
+    return Step(_start_called, partial(_finish_called, f), 1)
+
+
+def count_requests(
+    step: Step,
+    task: HostTask,
+    requests: Requests,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """Return the votes of each request, `i32[R, *components, K]`.
+
+    Args:
+        step: of the classifier.
+        task: what samples are drawn from.
+        requests: at least one.
+        batch_size: rows of a batch.
+        advance: is told how many samples are done.
+    """
+    ends = np.cumsum(requests.count)
+    total = int(ends[-1])
+    counts: np.ndarray | None = None
+    running: tuple[slice, Batch, int, int, Any] | None = None
+    taken = finished = 0
+    size = 1
+    began = time.perf_counter()
+    with jax.ensure_compile_time_eval():  # the caller may be traced though nothing here is
+        while taken < total or running is not None:
+            upcoming = None
+            if taken < total:
+                # The next batches are begun before the loop waits for the ones that run.
+                window, batch, batches = _cut(task, requests, ends, taken, batch_size, size, step.most)
+                taken = min(taken + batches * batch_size, total)
+                upcoming = window, batch, batches, taken, step.start(task.noise, batch, batches)
+            if running is not None:
+                window, batch, batches, end, started = running
+                votes, _ = step.finish(started, batch)
+                if counts is None:
+                    counts = np.zeros((len(ends), *votes.shape[1:]), np.int32)
+                counts[window] += votes[: window.stop - window.start]
+                advance(end)
+                finished += batches
+                seconds = (time.perf_counter() - began) / finished
+                size = int(np.clip(_SECONDS_OF_A_CALL / seconds, 1, step.most))
+            running = upcoming
+    assert counts is not None
+    return counts
+
+
+def draw_requests(task: HostTask, requests: Requests, batch_size: int) -> Iterator[tuple[jax.Array, np.ndarray]]:
+    """Yield noisy batches `[B, *event]` in turn, with the request that each row serves, R for padding.
+
+    The next batch is drawn while the caller works on this one.
+    """
+    ends = np.cumsum(requests.count)
+    running = None
+    for taken in range(0, int(ends[-1]) if len(ends) else 0, batch_size):
+        window, batch, _ = _cut(task, requests, ends, taken, batch_size, 1, 1)
+        served = np.where(batch.slot[0] < len(batch.x), batch.slot[0] + window.start, len(ends))
+        upcoming = _start_called(task.noise, batch, 1), served
+        if running is not None:
+            yield running
+        running = upcoming
+    if running is not None:
+        yield running
+
+
+def no_votes(f: Any, task: HostTask, batch_size: int, compiled: bool) -> np.ndarray:
+    """Return the votes for no inputs, `i32[0, *components, K]`. A classifier that is called sees a batch of zeros."""
+    shape = (batch_size, *task.x.shape[1:])
+    run = partial(jax.eval_shape, f, jax.ShapeDtypeStruct(shape, task.x.dtype))
+    scores = run() if compiled else f(jnp.zeros(shape, task.x.dtype))
+    return np.zeros((0, *shape_of_scores(_as_scores(scores), batch_size)), np.int32)
+
+
+def scores_of_first(step: Step, task: HostTask, samples: np.ndarray) -> np.ndarray:
+    """Return the scores of one batch of samples of the first input, in the last stream."""
+    last = len(task.keys) - 1
+    x, keys, ids = _slots(task, np.zeros(1, int), np.full(1, last), len(samples))
+    slot = _in_batches(np.zeros(len(samples), np.int32), step.most, len(samples), len(x))
+    batch = Batch(x, keys, ids, slot, _in_batches(samples, step.most, len(samples), 0))
+    return np.asarray(step.finish(step.start(task.noise, batch, 1), batch)[1])
+
+
+def _cut(
+    task: HostTask, requests: Requests, ends: np.ndarray, taken: int, batch_size: int, size: int, most: int
+) -> tuple[slice, Batch, int]:
+    """Return the next batches, the requests that they serve, and how many batches are real.
+
+    Args:
+        task, requests: as for `count_requests`.
+        ends: where the samples of each request end in the sequence of all.
+        taken: how many samples were taken before.
+        batch_size: rows of a batch.
+        size: how many batches to cut; fewer where they would serve more requests than a batch has rows.
+        most: batches in the arrays, the others being padding.
+    """
+    total = int(ends[-1])
+    first = int(np.searchsorted(ends, taken, "right"))
+    size = min(size, -(-(total - taken) // batch_size))
+    while True:
+        stop = min(taken + size * batch_size, total)
+        window = slice(first, int(np.searchsorted(ends, stop, "left")) + 1)
+        served = window.stop - window.start
+        if served <= batch_size or size == 1:
+            break
+        size -= 1
+    starts = ends[window] - requests.count[window]
+    shares = np.minimum(ends[window], stop) - np.maximum(starts, taken)
+    slot = np.repeat(np.arange(served, dtype=np.int32), shares)
+    sample = np.arange(taken, stop) + (requests.first[window] - starts)[slot]
+    # Most batches serve few requests. Those few inputs are then all that moves to the device.
+    usual = min(batch_size, batch_size // 32 + 2)
+    slots = usual if served <= usual else batch_size
+    x, keys, ids = _slots(task, requests.row[window], requests.stream[window], slots)
+    slot = _in_batches(slot, most, batch_size, slots)
+    return window, Batch(x, keys, ids, slot, _in_batches(sample.astype(np.uint32), most, batch_size, 0)), size
+
+
+def _slots(
+    task: HostTask, row: np.ndarray, stream: np.ndarray, slots: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return inputs, keys and ids of the slots. Slots beyond the requests are zeros, which no row uses."""
+    x = np.zeros((slots, *task.x.shape[1:]), task.x.dtype)
+    keys = np.zeros((slots, 2), np.uint32)
+    ids = np.zeros(slots, np.uint32)
+    x[: len(row)] = task.x[row]
+    keys[: len(row)] = task.keys[stream]
+    ids[: len(row)] = task.ids[row]
+    return x, keys, ids
+
+
+def _in_batches(array: np.ndarray, batches: int, batch_size: int, padding: int) -> np.ndarray:
+    """Return slots or samples as `[batches, batch_size]`, padded."""
+    filled = np.full(batches * batch_size, padding, array.dtype)
+    filled[: len(array)] = array
+    return filled.reshape(batches, batch_size)
+
+
+def _start_called(noise: Noise, batch: Batch, _: int) -> jax.Array:
+    """Begin to draw a batch for a classifier that is called."""
+    return _draw.wide(noise, batch.x, batch.keys, batch.ids, batch.slot[0], batch.sample[0])
+
+
+def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> tuple[np.ndarray, Any]:
+    """Call a classifier and count its votes, with NumPy: nothing needs to be compiled for them."""
+    scores = _as_scores(f(noisy))
+    row = shape_of_scores(scores, len(noisy))
+    flat = np.asarray(scores)
+    if flat.dtype.kind == "V" or flat.dtype.itemsize < 4:  # NumPy is slow with small floats, and knows not all of them
+        flat = flat.astype(np.float32)
+    flat = flat.reshape(len(flat), -1, row[-1])
+    valid = np.broadcast_to(batch.slot[0][:, None] < len(batch.x), flat.shape[:2])
+    if not np.isfinite(flat).all():
+        valid = valid & np.isfinite(flat).all(axis=-1)
+    cells = batch.slot[0][:, None] * flat.shape[1] + np.arange(flat.shape[1])
+    votes = np.bincount((cells * row[-1] + flat.argmax(axis=-1))[valid], minlength=len(batch.x) * flat[0].size)
+    return votes.reshape(len(batch.x), *row).astype(np.int32), scores
+
+
+def _as_scores(scores: Any) -> Any:
+    """Return what a classifier returned as an array."""
+    return scores if isinstance(scores, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) else jnp.asarray(scores)
+
+
+def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.ndarray, Any]:
+    """Wait for a compiled program."""
+    votes, scores = found
+    return np.asarray(votes), scores
+
+
+def _noisy(noise: Noise, x: Any, keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
+    """Return the noisy rows of one batch: the program that draws."""
+    own = jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32").at[slot].get(mode="clip")
+    words = jnp.stack([jnp.asarray(ids).at[slot].get(mode="clip"), sample])
+    sampled = sample_noise(noise, fold_words(own, words), x.shape[1:], x.dtype)
+    return add_noise(noise, jnp.asarray(x).at[slot].get(mode="clip"), sampled)
+
+
+_draw = WideJit(_noisy)
+
+
+@partial(jax.jit, static_argnums=1)
+def _vote(
+    arrays: list[Any], static: StaticCallable, noise: Noise, batch: Batch, batches: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draw some batches, run the classifier on each, and count: the program of a compiled classifier."""
+    f: Classifier = merge_callable(arrays, static)
+    slots, (_, rows) = batch.x.shape[0], batch.slot.shape
+
+    def vote(at: Any, votes: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        slot = batch.slot[at]
+        scores = f(_noisy(noise, batch.x, batch.keys, batch.ids, slot, batch.sample[at]))
+        row = shape_of_scores(scores, rows)
+        votes = jnp.zeros((slots, 1, *row), jnp.int32) if votes is None else votes
+        return add_votes(votes, scores, slot, jnp.zeros_like(slot)), scores
+
+    empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(vote, 0, None))
+    votes, scores = lax.fori_loop(0, batches, lambda at, found: vote(at, found[0]), empty)
+    return votes[:, 0], scores

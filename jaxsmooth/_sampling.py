@@ -1,0 +1,200 @@
+"""The noisy samples inside a compiled program: which noise belongs to which row, and sums over all chunks.
+
+All pairs (input, sample) form one flat sequence that is cut into chunks of `batch_size` rows. So many inputs with few
+samples share a batch, and one input with many samples needs no more memory. Sample `s` of the input with id `i` depends
+on `(key, i, s)` only, whatever the chunks.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxsmooth._checks import as_batch_size, as_first, as_ids, as_inputs, as_noise, shape_of_scores
+from jaxsmooth._draws import fold_words
+from jaxsmooth._programs import StaticCallable, merge_callable, split_callable
+from jaxsmooth.arguments import as_key
+from jaxsmooth.types import Classifier, Noise
+
+Lengths = tuple[int, ...]
+"""How many samples each input has in each of its streams: `(n,)` under the key itself, or `(n0, n)` under the keys of
+selection and estimation."""
+
+
+class Task(NamedTuple):
+    """What the samples are drawn from: the arguments of `count_votes`, checked."""
+
+    noise: Noise
+    key: jax.Array
+    x: jax.Array
+    ids: ArrayLike
+    first: ArrayLike
+
+
+class Position(NamedTuple):
+    """Where a chunk starts. Two 32-bit numbers, so that the number of pairs may exceed 32 bits."""
+
+    row: Any
+    sample: Any
+
+
+class Pairs(NamedTuple):
+    """The pairs (input, sample) of one chunk, each in a stream. Rows from N on are padding."""
+
+    row: jax.Array
+    stream: jax.Array
+    sample: jax.Array
+
+
+def as_task(noise: Any, key: Any, x: Any, ids: Any, first: Any, n: int) -> Task:
+    """Check what samples are drawn from."""
+    x = as_inputs(x)
+    return Task(as_noise(noise), as_key(key), x, as_ids(ids, x.shape[0]), as_first(first, n))
+
+
+def rows_of_chunks(samples: int, batch_size: Any) -> int:
+    """Return the rows of a chunk: at most `batch_size`, and few rows beyond the samples, in steps of 8.
+
+    Chunks of `batch_size` rows would have up to twice as many rows as there are samples. A scan is compiled for its
+    number of samples in any case, so another size of chunk costs nothing.
+    """
+    chunks = max(1, -(-samples // as_batch_size(batch_size)))
+    equal = max(1, -(-samples // chunks))
+    return min(batch_size, -(-equal // 8) * 8)
+
+
+def scan_votes(f: Classifier, task: Task, lengths: Lengths, batch_size: int) -> jax.Array:
+    """Count the votes of all samples in one compiled scan, `i32[N, streams, *components, K]`.
+
+    Args:
+        f: base classifier, traceable by JAX.
+        task: what the samples are drawn from.
+        lengths: numbers of samples in each stream.
+        batch_size: most rows in one call of f.
+    """
+    inputs = task.x.shape[0]
+    rows = rows_of_chunks(inputs * sum(lengths), batch_size)
+    if inputs == 0:
+        return jnp.zeros((0, len(lengths), *row_of_scores(f, task, rows)), jnp.int32)
+    arrays, static = split_callable(f)
+    return _scan(arrays, task, static=static, lengths=lengths, rows=rows)
+
+
+@partial(jax.jit, static_argnames=("static", "lengths", "rows"))
+def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, lengths: Lengths, rows: int) -> jax.Array:
+    f = merge_callable(arrays, static)
+    inputs = task.x.shape[0]
+
+    def add_chunk(counts: jax.Array | None, position: Position) -> jax.Array:
+        noisy, pairs = draw(task, position, lengths, rows)
+        scores = f(noisy)
+        row = shape_of_scores(scores, rows)
+        if counts is None:
+            counts = jnp.zeros((inputs, len(lengths), *row), jnp.int32)
+        return add_votes(counts, scores, pairs.row, pairs.stream)
+
+    counts = scan_chunks(add_chunk, inputs, sum(lengths), rows)
+    # A traced input that is not finite could not be refused. It gets no votes.
+    finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))
+    return jnp.where(finite.reshape(-1, *(1,) * (counts.ndim - 1)), counts, 0)
+
+
+def add_votes(counts: jax.Array, scores: jax.Array, row: jax.Array, stream: jax.Array) -> jax.Array:
+    """Add the class of each row of scores to `counts[row, stream]`.
+
+    Padding has a row beyond the counts, and invalid scores are given one: both are dropped.
+    """
+    inputs, streams, *_, classes = counts.shape
+    flat = scores.reshape(len(scores), -1, classes)
+    valid = jnp.isfinite(flat).all(axis=-1)
+    place = (
+        jnp.where(valid, row[:, None], inputs),
+        jnp.broadcast_to(stream[:, None], valid.shape),
+        jnp.broadcast_to(jnp.arange(flat.shape[1])[None], valid.shape),
+        jnp.argmax(flat, axis=-1),
+    )
+    return counts.reshape(inputs, streams, -1, classes).at[place].add(1, mode="drop").reshape(counts.shape)
+
+
+def row_of_scores(f: Classifier, task: Task, rows: int) -> tuple[int, ...]:
+    """Return the shape `(*components, K)` of one row of a classifier's scores, without running it."""
+    batch = jax.ShapeDtypeStruct((rows, *task.x.shape[1:]), task.x.dtype)
+    return shape_of_scores(jax.eval_shape(f, batch), rows)
+
+
+def scan_chunks(add: Callable[[Any, Position], Any], inputs: int, n: int, rows: int) -> Any:
+    """Return the sum over all chunks: `add(total, position)` adds one chunk, the first to None."""
+
+    def step(state: tuple[Any, Position], _: None) -> tuple[tuple[Any, Position], None]:
+        total, position = state
+        sample = position.sample + rows
+        return (add(total, position), Position(position.row + sample // n, sample % n)), None
+
+    start = Position(jnp.int32(0), jnp.int32(0))
+    chunks = -(-inputs * n // rows)
+    if chunks == 1:  # lax.scan would make a loop even of one step
+        return add(None, start)
+    # Zeros made from the result of one chunk, not plain ones: under shard_map they vary over the mesh as it does.
+    total = jax.tree.map(jnp.zeros_like, jax.eval_shape(partial(add, None), start))
+    (total, _), _ = lax.scan(step, (total, start), length=chunks)
+    return total
+
+
+def draw(task: Task, position: Position, lengths: Lengths, rows: int) -> tuple[jax.Array, Pairs]:
+    """Return the noisy inputs of one chunk, and which pairs they are."""
+    noise, pairs = draw_noise(task, position, lengths, rows)
+    return add_noise(task.noise, task.x.at[pairs.row].get(mode="clip"), noise), pairs
+
+
+def draw_noise(task: Task, position: Position, lengths: Lengths, rows: int) -> tuple[jax.Array, Pairs]:
+    """Return the noise of one chunk, float32 or wider, and which pairs it is for."""
+    pairs = _pairs(position, lengths, rows)
+    ids = jnp.asarray(task.ids).at[pairs.row].get(mode="clip")
+    key = task.key if len(lengths) == 1 else decision_keys(task.key)[pairs.stream]
+    keys = fold_words(key, jnp.stack([ids, jnp.asarray(task.first) + pairs.sample]))
+    return sample_noise(task.noise, keys, task.x.shape[1:], task.x.dtype), pairs
+
+
+def _pairs(position: Position, lengths: Lengths, rows: int) -> Pairs:
+    n = sum(lengths)
+    offset = position.sample + jnp.arange(rows, dtype=jnp.int32)
+    passed = lax.div(offset, jnp.int32(n))  # nothing is negative: `//` and `%` would compute more
+    row, sample = position.row + passed, offset - passed * n
+    if len(lengths) == 1:
+        return Pairs(row, jnp.zeros_like(row), sample.astype(jnp.uint32))
+    second = (sample >= lengths[0]).astype(jnp.int32)
+    return Pairs(row, second, (sample - second * lengths[0]).astype(jnp.uint32))
+
+
+def sample_noise(noise: Noise, keys: jax.Array, event: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return the noise of each key, `[B, *event]`, in float32 or a wider dtype of the inputs."""
+    wide = np.dtype(dtype) if np.dtype(dtype).itemsize > 4 else np.dtype(np.float32)
+    return jax.vmap(lambda key: noise.sample(key, event, wide))(keys)
+
+
+def add_noise(noise: Noise, x: jax.Array, sampled: jax.Array) -> jax.Array:
+    """Return inputs with noise, row by row, in the dtype of x."""
+    add = getattr(noise, "add", operator.add)
+    noisy = add(x.astype(sampled.dtype), sampled).astype(x.dtype)
+    # The barrier makes f see the same rounded sum in every program, however XLA would fuse it. XLA loops faster over
+    # flat rows than over the last axis of an image.
+    flat = noisy.reshape(len(noisy), math.prod(noisy.shape[1:]))
+    return lax.optimization_barrier(flat).reshape(noisy.shape)
+
+
+def decision_keys(key: jax.Array) -> jax.Array:
+    """Return, as an array of two, the keys of selection and of estimation votes."""
+    return jnp.stack([jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)])
+
+
+def lost_radius(noise: Noise, x: Any) -> jax.Array | None:
+    """Return what rounding the inputs takes off each radius, `f32[N]`; None where the noise does not round."""
+    method = getattr(noise, "lost_radius", None)
+    return None if method is None else method(x)

@@ -1,0 +1,193 @@
+"""Checks of arguments at the public edge: bad input is refused by name, with what came and what was expected.
+
+`as_x` converts a value or raises; `refuse_x` raises or returns nothing. The bridges use these checks too. A value that
+JAX traces cannot be read, so only its shape and dtype are checked.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+__all__ = [
+    "as_alpha",
+    "as_array",
+    "as_float_dtype",
+    "as_host_array",
+    "as_integer",
+    "as_key",
+    "as_numbers",
+    "as_scale",
+    "is_traced",
+    "refuse_traced",
+    "refuse_uncallable",
+    "refuse_unknown",
+]
+
+_INT32 = 2**31 - 1
+
+
+def is_traced(value: Any) -> bool:
+    """Tell whether a value is known only while JAX traces, so that it cannot be read."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def as_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:
+    """Return `value` as an int in [least, most]. A bool is not an integer.
+
+    Example:
+        >>> as_integer("n", np.int64(5), 1)
+        5
+    """
+    if is_traced(value):
+        raise TypeError(f"{name} must be a static Python integer, got {value}: list it in static_argnames")
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer in [{least}, {most}], got {value!r}") from None
+    if not least <= integer <= most:
+        raise ValueError(f"{name} must be an integer in [{least}, {most}], got {integer}")
+    return integer
+
+
+def as_alpha(value: Any, name: str = "alpha") -> float:
+    """Return a probability as a float in (0, 1).
+
+    Example:
+        >>> as_alpha(0.001)
+        0.001
+    """
+    if is_traced(value):
+        raise TypeError(f"{name} must be a static Python float, got {value}: list it in static_argnames")
+    number = as_numbers(name, value, "a number in (0, 1)")
+    if number.ndim != 0:
+        raise TypeError(f"{name} must be a number in (0, 1), got {value!r}")
+    number = float(number)
+    if not 0.0 < number < 1.0:
+        raise ValueError(f"{name} must be a number in (0, 1), got {number}")
+    return number
+
+
+def as_scale(name: str, value: Any) -> ArrayLike:
+    """Return the scale of a noise as an f32 scalar: positive and finite, unless it is traced.
+
+    Example:
+        >>> as_scale("sigma", 0.5)
+        np.float32(0.5)
+    """
+    array = as_host_array(name, value, "a positive number")
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a positive number, got {value!r}")
+    if array.shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {array.shape}: use jax.vmap for several scales")
+    if isinstance(array, np.ndarray):
+        with np.errstate(over="ignore"):
+            number = array.astype(np.float32)
+        if not (np.isfinite(number) and number > 0):
+            raise ValueError(f"{name} must be positive and finite in float32, got {value}")
+        return np.float32(number)
+    return array.astype(jnp.float32)
+
+
+def as_key(value: Any) -> jax.Array:
+    """Return one typed Threefry key, from a typed key or from raw key data.
+
+    Example:
+        >>> as_key(np.array([0, 7], np.uint32)) == jax.random.key(7)
+        Array(True, dtype=bool)
+    """
+    expected = "one Threefry key, as made by jax.random.key(seed)"
+    if not isinstance(value, (jax.Array, np.ndarray)):
+        raise TypeError(f"key must be {expected}, got {value!r}")
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if str(jax.random.key_impl(value)) != "threefry2x32":
+            raise ValueError(f"key must be {expected}, got a key of {jax.random.key_impl(value)}")
+        if value.shape != ():
+            raise ValueError(f"key must be {expected}, got an array of keys of shape {value.shape}")
+        return value  # pyright: ignore[reportReturnType]: NumPy has no such dtype
+    if value.dtype != np.uint32:
+        raise TypeError(f"key must be {expected}, got an array of dtype {value.dtype}")
+    if value.shape != (2,):
+        raise ValueError(f"key must be {expected}, got raw key data of shape {value.shape}")
+    return jax.random.wrap_key_data(jnp.asarray(value), impl="threefry2x32")
+
+
+def as_float_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return a floating dtype as JAX has it: float64 is float32 unless `jax_enable_x64` is set."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def as_array(name: str, value: Any, expected: str) -> Any:
+    """Return a value as an array: one of JAX's as it is, any other as NumPy's in native byte order."""
+    if is_traced(value):
+        return value
+    try:
+        if isinstance(value, jax.Array):
+            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+                raise TypeError("an array of keys")
+            return value
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError("a masked array")
+        array = np.asarray(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}: {error}") from None
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def as_host_array(name: str, value: Any, expected: str) -> Any:
+    """Return a value as a NumPy array, because JAX would trace what is done to its own; a traced value as it is."""
+    array = as_array(name, value, expected)
+    return array if is_traced(array) else np.asarray(array)
+
+
+def as_numbers(name: str, value: Any, expected: str) -> np.ndarray:
+    """Return real numbers as a float64 NumPy array.
+
+    Example:
+        >>> as_numbers("radii", [1, 2], "numbers")
+        array([1., 2.])
+    """
+    array = as_host_array(name, value, expected)
+    if is_traced(array):
+        raise TypeError(f"{name} must be {expected} that are known before anything is compiled, got {array}")
+    if array.dtype == object and all(isinstance(number, int) for number in array.flat):
+        array = np.array([_as_float(number) for number in array.flat]).reshape(array.shape)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be {expected}, got dtype {array.dtype}")
+    return array.astype(np.float64)
+
+
+def refuse_unknown(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse a value that is not one of the given words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def refuse_traced(name: str, values: Any) -> None:
+    """Refuse traced values in the function `name`, which runs on the host."""
+    if any(map(is_traced, jax.tree.leaves(values))):
+        raise TypeError(f"{name} runs on the host and takes no traced values: use count_votes under jax.jit")
+
+
+def refuse_uncallable(f: Any) -> None:
+    """Refuse a classifier that cannot be called."""
+    if not callable(f):
+        raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, *components, K], got {f!r}")
+
+
+def _as_float(number: int) -> float:
+    """Return an integer of any size as a float, infinite where float64 cannot hold it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.copysign(math.inf, number > 0 or -1)

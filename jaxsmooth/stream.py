@@ -1,0 +1,137 @@
+"""The streams of a key, by name, and the noisy samples of an input.
+
+Sample `s` of the input with id `i` depends on `(key, i, s)` only. Different uses of one key draw from different streams
+of it, so that no random number is used twice.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxsmooth._checks import as_batch_size, as_first, as_inputs, as_n, as_noise
+from jaxsmooth._draws import fold_host
+from jaxsmooth._host_loop import as_host_task, draw_requests, key_data, samples_of_each
+from jaxsmooth._programs import WideJit
+from jaxsmooth.arguments import as_integer, as_key, is_traced, refuse_traced
+from jaxsmooth.types import Noise
+
+__all__ = ["Stream", "add_noise", "decision_keys", "stream_key", "stream_samples"]
+
+
+class Stream(IntEnum):
+    """The numbered streams of a key."""
+
+    SELECTION = 0
+    """Votes of `certify` that choose the class."""
+    ESTIMATION = 1
+    """Votes of `certify` that bound its probability."""
+    PREDICTION = 2
+    """Votes of the ART-compatible classes' `predict`."""
+    TRAINING = 3
+    """Noise of their `fit`."""
+    GRADIENTS = 4
+    """Noisy copies of their sampled gradients."""
+    ORDER = 5
+    """Order of the inputs in their `fit`."""
+    MODULE = 6
+    """Dropout and fresh weights of a Flax module."""
+
+
+def stream_key(key: jax.Array, stream: int, turn: int | None = None) -> jax.Array:
+    """Return the key of one stream of a key, or of one turn in it.
+
+    Args:
+        key: one Threefry key.
+        stream: a number of `Stream`.
+        turn: which of several draws that follow each other, at least 0.
+
+    Example:
+        >>> stream_key(jax.random.key(0), Stream.TRAINING, 5) == jax.random.fold_in(
+        ...     jax.random.fold_in(jax.random.key(0), 3), 5
+        ... )
+        Array(True, dtype=bool)
+    """
+    key = as_key(key)
+    numbers = [as_integer("stream", stream, 0), *([] if turn is None else [as_integer("turn", turn, 0, 2**32 - 1)])]
+    if is_traced(key):
+        for number in numbers:
+            key = jax.random.fold_in(key, np.uint32(number))
+        return key
+    data = key_data(key)
+    for number in numbers:
+        data = fold_host(data, np.array([number], np.uint32))
+    return as_key(data[0])
+
+
+def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the keys under which `certify` draws its selection votes and its estimation votes.
+
+    Example:
+        >>> selection_key, estimation_key = decision_keys(jax.random.key(0))
+    """
+    return stream_key(key, Stream.SELECTION), stream_key(key, Stream.ESTIMATION)
+
+
+def add_noise(noise: Noise, key: jax.Array, x: ArrayLike) -> jax.Array:
+    """Return inputs with independent noise, for training: one compiled program for each shape of x.
+
+    Args:
+        noise: the noise, in the units of x.
+        key: one Threefry key; another key draws other noise.
+        x: inputs `[N, *event]`, floating-point.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> add_noise(Gaussian(0.5), jax.random.key(0), jnp.zeros((2, 3))).shape
+        (2, 3)
+    """
+    return _add(as_noise(noise), as_key(key), as_inputs(x))
+
+
+@WideJit
+def _add(noise: Noise, key: jax.Array, x: jax.Array) -> jax.Array:
+    return x + noise.sample(key, x.shape).astype(x.dtype)
+
+
+def stream_samples(
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    *,
+    n: int,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+    first: int = 0,
+) -> Iterator[tuple[jax.Array, np.ndarray]]:
+    """Return the noisy batches that `stream_votes` calls its classifier with, one after the other.
+
+    The next batch is drawn while the caller works on this one. The programs that draw depend on the batch size only,
+    not on the number of inputs.
+
+    Args:
+        noise, key, x, n, ids, first: as for `count_votes`.
+        batch_size: rows of each batch.
+
+    Returns:
+        An iterator over pairs of noisy inputs `[B, *event]` and `i32[B]`, the row of x that each was made from. Rows
+        that fill up the last batch are marked with N.
+
+    Raises:
+        ValueError, TypeError: as `count_votes`.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> samples = stream_samples(Gaussian(1.0), jax.random.key(0), jnp.zeros((2, 5)), n=3, batch_size=4)
+        >>> [rows.tolist() for noisy, rows in samples]
+        [[0, 0, 0, 1], [1, 1, 2, 2]]
+    """
+    n, batch_size = as_n(n), as_batch_size(batch_size)
+    refuse_traced("stream_samples", (key, first))
+    task = as_host_task(noise, key_data(key), x, ids)
+    return draw_requests(task, samples_of_each(len(task.x), n, int(as_first(first, n))), batch_size)
