@@ -8,27 +8,17 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from bridges.batches import Limits
 from jaxsmooth import Classifier
 
 Scores = Callable[[np.ndarray | jax.Array], np.ndarray]
 Weigh = Callable[[np.ndarray], np.ndarray]
 
 
-class Backend(Protocol):
-    """A network with a loss and an optimizer. Arrays are NumPy's where no other is named."""
+class Loss(Protocol):
+    """The user's loss, read without changing it."""
 
-    model: Any
-    layer_values: int
-    """How many values in the output of the widest layer the framework is fastest with."""
-    gradient_values: int
-    """Likewise for a gradient, which keeps the outputs of all layers."""
-    most_rows: int
-    """How many rows at once it gains from, where they are small."""
-
-    @property
-    def layer_names(self) -> list[str] | None:
-        """Names of the direct children of the network, None where it has no such thing."""
-        ...
+    function: Any
 
     @property
     def output(self) -> str:
@@ -40,12 +30,18 @@ class Backend(Protocol):
         """Whether the loss takes class indices rather than one row for each input."""
         ...
 
-    @property
-    def least_batch(self) -> int | None:
-        """The fewest rows that should be scored at once where each number of rows is compiled anew, None where none is.
 
-        Fewer are filled up to it, more to one of few sizes or to a whole batch.
-        """
+class Backend(Protocol):
+    """A network with a loss and an optimizer. Arrays are NumPy's where no other is named."""
+
+    model: Any
+    optimizer: Any
+    loss_function: Loss
+    limits: Limits
+
+    @property
+    def layer_names(self) -> list[str] | None:
+        """Names of the direct children of the network, None where it has no such thing."""
         ...
 
     def as_jax(self) -> Classifier:
@@ -56,17 +52,21 @@ class Backend(Protocol):
         """Return an array as a tensor of the framework if x is one, else as it is."""
         ...
 
+    def on_host(self, noisy: jax.Array) -> np.ndarray:
+        """Return noisy inputs in the host's memory, as arrays that the network may write to if it does that."""
+        ...
+
     def scoring(self, *, training: bool = False) -> AbstractContextManager[Scores]:
         """Lend a function from inputs to outputs `[B, C]`, for batch after batch.
 
-        The network may write to the inputs: they are not to be used again.
+        The network may write to the inputs, so the caller does not use them again.
         """
         ...
 
     def vjp(self, x: np.ndarray | jax.Array, weigh: Weigh, *, copies: int = 1, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the outputs weighted by `weigh(outputs)`, which is held constant.
 
-        The gradients of every so many rows, the copies of one input, come as their sum.
+        Each `copies` rows that follow each other are the copies of one input: their gradients come as one sum.
         """
         ...
 
@@ -80,6 +80,14 @@ class Backend(Protocol):
 
     def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the loss under its own reduction."""
+        ...
+
+    def refuse_untrainable(self) -> None:
+        """Refuse to train without what it takes."""
+        ...
+
+    def advance(self, scheduler: Any, epoch: int) -> None:
+        """Advance a scheduler at the end of an epoch."""
         ...
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
@@ -109,5 +117,5 @@ class Backend(Protocol):
         ...
 
     def reset(self) -> None:
-        """Draw all weights anew and forget the optimizer's state."""
+        """Draw all weights again and forget the optimizer's state."""
         ...

@@ -1,38 +1,143 @@
-"""How many rows are drawn, and how many go through a network, at once."""
+"""How many rows go where: drawn at once, through a network at once. The one place that decides it.
 
-from jaxsmooth.samples import equal_part, few_sizes
+What the caller asks for is an upper bound on the rows of one call of the network. The sizes that something is compiled
+for are of few kinds, because attacks call with ever-changing numbers of inputs.
+"""
 
-_NOISE_VALUES = 2**21  # drawn at once
-# Values in the widest layer, and rows, in one call of the classifier: what a processor's cache holds, what fills a GPU.
-CPU_BATCH, GPU_BATCH = (2**20, 2**12), (2**26, 2**14)
+from typing import NamedTuple
+
+_VALUES_DRAWN = 2**21  # at once: alternating between noise and network costs time
+_FEW_ROWS = 32  # as many at least, since the outputs of a very wide layer fit no cache anyway
 
 
-def rows_drawn_at_once(total: int, batch_size: int, features: int) -> int:
-    """Return how many noisy inputs are drawn at once: whole batches, since alternating with the network costs time.
+class Limits(NamedTuple):
+    """What a framework is fastest with.
 
-    One of few sizes, since each is compiled by itself. Where it takes several draws, the largest, or the one below it
-    if that leaves less unused of a last draw that counts.
+    Attributes:
+        layer_values: values in the output of the widest layer.
+        gradient_values: likewise for a gradient, which keeps the outputs of all layers.
+        rows: rows at once from which it gains, where they are small.
+        least: fewest rows in one call where each number of rows compiles the network again; 0 where none does.
+    """
+
+    layer_values: int
+    gradient_values: int
+    rows: int
+    least: int = 0
+
+
+CPU = Limits(2**20, 2**20, 2**12)  # what a CPU's cache holds
+GPU = Limits(2**26, 2**26, 2**14)  # what fills a GPU
+
+
+class Plan(NamedTuple):
+    """How votes are computed.
+
+    Attributes:
+        rows: most rows in one call of the network.
+        drawn: noisy inputs drawn at once: whole calls of the network, or fewer where there are fewer.
+    """
+
+    rows: int
+    drawn: int
+
+
+def plan_votes(
+    samples: int, features: int, widest: int, limits: Limits, batch_size: int | None, *, even: bool = False
+) -> Plan:
+    """Return how votes on so many samples are computed.
+
+    Args:
+        samples: noisy inputs in all.
+        features: values of one input.
+        widest: values that the widest layer has for one input.
+        limits: of the framework.
+        batch_size: the caller's upper bound on `rows`, None for none.
+        even: cut the samples into equal parts, so that few drawn rows are left over. This compiles for more sizes.
 
     Example:
-        >>> rows_drawn_at_once(100, batch_size=128, features=3072), rows_drawn_at_once(4000, 128, 3072)
+        >>> plan_votes(4128, features=784, widest=64, limits=CPU, batch_size=None, even=True)
+        Plan(rows=1088, drawn=2176)
+        >>> plan_votes(4128, features=784, widest=64, limits=CPU, batch_size=100)
+        Plan(rows=100, drawn=2400)
+    """
+    rows = _rows(limits.layer_values, features, widest, limits.rows)
+    if batch_size is not None:
+        rows = min(rows, batch_size)
+    if even and limits.least == 0:
+        rows = _even(samples, rows)
+    return Plan(rows, rows_drawn(max(samples, min(rows, limits.least)), rows, features))
+
+
+def plan_gradients(inputs: int, n: int, features: int, widest: int, limits: Limits) -> int:
+    """Return how many of the n copies of each input go through the network at once for a gradient.
+
+    If all copies of an input fit, whole inputs share a call, because the average over an input's copies is then known
+    within it.
+
+    Example:
+        >>> plan_gradients(5, 32, features=784, widest=10_000, limits=CPU), plan_gradients(1, 150, 784, 10_000, CPU)
+        (96, 75)
+    """
+    rows = _rows(limits.gradient_values, features, widest, limits.rows)
+    if n > rows:
+        return equal_part(inputs * n, rows)
+    return n * min(rows // n, few_sizes(equal_part(inputs, rows // n)))
+
+
+def rows_drawn(samples: int, rows: int, features: int) -> int:
+    """Return how many noisy inputs are drawn at once, for calls of so many rows.
+
+    Where it takes several draws, it is the largest number, or the next smaller one if that leaves less of the last draw
+    unused.
+
+    Example:
+        >>> rows_drawn(100, rows=128, features=3072), rows_drawn(4000, 128, 3072)
         (128, 512)
     """
-    if total <= batch_size:
-        return max(1, min(batch_size, few_sizes(total)))
-    most = max(1, _NOISE_VALUES // features // batch_size)
-    batches = -(-total // batch_size)
-    if batches <= most:
-        return min(most, few_sizes(batches)) * batch_size
+    if samples <= rows:
+        return max(1, min(rows, few_sizes(samples)))
+    most = max(1, _VALUES_DRAWN // features // rows)
+    calls = -(-samples // rows)
+    if calls <= most:
+        return min(most, few_sizes(calls)) * rows
     power = 1 << (most.bit_length() - 1)
-    sizes = [number for number in (power * 3 // 2, power, power * 3 // 4) if most // 2 < number <= most]
-    return min(sizes, key=lambda number: (max(-total % (number * batch_size), total // 16), -number)) * batch_size
+    sizes = [size for size in (power * 3 // 2, power, power * 3 // 4) if most // 2 < size <= most]
+    return min(sizes, key=lambda size: (max(-samples % (size * rows), samples // 16), -size)) * rows
 
 
-def even_rows(total: int, most: int) -> int:
-    """Return the size of the fewest equal parts of at most so many rows, one of 16 sizes between powers of two.
+def few_sizes(count: int) -> int:
+    """Return the least 2^k or 3 * 2^k that is not below a count: there are few such sizes to compile for.
 
     Example:
-        >>> even_rows(4128, most=4096), even_rows(1032, 4096), even_rows(100_000, 4096)
+        >>> [few_sizes(count) for count in (1, 3, 5, 7, 100, 130)]
+        [1, 3, 6, 8, 128, 192]
+    """
+    power = 1 << max(0, count - 1).bit_length()
+    return power * 3 // 4 if count <= power * 3 // 4 else power
+
+
+def equal_part(total: int, most: int) -> int:
+    """Return `ceil(total / ceil(total / most))`: the size of equal parts, as few as fit; at least 1.
+
+    Example:
+        >>> equal_part(10, most=6)
+        5
+    """
+    parts = max(1, -(-total // most))
+    return max(1, -(-total // parts))
+
+
+def _rows(values: int, features: int, widest: int, rows: int) -> int:
+    """Return for how many rows the widest layer has so many values, within the limits."""
+    return min(rows, max(_FEW_ROWS, values // max(features, widest)))
+
+
+def _even(total: int, most: int) -> int:
+    """Return the size of equal parts, one of 16 sizes between powers of two.
+
+    Example:
+        >>> _even(4128, most=4096), _even(1032, 4096), _even(100_000, 4096)
         (2176, 1088, 4096)
     """
     size = equal_part(total, most)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
-from jaxsmooth.checks import is_traced
+from jaxsmooth.arguments import is_traced
 
 
 class Signature(NamedTuple):

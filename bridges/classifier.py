@@ -1,54 +1,61 @@
-"""The shared surface of ART's smoothing classes: a network, smoothed, with its gradients and its training."""
+"""The shared surface of ART's smoothing classes: a network over a backend, its gradients and its training."""
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+import jaxsmooth
 from bridges.art import own_class, restore
 from bridges.backend import Backend
-from bridges.batches import rows_drawn_at_once
+from bridges.batches import Plan, plan_gradients, plan_votes, rows_drawn
 from bridges.fitting import epochs, generated_batches, minibatches
-from bridges.gradients import Copies, copies_at_once, smoothed_loss_gradient, weighted_gradient
-from bridges.inputs import as_clip_values, as_inputs, as_labels, as_shape, input_ids
+from bridges.gradients import Copies, smoothed_loss_gradient, weighted_gradient
+from bridges.inputs import (
+    as_clip_values,
+    as_inputs,
+    as_labels,
+    as_real,
+    as_reduction,
+    as_shape,
+    input_ids,
+    refuse_keywords,
+    to_numpy,
+)
 from bridges.layers import activation_loss
-from bridges.network import Network
-from bridges.preprocessing import Preprocessing
-from bridges.smoothing import RandomizedSmoothingMixin, as_drawn, fold_in
-from jaxsmooth import Gaussian
-from jaxsmooth.checks import check_integer, check_scale
-from jaxsmooth.samples import Task, stream_of
+from bridges.preprocessing import Preprocessing, Standardisation
+from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing, key_of_seed
+from jaxsmooth import Stream
+from jaxsmooth.arguments import as_integer, as_scale
 
-_GRADIENTS, _ORDER = 2, 3  # keys among `_keys`, beside those of the mixin
-_FEW_ROWS = 32  # so many at once, where the outputs of a layer fit no cache anyway
+_STEPS = ("preprocessing_defences", "postprocessing_defences", "preprocessing", "input_shape", "channels_first")
 
 
-class SmoothedClassifier(RandomizedSmoothingMixin, Network):
-    """A network with preprocessing, smoothed. The framework's class builds the backend and passes the rest on.
+class SmoothedClassifier(RandomizedSmoothingMixin):
+    """A network with preprocessing, smoothed. A framework's class names the arguments and makes the backend.
 
+    Inputs are arrays, lists or tensors `[N, *input_shape]`; labels are class indices, one-hot rows or probabilities.
     Gradients are float32 arrays, or tensors where the input is one. "The network" is the one that is not smoothed.
 
     Args:
-        backend: the network.
-        input_shape: shape of one input.
-        nb_classes: number of classes, at least 2.
-        channels_first: where the channels of an image are.
-        clip_values: `(min, max)` of the inputs, for attacks; nothing here clips.
-        preprocessing_defences, postprocessing_defences, preprocessing: as for `Preprocessing`.
-        sample_size: votes behind a prediction.
-        sampling: what the gradients differentiate when a call does not say: the network, or the smoothed classifier.
-        **smoothing: `scale`, `alpha`, `seed`, `n0`, `output` and `check` of `RandomizedSmoothingMixin`.
+        settings: the arguments of the framework's class by name: those in `parameters`, and `seed`, `n0`, `sampling`,
+            `output`, `check` and others in `kept`.
 
     Attributes:
-        parameters: names of the settings that `get_params` returns, arguments of the constructor.
-        kept: names of attributes that are arguments of the constructor too, and that `set_params` leaves alone.
+        parameters: names of the settings that `get_params` returns and `set_params` takes.
+        kept: names of attributes that are arguments of the constructor, too, and that `set_params` leaves alone.
+        of_backend: names of the settings that the backend is made from.
     """
 
     parameters: tuple[str, ...] = ()
     kept: tuple[str, ...] = ("n0", "sampling", "output", "check")
+    of_backend: tuple[str, ...] = ()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an instance that ART's attacks accept, if ART is loaded."""
@@ -59,41 +66,74 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         """Copy and pickle as our own class, whether or not ART is loaded."""
         return restore, (own_class(type(self)),), self.__getstate__()
 
-    def __init__(
-        self,
-        backend: Backend,
-        input_shape: Any,
-        nb_classes: int,
-        channels_first: bool,
-        clip_values: Any,
-        preprocessing_defences: Any,
-        postprocessing_defences: Any,
-        preprocessing: Any,
-        *,
-        sample_size: int,
-        sampling: bool = False,
-        **smoothing: Any,
-    ) -> None:
-        shape, clip_values = as_shape(input_shape), as_clip_values(clip_values)
-        steps = Preprocessing(preprocessing_defences, preprocessing, postprocessing_defences, shape, channels_first)
-        super().__init__(sample_size, backend, shape, nb_classes, channels_first, clip_values, steps, **smoothing)
-        self.preprocessing_defences = preprocessing_defences
-        self.postprocessing_defences = postprocessing_defences
-        self.preprocessing = preprocessing
-        self.sampling = sampling
-        self._widest: int | None = None
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        settings = {**settings, "seed": key_of_seed(settings["seed"])}
+        smoothing = {name: settings[name] for name in _SMOOTHING}
+        self._backend: Any = None
+        self.sampling = settings["sampling"]
+        self._take(settings)
+        super().__init__(**smoothing)
+
+    def _make_backend(self, settings: Mapping[str, Any], old: Backend | None) -> Backend:
+        """Return the backend of these settings, which are checked; the old one tells how far training is."""
+        raise NotImplementedError
 
     @property
     def estimator_params(self) -> list[str]:
         """Names of the settings that `get_params` returns and `set_params` takes."""
         return list(self.parameters)
 
+    @property
+    def model(self) -> Any:
+        """The network."""
+        return self._backend.model
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer, as it was given; None if there is none."""
+        return self._backend.optimizer
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self._input_shape
+
+    @property
+    def nb_classes(self) -> int:
+        """Number of classes."""
+        return self._nb_classes
+
+    @property
+    def channels_first(self) -> bool:
+        """Whether the channels of an image come first."""
+        return self._channels_first
+
+    @property
+    def clip_values(self) -> Any:
+        """Smallest and largest value of an input, `f32[2]`, or None."""
+        return self._clip_values
+
+    @property
+    def layer_names(self) -> list[str] | None:
+        """Names of the direct children of the network, None where it has no such thing."""
+        return self._backend.layer_names
+
+    @property
+    def preprocessing_operations(self) -> list[Any]:
+        """The steps before the network, in order."""
+        return self._preprocessing.steps
+
+    @property
+    def all_framework_preprocessing(self) -> bool:
+        """Whether every step before the network can run on tensors of the framework."""
+        return all(isinstance(step, Standardisation) or hasattr(step, "forward") for step in self._preprocessing.steps)
+
     def get_params(self) -> dict[str, Any]:
         """Return the settings by name. `set_params(**get_params())` changes nothing."""
         return {name: getattr(self, name) for name in self.parameters}
 
     def set_params(self, **kwargs: Any) -> None:
-        """Change settings, all or none: they are checked as by the constructor before any is taken over.
+        """Change settings, all or none: all are checked as by the constructor before any is taken over.
 
         Raises:
             ValueError: an unknown name. ValueError, TypeError: as the constructor.
@@ -101,17 +141,41 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         unknown = sorted(set(kwargs) - set(self.parameters))
         if unknown:
             raise ValueError(f"unknown parameters {unknown}: expected some of {sorted(self.parameters)}")
-        changed = restore(type(self))
-        changed._construct({**self.get_params(), **kwargs}, self)
-        changed._draws = self._draws
-        self.__dict__.update(changed.__dict__)
+        kept = {name: getattr(self, name) for name in self.kept}
+        self._take({**self.get_params(), **kept, **kwargs})
 
-    def _construct(self, settings: dict[str, Any], other: Any) -> None:
-        """Set up an instance from all parameters and, for the rest, from another instance."""
-        # Of our own class, whatever constructor a user's subclass has.
-        own: Any = next(base for base in type(self).__mro__ if "parameters" in vars(base))
-        kept: dict[str, Any] = {name: getattr(other, name) for name in self.kept}
-        own.__init__(self, **settings, **kept, seed=other.key)
+    def _take(self, settings: Mapping[str, Any]) -> None:
+        """Check all settings, then take them over. Nothing after the checks can fail."""
+        sizes = {name: settings[name] for name in ("sample_size", "scale", "alpha")}
+        sample_size, alpha = check_smoothing(**sizes, n0=settings["n0"], output=settings["output"])
+        shape, classes = as_shape(settings["input_shape"]), as_integer("nb_classes", settings["nb_classes"], 2)
+        clip_values = as_clip_values(settings["clip_values"])
+        preprocessing = None
+        if self._changes(settings, _STEPS):
+            steps = (settings[name] for name in ("preprocessing_defences", "preprocessing", "postprocessing_defences"))
+            preprocessing = Preprocessing(*steps, shape, settings["channels_first"])
+        backend = self._backend
+        if self._changes(settings, self.of_backend):  # last, since it moves the model to its device
+            backend = self._make_backend(settings, self._backend)
+        if preprocessing is not None or backend is not self._backend:
+            self._widest: int | None = None
+            self._was_checked = False
+        self._preprocessing = preprocessing or self._preprocessing
+        self._backend = backend
+        self._input_shape = shape
+        self._nb_classes = classes
+        self._channels_first = settings["channels_first"]
+        self._clip_values = clip_values
+        self.preprocessing_defences = settings["preprocessing_defences"]
+        self.postprocessing_defences = settings["postprocessing_defences"]
+        self.preprocessing = settings["preprocessing"]
+        self.sample_size = sample_size
+        self.scale = settings["scale"]
+        self.alpha = alpha
+
+    def _changes(self, settings: Mapping[str, Any], names: tuple[str, ...]) -> bool:
+        """Return whether one of these settings is another one than now."""
+        return self._backend is None or any(settings[name] is not getattr(self, name) for name in names)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, *, sampling: bool | None = None) -> np.ndarray:
         """Return the gradient in x of a loss, `f32[N, *input_shape]`.
@@ -124,17 +188,16 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
                 batch of -log of the probability of the label averaged over `sample_size` noisy copies (Salman et al.
                 2019, arXiv:1906.04584), at least 1e-20. The instance's `sampling` by default.
         """
-        inputs, is_smoothed = as_inputs(x, self._input_shape), self.sampling if sampling is None else sampling
-        number = len(inputs)
-        labels = as_labels(y, number, self._nb_classes) if is_smoothed else self._checked_labels(y, number)
-        if number == 0:
-            return np.zeros_like(inputs)
+        x_, is_smoothed = as_inputs(x, self._input_shape), self.sampling if sampling is None else sampling
+        labels = as_labels(y, len(x_), self._nb_classes) if is_smoothed else self._as_targets(y, len(x_))
+        if len(x_) == 0:
+            return np.zeros_like(x_)
         if is_smoothed:
-            gradient = smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(inputs), labels)
+            gradient = smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(x_), labels)
         else:
-            prepared, _ = self._preprocessing.before(inputs)
+            prepared, _ = self._preprocessing.before(x_)
             gradient = self._backend.loss_gradient(prepared, labels, training=training_mode)
-            gradient = self._preprocessing.gradient(inputs, gradient)
+            gradient = self._preprocessing.gradient(x_, gradient)
         return self._backend.like(x, gradient)
 
     def class_gradient(
@@ -152,22 +215,25 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         Returns:
             `f32[N, C, *input_shape]` for None, else `f32[N, 1, *input_shape]`.
         """
-        inputs = as_inputs(x, self._input_shape)
-        wanted = self._checked_classes(label, len(inputs))
-        if len(inputs) == 0:
+        x_ = as_inputs(x, self._input_shape)
+        wanted = self._as_classes(label, len(x_))
+        if len(x_) == 0:
             return np.zeros((0, len(wanted), *self._input_shape), np.float32)
         if self.sampling if sampling is None else sampling:
-            copies, mean = self._copies(inputs), lambda own, _: np.full(len(own), 1 / self.sample_size)
+            copies = self._copies(x_)
             gradients = [
-                weighted_gradient(self._backend, self._preprocessing, copies, labels, mean) for labels in wanted
+                weighted_gradient(
+                    self._backend, self._preprocessing, copies, labels, lambda own, _: np.full(len(own), 1 / copies.n)
+                )
+                for labels in wanted
             ]
             return self._backend.like(x, np.stack(gradients, axis=1))
-        prepared, _ = self._preprocessing.before(inputs)
+        prepared, _ = self._preprocessing.before(x_)
         gradients = []
         for labels in wanted:
             chosen = np.eye(self._nb_classes, dtype=np.float32)[labels]
             gradient = self._backend.vjp(prepared, lambda _, chosen=chosen: chosen, training=training_mode)
-            gradients.append(self._preprocessing.gradient(inputs, gradient))
+            gradients.append(self._preprocessing.gradient(x_, gradient))
         return self._backend.like(x, np.stack(gradients, axis=1))
 
     def custom_loss_gradient(
@@ -183,23 +249,136 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
             layer_name: name, or index among `layer_names`.
             training_mode: run the network in training mode.
         """
-        inputs, others = as_inputs(x, self._input_shape), as_inputs(y, self._input_shape)
-        if len(inputs) != len(others):
-            raise ValueError(f"x and y must be as many inputs, got {len(inputs)} and {len(others)}")
-        (prepared, _), (compared, _) = self._preprocessing.before(inputs), self._preprocessing.before(others)
+        x_, others = as_inputs(x, self._input_shape), as_inputs(y, self._input_shape)
+        if len(x_) != len(others):
+            raise ValueError(f"x and y must be as many inputs, got {len(x_)} and {len(others)}")
+        (prepared, _), (compared, _) = self._preprocessing.before(x_), self._preprocessing.before(others)
         loss = activation_loss(loss_fn)
-        if len(inputs) == 0:
-            return np.zeros_like(inputs)
+        if len(x_) == 0:
+            return np.zeros_like(x_)
         gradient = self._backend.activation_gradient(loss, prepared, compared, layer_name, training=training_mode)
-        return self._backend.like(x, self._preprocessing.gradient(inputs, gradient))
+        return self._backend.like(x, self._preprocessing.gradient(x_, gradient))
 
-    def reduce_labels(self, y: Any) -> Any:
-        """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""
-        if not self._backend.takes_indices or np.ndim(y) == 1:
-            return y
-        return self._backend.like(y, as_labels(y, len(y), self._nb_classes))
+    def compute_loss(self, x: Any, y: Any, reduction: str = "none", training_mode: bool = False) -> np.ndarray:
+        """Return the loss of the network: `f32[N]`, or its mean or sum, 0 for no inputs.
 
-    def _fit(
+        Args:
+            x: inputs.
+            y: labels.
+            reduction: "none", "mean" or "sum".
+            training_mode: run the network in training mode.
+        """
+        reduce, x = as_reduction(reduction), as_inputs(x, self._input_shape)
+        y = self._as_targets(y, len(x))
+        if len(x) == 0:
+            return np.zeros((0,) if reduction == "none" else (), np.float32)
+        prepared, _ = self._preprocessing.before(x)
+        return reduce(self._backend.loss(prepared, y, training=training_mode))
+
+    def compute_losses(self, x: Any, y: Any, reduction: str = "none") -> dict[str, np.ndarray]:
+        """Return `compute_loss` as the one entry "total"."""
+        return {"total": self.compute_loss(x, y, reduction)}
+
+    def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> np.ndarray:
+        """Return the loss of outputs of the network."""
+        reduce, scores = as_reduction(reduction), as_real("pred", pred, f"[N, {self._nb_classes}]")
+        if scores.ndim != 2 or scores.shape[1] != self._nb_classes:
+            raise ValueError(f"pred must have shape [N, {self._nb_classes}], got {scores.shape}")
+        return reduce(self._backend.loss_from_scores(scores, self._as_targets(y, len(scores))))
+
+    def get_activations(self, x: Any, layer: Any = None, batch_size: int = 128, framework: bool = False) -> Any:
+        """Return what a layer of the network returns for the inputs.
+
+        Args:
+            x: inputs.
+            layer: name, or index among `layer_names`.
+            batch_size: rows in one call of the network.
+            framework: return a tensor with its graph, made in one call, instead of an array.
+
+        Raises:
+            ValueError, IndexError, TypeError: there is no such layer; the message lists those there are.
+        """
+        x = as_inputs(x, self._input_shape)
+        batch_size = as_integer("batch_size", batch_size, 1)
+        prepared, _ = self._preprocessing.before(x)
+        if len(x) == 0:  # not every network takes no rows
+            row = np.zeros((1, *prepared.shape[1:]), np.float32)
+            return self._backend.activations(row, layer, framework=framework)[:0]
+        if framework:
+            return self._backend.activations(prepared, layer, framework=True)
+        starts = range(0, len(x), batch_size)
+        return np.concatenate([self._backend.activations(prepared[s : s + batch_size], layer) for s in starts])
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int = 128,
+        nb_epochs: int = 10,
+        training_mode: bool = True,
+        drop_last: bool = False,
+        scheduler: Any = None,
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Train the network on noisy inputs, with fresh noise in every batch.
+
+        Args:
+            x: inputs.
+            y: labels.
+            batch_size: rows in one training step.
+            nb_epochs: number of passes, each in another order.
+            training_mode: train in training mode (batch normalisation, dropout) or in evaluation mode.
+            drop_last: leave out a last batch that is smaller.
+            scheduler: called after every epoch: its `step()` in PyTorch, itself with the index of the epoch elsewhere.
+            verbose: show a progress bar.
+
+        Raises:
+            ValueError: there is no optimizer, or an argument is not as described. TypeError: an unknown keyword.
+        """
+        refuse_keywords(kwargs)
+        self._backend.refuse_untrainable()
+        x, batch_size = as_inputs(x, self._input_shape), as_integer("batch_size", batch_size, 1)
+        y = self._as_targets(y, len(x))
+        drawn = rows_drawn(len(x), batch_size, math.prod(self._input_shape))
+
+        def epoch() -> Any:
+            seed = jax.random.key_data(jaxsmooth.stream_key(self.key, Stream.ORDER, self._draws))
+            order = np.random.default_rng(np.asarray(seed)).permutation(len(x))
+            for rows in np.split(order, range(drawn, len(x), drawn)):
+                yield from minibatches(self._add_training_noise(x[rows]), y[rows], batch_size, drop_last)
+
+        self._train(epoch, nb_epochs, training_mode, scheduler, verbose)
+
+    def fit_generator(
+        self,
+        generator: Any,
+        nb_epochs: int = 20,
+        verbose: bool = False,
+        *,
+        training_mode: bool = True,
+        scheduler: Any = None,
+    ) -> None:
+        """Train on noisy batches of a generator.
+
+        Args:
+            generator: gives batches; one epoch is one pass. A torch `DataLoader`, a `tf.data.Dataset`, one of ART's, or
+                any iterable of (x, y).
+            nb_epochs: number of epochs.
+            verbose: show a progress bar.
+            training_mode, scheduler: as in `fit`.
+        """
+        self._backend.refuse_untrainable()
+        batches = generated_batches(generator)
+
+        def epoch() -> Any:
+            for x, y in batches():
+                x_ = as_inputs(x, self._input_shape)
+                yield self._add_training_noise(x_), self._as_targets(y, len(x_))
+
+        self._train(epoch, nb_epochs, training_mode, scheduler, verbose)
+
+    def _train(
         self, epoch: Callable[[], Any], nb_epochs: int, training_mode: bool, scheduler: Any, verbose: bool
     ) -> None:
         """Train on noisy batches, epoch by epoch."""
@@ -207,11 +386,43 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
             batches = (self._preprocessing.before(x, y, fit=True) for x, y in epoch())
             self._backend.fit(batches, training=training_mode)
             if scheduler is not None:
-                self._step(scheduler, index)
+                self._backend.advance(scheduler, index)
 
-    def _step(self, scheduler: Any, epoch: int) -> None:
-        """Advance a scheduler at the end of an epoch."""
-        raise NotImplementedError
+    def reduce_labels(self, y: Any) -> Any:
+        """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""
+        if not self._backend.loss_function.takes_indices or np.ndim(y) == 1:
+            return y
+        return self._backend.like(y, as_labels(y, len(y), self._nb_classes))
+
+    def save(self, filename: str, path: str | Path | None = None) -> None:
+        """Save the weights and the optimizer's state under this name.
+
+        Args:
+            filename: name without its ending.
+            path: folder, made if need be; the working directory by default, or ART's data path if ART is loaded.
+        """
+        self._backend.save(_folder(path) / filename)
+
+    def load(self, filename: str, path: str | Path | None = None) -> None:
+        """Load what `save` saved under the same name and path. Nothing in the files is executed.
+
+        Raises:
+            FileNotFoundError: there are none. ValueError: they are damaged, or not what `save` wrote for such a
+                network, which stays as it was.
+        """
+        file = _folder(path) / filename
+        try:
+            self._backend.load(file)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # each framework has its own
+            raise ValueError(
+                f"{file} is not what save wrote for this network: {type(error).__name__}: {error}"
+            ) from error
+
+    def reset(self) -> None:
+        """Give every weight of the network a fresh initialisation, drawn again each time."""
+        self._backend.reset()
 
     def clone_for_refitting(self) -> Any:
         """Return a classifier with the same settings and architecture, fresh weights, and nothing shared."""
@@ -219,77 +430,102 @@ class SmoothedClassifier(RandomizedSmoothingMixin, Network):
         clone.reset()
         return clone
 
-    def _fit_arrays(
-        self, x: Any, y: Any, batch_size: int, nb_epochs: int, training_mode: bool, drop_last: bool, **options: Any
-    ) -> None:
-        """Train on arrays, reshuffled in every epoch."""
-        x, batch_size = as_inputs(x, self._input_shape), check_integer("batch_size", batch_size, 1)
-        y = self._checked_labels(y, len(x))
-        drawn = rows_drawn_at_once(len(x), batch_size, math.prod(self._input_shape))
+    def _predict_classifier(self, x: Any, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
+        """Return the scores of the network, after postprocessing, for at most `batch_size` rows at a time."""
+        refuse_keywords({name: value for name, value in kwargs.items() if name != "logits"})  # said by ART's attacks
+        # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
+        scores = np.empty((len(x), self._nb_classes), np.float32)
+        with self._backend.scoring(training=training_mode) as score:
+            for start in range(0, len(x), batch_size):
+                part = scores[start : start + batch_size]
+                prepared, _ = self._preprocessing.before(x[start : start + batch_size])
+                outputs = self._preprocessing.after(score(prepared))
+                if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores
+                    raise ValueError(f"scores must have shape {part.shape} after all defences, got {outputs.shape}")
+                part[...] = outputs
+        return scores
 
-        def epoch() -> Any:
-            seed = jax.random.key_data(fold_in(self._keys[_ORDER], self._draws))
-            order = np.random.default_rng(np.asarray(seed)).permutation(len(x))
-            for rows in np.split(order, range(drawn, len(x), drawn)):
-                yield from minibatches(self._add_training_noise(x[rows]), y[rows], batch_size, drop_last)
+    def _scores(self, x: Any, rows: int, training_mode: bool, kwargs: dict[str, Any]) -> np.ndarray:
+        """Return the scores of a batch. Where sizes are compiled for, the last call is filled up."""
+        least = self._backend.limits.least
+        if least == 0 or len(x) % rows == 0:
+            return self._predict_classifier(x, rows, training_mode, **kwargs)
+        size = rows if len(x) > rows else min(rows, max(least, len(x)))
+        join = jnp.concatenate if isinstance(x, jax.Array) else np.concatenate
+        filled = join([x, np.zeros((-len(x) % size, *x.shape[1:]), np.float32)])
+        return self._predict_classifier(filled, size, training_mode, **kwargs)[: len(x)]
 
-        self._fit(epoch, nb_epochs, training_mode, **options)
+    def _as_targets(self, y: Any, inputs: int) -> np.ndarray:
+        """Return labels in the form in which they came, once they were found to be labels."""
+        array = to_numpy("y", y)
+        indices = as_labels(array, inputs, self._nb_classes)
+        return array if array.ndim == 2 and array.shape[1] == self._nb_classes else indices
 
-    def _fit_generator(self, generator: Any, nb_epochs: int, training_mode: bool, **options: Any) -> None:
-        """Train on the batches of a generator."""
-        batches = generated_batches(generator)
-
-        def epoch() -> Any:
-            for x, y in batches():
-                inputs = as_inputs(x, self._input_shape)
-                labels = self._checked_labels(y, len(inputs))
-                yield self._add_training_noise(inputs), labels
-
-        self._fit(epoch, nb_epochs, training_mode, **options)
+    def _as_classes(self, label: Any, inputs: int) -> list[Any]:
+        """Return, for each gradient that is wanted, the class of each input."""
+        if label is None:
+            return [np.full(inputs, c) for c in range(self._nb_classes)]
+        if to_numpy("label", label).ndim == 0:
+            return [np.full(inputs, as_integer("label", label, 0, self._nb_classes - 1))]
+        return [as_labels(label, inputs, self._nb_classes)]
 
     def _blanks_rows(self) -> bool:
         """Return whether a postprocessing defence may take the scores of a row away."""
         return bool(self._preprocessing.postprocessors)
 
-    def _as_batch(self, noisy: Any) -> Any:
-        """Leave noisy inputs on an accelerator, unless something before the network takes NumPy arrays alone."""
-        on_cpu = not isinstance(noisy, jax.Array) or all(device.platform == "cpu" for device in noisy.devices())
-        return noisy if self._preprocessing.is_affine and not on_cpu else self._on_host(noisy)
+    def _as_batch(self, noisy: jax.Array) -> Any:
+        """Leave noisy inputs on an accelerator, unless something before the network takes only NumPy arrays."""
+        on_cpu = all(device.platform == "cpu" for device in noisy.devices())
+        return noisy if self._preprocessing.is_affine and not on_cpu else self._backend.on_host(noisy)
 
-    def _on_host(self, noisy: Any) -> np.ndarray:
-        """Return noisy inputs as a NumPy array."""
-        return np.asarray(noisy)
+    def _cuts(self, rows: Any) -> bool:
+        """Return whether rows that are no samples are kept from the network: not where sizes are compiled for."""
+        return self._backend.limits.least == 0 and super()._cuts(rows)
 
-    def _rows_at_once(self, x: np.ndarray, batch_size: int) -> int:
-        """Return how many rows go through the network at once: many where they are small, few where they are large."""
-        room = max(self._rows_with(x, self._backend.layer_values), min(batch_size, _FEW_ROWS))
-        return min(room, max(batch_size, self._backend.most_rows))
+    def _plan(self, x: np.ndarray, samples: int, batch_size: int | None, even: bool) -> Plan:
+        """Return how many rows are drawn, and go through the network, at once."""
+        limits = self._backend.limits
+        return plan_votes(samples, math.prod(x.shape[1:]), self._find_widest(x), limits, batch_size, even=even)
 
-    def _rows_of(self, total: int, most: int) -> int:
-        """Return how many of so many rows go through the network at once: whole batches where others are not run."""
-        least = self._backend.least_batch
-        return most if least is not None and least > most else super()._rows_of(total, most)
-
-    def _gradient_rows(self, x: np.ndarray) -> int:
-        """Return how many rows at once make a gradient."""
-        return min(self._backend.most_rows, max(_FEW_ROWS, self._rows_with(x, self._backend.gradient_values)))
-
-    def _rows_with(self, x: np.ndarray, values: int) -> int:
-        """Return how many rows the widest layer has so many values for: its size is found out on the first input."""
+    def _find_widest(self, x: np.ndarray) -> int:
+        """Return how many values the widest layer has for one input. It is found out on the first input."""
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
-        return values // max(math.prod(x.shape[1:]), self._widest or 0)
+        return self._widest or 0
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""
-        noise, n = Gaussian(check_scale("scale", self.scale)), self.sample_size
-        at_once = copies_at_once(self._gradient_rows(x), len(x), n)
-        task = Task(noise, self._keys[_GRADIENTS], as_drawn(x), input_ids(x), np.uint32(0))
-        stream = stream_of(task, n, at_once)
+        noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
+        n = self.sample_size
+        rows = plan_gradients(len(x), n, math.prod(x.shape[1:]), self._find_widest(x), self._backend.limits)
+        key = jaxsmooth.stream_key(self.key, Stream.GRADIENTS)
 
         def draw() -> Iterator[np.ndarray | jax.Array]:
-            for noisy, _ in stream.draw():
-                yield self._as_batch(noisy).reshape(-1, *x.shape[1:])
+            for noisy, _ in jaxsmooth.stream_samples(noise, key, x, n=n, batch_size=rows, ids=input_ids(x)):
+                yield self._as_batch(noisy)
 
-        return Copies(x, n, at_once, draw)
+        return Copies(x, n, rows, draw)
+
+
+_SMOOTHING = ("sample_size", "scale", "alpha", "seed", "n0", "output", "check")
+
+
+def arguments(local: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor by name, from its `locals()`.
+
+    Example:
+        >>> def make(model, scale=0.1):
+        ...     return arguments(locals())
+        >>> make("net")
+        {'model': 'net', 'scale': 0.1}
+    """
+    return {name: value for name, value in local.items() if name not in ("self", "__class__")}
+
+
+def _folder(path: str | Path | None) -> Path:
+    """Return the folder that is meant."""
+    if path is not None:
+        return Path(path)
+    art = sys.modules.get("art.config")
+    return Path.cwd() if art is None else Path(art.ART_DATA_PATH)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsmooth.checks import check_integer
+from jaxsmooth.arguments import as_integer
 
 Batches = Iterable[tuple[Any, Any]]
 
@@ -55,7 +55,7 @@ def generated_batches(generator: Any) -> Callable[[], Batches]:
 
 def epochs(number: int, verbose: bool) -> Iterable[int]:
     """Return the indices of the epochs, under a progress bar if asked for."""
-    indices = range(check_integer("nb_epochs", number, 0))
+    indices = range(as_integer("nb_epochs", number, 0))
     if not verbose:
         return indices
     from tqdm import tqdm

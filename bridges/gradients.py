@@ -9,7 +9,6 @@ import numpy as np
 
 from bridges.backend import Backend
 from bridges.preprocessing import Preprocessing
-from jaxsmooth.samples import equal_part, few_sizes
 
 _LEAST_PROBABILITY = 1e-20
 
@@ -21,8 +20,8 @@ class Copies(NamedTuple):
         x: inputs.
         n: copies of each.
         at_once: how many go through the network at once, all copies of some inputs or a part of those of one.
-        draw: returns batches of so many, those of the first input first, the last batch filled up; JAX arrays where
-            they are to stay on an accelerator.
+        draw: returns batches of that many rows, those of the first input first, the last batch filled up; JAX arrays
+            where they stay on an accelerator.
     """
 
     x: np.ndarray
@@ -35,21 +34,6 @@ class Copies(NamedTuple):
         for start, noisy in zip(itertools.count(step=self.at_once), self.draw(), strict=False):
             rows = np.arange(start, min(start + self.at_once, len(self.x) * self.n)) // self.n
             yield noisy[: len(rows)], rows
-
-
-def copies_at_once(most: int, number: int, n: int) -> int:
-    """Return how many of the n copies of each of so many inputs go through the network at once.
-
-    These are all copies of some inputs, where a batch has room for those of one: their average is known within it. Of
-    one of few numbers of inputs, since each is compiled by itself.
-
-    Example:
-        >>> copies_at_once(100, number=5, n=32), copies_at_once(100, number=1, n=150)
-        (96, 75)
-    """
-    if n > most:
-        return equal_part(number * n, most)
-    return n * min(most // n, few_sizes(equal_part(number, most // n)))
 
 
 def smoothed_loss_gradient(
@@ -73,7 +57,7 @@ def smoothed_loss_gradient(
     passed = list[tuple[np.ndarray, np.ndarray]]()
     with backend.scoring() as scores:
         for noisy, rows in copies.batches():
-            p = probabilities(scores(preprocessing.before(noisy)[0]), backend.output)
+            p = probabilities(scores(preprocessing.before(noisy)[0]), backend.loss_function.output)
             passed.append((p[np.arange(len(rows)), labels[rows]], rows))
     weights = weigh(*map(np.concatenate, zip(*passed, strict=True)))
     return weighted_gradient(backend, preprocessing, copies, labels, lambda _, rows: weights[rows])
@@ -95,8 +79,8 @@ def weighted_gradient(
         prepared, _ = preprocessing.before(noisy)
 
         def cotangent(scores: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
-            p, place = probabilities(scores, backend.output), (np.arange(len(rows)), labels[rows])
-            return label_derivative(p, place, backend.output, weigh(p[place], rows))
+            p, place = probabilities(scores, backend.loss_function.output), (np.arange(len(rows)), labels[rows])
+            return label_derivative(p, place, backend.loss_function.output, weigh(p[place], rows))
 
         counts = np.bincount(rows - rows[0])  # in order, the copies of an input together
         even = bool((counts == counts[0]).all())  # as all copies of some inputs are

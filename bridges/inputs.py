@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsmooth.checks import as_array, check_choice, check_integer
+from jaxsmooth.arguments import as_array, as_integer, refuse_unknown
 
 _REDUCTIONS: dict[str, Callable[[np.ndarray], Any]] = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
 
@@ -94,7 +94,7 @@ def as_shape(input_shape: Any) -> tuple[int, ...]:
     """Return the shape of one input: at least one axis, each of at least one entry."""
     if isinstance(input_shape, str) or not hasattr(input_shape, "__iter__"):
         raise TypeError(f"input_shape must be a sequence of integers, got {input_shape!r}")
-    shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
+    shape = tuple(as_integer("input_shape", size, 1) for size in input_shape)
     if not shape:
         raise ValueError("input_shape must have at least one axis, got ()")
     return shape
@@ -143,5 +143,5 @@ def refuse_keywords(kwargs: dict[str, Any]) -> None:
 
 def as_reduction(name: str) -> Callable[[np.ndarray], Any]:
     """Return what makes one number, or all of them, of the losses of a batch."""
-    check_choice("reduction", name, tuple(_REDUCTIONS))
+    refuse_unknown("reduction", name, tuple(_REDUCTIONS))
     return _REDUCTIONS[name]

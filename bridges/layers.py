@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxsmooth.checks import check_integer
+from jaxsmooth.arguments import as_integer
 
 
 def layer_index(layer: Any, names: list[str]) -> int:
@@ -24,7 +24,7 @@ def layer_index(layer: Any, names: list[str]) -> int:
             raise ValueError(f"layer must be one of {names}, got {layer!r}")
         return names.index(layer)
     try:
-        index = check_integer("layer", layer, -len(names), len(names) - 1)
+        index = as_integer("layer", layer, -len(names), len(names) - 1)
     except TypeError:
         raise TypeError(f"layer must be a name or an index, got {layer!r}") from None
     except ValueError:

@@ -15,9 +15,9 @@ import numpy as np
 import optax
 
 from bridges.backend import Scores, Weigh
-from bridges.batches import CPU_BATCH, GPU_BATCH
+from bridges.batches import CPU, GPU
 from bridges.flax.copies import load_tree, pack, save_tree, unpack
-from bridges.flax.functions import FlaxFunction
+from bridges.flax.functions import FlaxFunction, VotingFunction
 from bridges.flax.losses import Loss
 from bridges.flax.modules import LinenModel, NNXModel
 from bridges.layers import layer_index
@@ -35,8 +35,6 @@ class FlaxBackend:
         key: of dropout in linen modules and of fresh weights.
     """
 
-    least_batch = 32  # each number of rows is compiled for itself
-
     def __init__(
         self,
         network: LinenModel | NNXModel,
@@ -52,8 +50,8 @@ class FlaxBackend:
         self.classes = classes
         self.shape = shape
         self.key = key
-        self.layer_values, self.most_rows = CPU_BATCH if jax.default_backend() == "cpu" else GPU_BATCH
-        self.gradient_values = self.layer_values
+        # Each number of rows compiles the network again.
+        self.limits = (CPU if jax.default_backend() == "cpu" else GPU)._replace(least=32)
         self.steps = 0
         self.optimizer_state: Any = None
         self._compiled: dict[str, Callable[..., Any]] = {}
@@ -74,16 +72,6 @@ class FlaxBackend:
         jax.eval_shape(record, jnp.zeros((1, *self.shape)))
         return names
 
-    @property
-    def output(self) -> str:
-        """What the module returns, as its loss takes it."""
-        return self.loss_function.output
-
-    @property
-    def takes_indices(self) -> bool:
-        """Whether the loss takes class indices."""
-        return self.loss_function.takes_indices
-
     def as_jax(self) -> FlaxFunction:
         """Return the module as a function, with the variables that it has now."""
         return self.network.function()
@@ -91,6 +79,17 @@ class FlaxBackend:
     def like(self, x: Any, array: np.ndarray) -> Any:
         """Return an array as JAX's if x is one, else as it is."""
         return jnp.asarray(array) if isinstance(x, jax.Array) else array
+
+    def on_host(self, noisy: jax.Array) -> np.ndarray:
+        """Return a view: a module never writes to its inputs."""
+        return np.asarray(noisy)
+
+    def as_voter(self, steps: list[Any], x: np.ndarray) -> VotingFunction:
+        """Return the module after some standardisations, as a JAX function from noisy inputs like x to scores."""
+        f = self.network.function()
+        width = self._width(f, np.zeros((1, *x.shape[1:]), np.float32))
+        arrays = tuple((jnp.asarray(step.mean), jnp.asarray(step.std)) for step in steps)
+        return VotingFunction(f, arrays, None if width == self.classes else self.loss_function)
 
     @contextlib.contextmanager
     def scoring(self, *, training: bool = False) -> Generator[Scores]:
@@ -116,10 +115,18 @@ class FlaxBackend:
         """Return the gradient in x of the loss under its own reduction."""
         return np.asarray(self._run(self._loss_gradient, x, self._labels(x, y), training=training))
 
-    def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
-        """Make one training step for each batch, in the mode asked for. Steps made before an error stay made."""
+    def refuse_untrainable(self) -> None:
+        """Refuse to train without an optimizer."""
         if self.optimizer is None:
             raise ValueError("an optimizer is needed to train: give it to the constructor")
+
+    def advance(self, scheduler: Any, epoch: int) -> None:
+        """Call a scheduler with the index of the epoch."""
+        scheduler(epoch)
+
+    def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
+        """Make one training step for each batch, in the mode asked for. Steps made before an error stay made."""
+        self.refuse_untrainable()
         f = self.network.function()
         optimizer_state = self.optimizer.init(f.params) if self.optimizer_state is None else self.optimizer_state
         step = self._jitted(self._step)

@@ -1,19 +1,23 @@
 """A class for flax modules with the interface of ART's randomized smoothing, on the functions of jaxsmooth."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+import jaxsmooth
+from bridges.batches import few_sizes
+from bridges.classifier import SmoothedClassifier, arguments
 from bridges.flax.backend import FlaxBackend
 from bridges.flax.losses import Loss
 from bridges.flax.modules import as_model
-from bridges.inputs import as_shape
-from bridges.smoothing import as_key, fold_in
-from bridges.trainable import TrainableClassifier
-from jaxsmooth.checks import check_integer
-
-_MODULE = 6  # stream of the key, beside those of the shared classes
+from bridges.inputs import as_shape, input_ids
+from bridges.smoothing import Voter
+from jaxsmooth import Stream
+from jaxsmooth.arguments import as_integer
 
 
-class FlaxRandomizedSmoothing(TrainableClassifier):
+class FlaxRandomizedSmoothing(SmoothedClassifier):
     """A flax module, smoothed (Cohen et al. 2019, arXiv:1902.02918), with the interface of ART's PyTorch class.
 
     See `RandomizedSmoothingMixin` for noise, predictions and certificates, and `SmoothedClassifier` for the rest.
@@ -59,6 +63,8 @@ class FlaxRandomizedSmoothing(TrainableClassifier):
         *("scale", "alpha"),
     )
 
+    of_backend = ("model", "variables", "loss", "from_logits", "optimizer", "nb_classes", "input_shape")
+
     def __init__(
         self,
         model: Any,
@@ -83,67 +89,70 @@ class FlaxRandomizedSmoothing(TrainableClassifier):
         output: str = "one_hot",
         check: bool = True,
     ) -> None:
-        network = as_model(model, variables)
+        super().__init__(arguments(locals()))
+
+    def _make_backend(self, settings: Mapping[str, Any], old: FlaxBackend | None) -> FlaxBackend:
+        model, optimizer = settings["model"], settings["optimizer"]
+        network = as_model(model, settings["variables"])
         if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise TypeError(f"optimizer must be an optax transformation or None, got {type(optimizer).__name__}")
-        nb_classes, input_shape = check_integer("nb_classes", nb_classes, 2), as_shape(input_shape)
-        key, loss = as_key(seed), Loss(loss, nb_classes, from_logits)
-        backend = FlaxBackend(network, loss, optimizer, nb_classes, input_shape, fold_in(key, _MODULE))
-        super().__init__(
-            backend,
-            input_shape,
-            nb_classes,
-            channels_first,
-            clip_values,
-            preprocessing_defences,
-            postprocessing_defences,
-            preprocessing,
-            sample_size=sample_size,
-            scale=scale,
-            alpha=alpha,
-            seed=key,
-            n0=n0,
-            sampling=sampling,
-            output=output,
-            check=check,
-        )
-        self._flax = backend
+        classes, shape = as_integer("nb_classes", settings["nb_classes"], 2), as_shape(settings["input_shape"])
+        loss = Loss(settings["loss"], classes, settings["from_logits"])
+        key = jaxsmooth.stream_key(settings["seed"] if old is None else self.key, Stream.MODULE)
+        backend = FlaxBackend(network, loss, optimizer, classes, shape, key)
+        if old is not None and old.model is model and old.optimizer is optimizer:
+            backend.take_over(old)
+        return backend
 
     @property
     def variables(self) -> Any:
         """The variables of a linen module, as they are now; None for nnx, whose modules hold their own."""
-        return getattr(self._flax.network, "variables", None)
+        return getattr(self._backend.network, "variables", None)
 
     @property
     def loss(self) -> Any:
         """The loss, as it was given."""
-        return self._flax.loss_function.function
+        return self._backend.loss_function.function
 
     @property
     def from_logits(self) -> bool:
         """Whether the model returns logits."""
-        return self._flax.loss_function.from_logits
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer, as it was given."""
-        return self._flax.optimizer
+        return self._backend.loss_function.from_logits
 
     @property
     def optimizer_state(self) -> Any:
         """The optimizer's state; None before the first step."""
-        return self._flax.optimizer_state
+        return self._backend.optimizer_state
 
     def clone_for_refitting(self) -> Any:
         """Return a classifier with the same settings and architecture, fresh weights, and nothing shared."""
         clone = super().clone_for_refitting()
-        self._flax.next_key()  # the next clone gets other weights
+        self._backend.next_key()  # the next clone gets other weights
         return clone
 
-    def _construct(self, settings: dict[str, Any], other: Any) -> None:
-        super()._construct(settings, other)
-        if self.optimizer is other.optimizer and self.model is other.model:
-            self._flax.take_over(other._flax)
+    def _voter(self, x: np.ndarray, n: int, batch_size: Any, *, even: bool, verbose: bool, **kwargs: Any) -> Voter:
+        """Return a JAX function that compiled code runs, unless a defence or a progress bar needs the host."""
+        voter = super()._voter(x, n, batch_size, even=even, verbose=verbose, **kwargs)
+        steps = self._preprocessing
+        if verbose or any(kwargs.values()) or not steps.is_affine or steps.postprocessors:
+            return voter
+        rows = self._plan(x, len(x) * n, batch_size, even).rows
+        return Voter(self._backend.as_voter(steps.steps, x), rows, compiled=True)
 
-    def _step(self, scheduler: Any, epoch: int) -> None:
-        scheduler(epoch)
+    def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
+        """Return the votes of the next `sample_size` samples of each input."""
+        if not voter.compiled:
+            return super()._count_votes(voter, x, verbose)
+        # Attacks call with ever-changing N; padding N to 2^k or 3 * 2^k keeps the number of compiled programs small.
+        padding = few_sizes(len(x)) - len(x)
+        counts = jaxsmooth.count_votes(
+            voter.f,
+            jaxsmooth.Gaussian(self.scale),
+            self._prediction_key,
+            np.concatenate([x, np.zeros((padding, *x.shape[1:]), np.float32)]),
+            n=self.sample_size,
+            batch_size=voter.batch_size,
+            ids=np.concatenate([input_ids(x), np.zeros(padding, np.uint32)]),
+            first=self._predicted,
+        )
+        return np.asarray(counts)[: len(x)]

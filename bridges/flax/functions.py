@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen, nnx
 
 from bridges.flax.layers import record_linen, record_nnx
@@ -110,6 +111,30 @@ class FlaxFunction:
     def __call__(self, x: jax.Array) -> Any:
         """Return the module's outputs for inputs `[B, *event]`, in evaluation mode."""
         return self.structure.apply(self.params, self.state, x)[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class VotingFunction:
+    """A flax module after standardisations of its input: what votes in the classes, as a callable pytree.
+
+    Attributes:
+        f: the module with its arrays.
+        steps: mean and standard deviation of each standardisation.
+        binary: the loss that says how to read one output as two classes; None where there are as many outputs.
+    """
+
+    f: FlaxFunction
+    steps: tuple[tuple[jax.Array, jax.Array], ...]
+    binary: Any = field(metadata={"static": True})
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return scores `[B, C]`."""
+        for mean, std in self.steps:
+            shape = x.shape[1:]
+            x = (x - jnp.broadcast_to(mean, shape)[None]) / jnp.broadcast_to(std, shape)[None]
+        outputs = self.f(x).astype(jnp.float32)
+        return outputs if self.binary is None else self.binary.two_columns(outputs)
 
 
 def training_arguments(call: Callable[..., Any], training: bool) -> dict[str, Any]:

@@ -30,8 +30,14 @@ class Accelerated:
         unknown = [way for way in ways if way not in _WAYS]
         if unknown:
             raise ValueError(f"acceleration must consist of names from {_WAYS}, got {unknown}")
-        self.module, self.ways = module, frozenset(ways)
-        self._run: Callable[[torch.Tensor], Any] | None = None
+        self.module = module
+        self.ways = frozenset(ways)
+        self._compiled: Callable[[torch.Tensor], Any] | None = None
+
+    @property
+    def run(self) -> Callable[[torch.Tensor], Any]:
+        """What runs the module: the module itself where no other way is asked for."""
+        return self if self.ways else self.module
 
     @property
     def fixed_batch(self) -> bool:
@@ -46,15 +52,16 @@ class Accelerated:
 
     def __call__(self, x: torch.Tensor) -> Any:
         """Run the module."""
-        if self._run is None:
-            self._run = torch.compile(self.module, dynamic=False) if self.fixed_batch else self.module
+        run = self._compiled or self.module
+        if self.fixed_batch and self._compiled is None:
+            run = self._compiled = torch.compile(self.module, dynamic=False)
         if "channels_last" in self.ways and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if "bfloat16" not in self.ways:
-            return self._run(x)
+            return run(x)
         with torch.autocast(x.device.type, torch.bfloat16):
-            return self._run(x)
+            return run(x)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave compiled code out of copies and pickles."""
-        return {**self.__dict__, "_run": None}
+        return {**self.__dict__, "_compiled": None}

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import sys
 from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from bridges.backend import Scores, Weigh
-from bridges.batches import CPU_BATCH, GPU_BATCH
+from bridges.batches import CPU, GPU
 from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
@@ -51,23 +50,14 @@ class TorchBackend:
         self.device = device
         self.frozen: set[type[nn.Module]] = set()
         self.use_amp = False
-        self.layer_values, self.most_rows = CPU_BATCH if device.type == "cpu" else GPU_BATCH
-        self.gradient_values = self.layer_values
+        limits = CPU if device.type == "cpu" else GPU
+        # torch.compile takes some 20 seconds for each number of rows: there are only whole batches.
+        self.limits = limits._replace(least=limits.rows) if self.accelerated.fixed_batch else limits
 
     @property
     def layer_names(self) -> list[str]:
         """Names of the direct children of the module."""
         return layer_names(self.model)
-
-    @property
-    def output(self) -> str:
-        """What the module returns, as its loss takes it."""
-        return self.loss_function.output
-
-    @property
-    def takes_indices(self) -> bool:
-        """Whether the loss takes class indices rather than one row for each input."""
-        return self.loss_function.takes_indices
 
     def as_jax(self) -> TorchFunction:
         """Return the module as a JAX function."""
@@ -77,10 +67,15 @@ class TorchBackend:
         """Return an array as a tensor on the device of x if x is one, else as it is."""
         return torch.as_tensor(array, device=x.device) if isinstance(x, torch.Tensor) else array
 
+    def on_host(self, noisy: jax.Array) -> np.ndarray:
+        """Return a view that the module may write to, because nothing reads noisy inputs again."""
+        return to_torch(jax.block_until_ready(noisy)).cpu().numpy()
+
     @contextlib.contextmanager
     def scoring(self, *, training: bool = False) -> Generator[Scores]:
         """Lend a function from inputs to scores `[B, C]`; two classes from one output of a binary model."""
-        run, dtype = self.model if training else self.accelerated, self._dtype()
+        run = self.model if training else self.accelerated.run
+        dtype = self._dtype()
 
         def scores(x: np.ndarray | jax.Array) -> np.ndarray:
             with self._running(True) if training else own_modes(self.device):
@@ -90,11 +85,6 @@ class TorchBackend:
         # its inputs.
         with contextlib.nullcontext() if training else evaluation_mode(self.model):
             yield scores
-
-    @property
-    def least_batch(self) -> int | None:
-        """The fewest rows that should be scored at once: whole batches alone where compiling takes long."""
-        return sys.maxsize if self.accelerated.fixed_batch else None
 
     def vjp(self, x: np.ndarray | jax.Array, weigh: Weigh, *, copies: int = 1, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the scores weighted by `weigh(scores)`, held constant, summed over copies."""
@@ -123,6 +113,16 @@ class TorchBackend:
             leaf = self._tensor(x).requires_grad_()
             outputs = self._forward(leaf)
             return _gradient(self.loss_function(outputs, self._labels(y, outputs)), leaf)
+
+    def refuse_untrainable(self) -> None:
+        """Refuse to train without an optimizer."""
+        if self.optimizer is None:
+            raise ValueError("an optimizer is needed to train: give it to the constructor")
+
+    def advance(self, scheduler: Any, epoch: int) -> None:
+        """Advance a scheduler of `torch.optim.lr_scheduler`."""
+        del epoch
+        scheduler.step()
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one optimizer step for each batch, in the mode asked for."""

@@ -1,25 +1,24 @@
 """ART's `PyTorchRandomizedSmoothing` on the functions of jaxsmooth."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
-import numpy as np
 import torch
 from torch import nn
 
+from bridges.classifier import SmoothedClassifier, arguments
 from bridges.pytorch.arguments import as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
-from bridges.pytorch.transfer import to_torch
-from bridges.trainable import TrainableClassifier
-from jaxsmooth.checks import check_integer
+from jaxsmooth.arguments import as_integer
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
+# Not arguments of the constructor; `set_params` takes them. opt_level and loss_scale are kept for ART's callers.
+_MIXED_PRECISION = {"use_amp": False, "opt_level": "O1", "loss_scale": "dynamic"}
 
 
-class PyTorchRandomizedSmoothing(TrainableClassifier):
+class PyTorchRandomizedSmoothing(SmoothedClassifier):
     """A PyTorch network, smoothed (Cohen et al. 2019, arXiv:1902.02918), with the interface of ART's class.
 
     See `RandomizedSmoothingMixin` for noise, predictions and certificates, and `SmoothedClassifier` for the rest.
@@ -61,7 +60,8 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
         *("channels_first", "device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level"),
         *("loss_scale", "sample_size", "scale", "alpha"),
     )
-    kept = (*TrainableClassifier.kept, "acceleration")
+    kept = (*SmoothedClassifier.kept, "acceleration")
+    of_backend = ("model", "loss", "optimizer", "nb_classes", "device_type", "acceleration")
 
     def __init__(
         self,
@@ -87,99 +87,59 @@ class PyTorchRandomizedSmoothing(TrainableClassifier):
         check: bool = True,
         acceleration: Collection[str] = (),
     ) -> None:
+        super().__init__({**arguments(locals()), **_MIXED_PRECISION})
+
+    def _make_backend(self, settings: Mapping[str, Any], old: TorchBackend | None) -> TorchBackend:
+        model, optimizer = settings["model"], settings["optimizer"]
         check_types(model, optimizer)
-        nb_classes = check_integer("nb_classes", nb_classes, 2)
-        device = as_device(device_type)
-        backend = TorchBackend(model, Loss(loss, nb_classes), optimizer, nb_classes, device, acceleration)
-        super().__init__(
-            backend,
-            input_shape,
-            nb_classes,
-            channels_first,
-            clip_values,
-            preprocessing_defences,
-            postprocessing_defences,
-            preprocessing,
-            sample_size=sample_size,
-            scale=scale,
-            alpha=alpha,
-            seed=seed,
-            n0=n0,
-            sampling=sampling,
-            output=output,
-            check=check,
-        )
-        self._torch = backend
-        self._device_type = device_type
-        self._mixed_precision: dict[str, Any] = {"opt_level": "O1", "loss_scale": "dynamic"}
+        classes = as_integer("nb_classes", settings["nb_classes"], 2)
+        device = as_device(settings["device_type"])
+        loss = Loss(settings["loss"], classes)
+        backend = TorchBackend(model, loss, optimizer, classes, device, settings["acceleration"])
+        if old is not None:
+            backend.frozen = old.frozen
+        return backend
+
+    def _take(self, settings: Mapping[str, Any]) -> None:
+        super()._take(settings)
+        self.device_type = settings["device_type"]
+        self.opt_level = settings["opt_level"]
+        self.loss_scale = settings["loss_scale"]
+        self._backend.use_amp = bool(settings["use_amp"])
 
     @property
     def loss(self) -> Any:
         """The loss, as it was given."""
-        return self._torch.loss_function.function
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimizer, as it was given."""
-        return self._torch.optimizer
+        return self._backend.loss_function.function
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self._torch.device
+        return self._backend.device
 
     @property
     def acceleration(self) -> frozenset[str]:
         """The faster ways in which votes are computed."""
-        return self._torch.accelerated.ways
+        return self._backend.accelerated.ways
 
     @property
     def certified_dtype(self) -> str:
         """What the certified classifier computes in: the network's dtype, or "bfloat16 autocast"."""
-        return self._torch.accelerated.dtype_name
+        return self._backend.accelerated.dtype_name
 
     @property
     def use_amp(self) -> bool:
         """Whether training runs under `torch.autocast`; set by `set_params`."""
-        return self._torch.use_amp
-
-    @property
-    def opt_level(self) -> str:
-        """Kept for ART's callers; autocast has no such level."""
-        return self._mixed_precision["opt_level"]
-
-    @property
-    def loss_scale(self) -> Any:
-        """Kept for ART's callers; autocast has no such scale."""
-        return self._mixed_precision["loss_scale"]
-
-    @property
-    def device_type(self) -> str:
-        """The device that was asked for."""
-        return self._device_type
-
-    def _on_host(self, noisy: jax.Array) -> np.ndarray:
-        """Return a view that may be written to, as a network may: nothing reads noisy inputs again."""
-        return to_torch(jax.block_until_ready(noisy)).cpu().numpy()
-
-    def _construct(self, settings: dict[str, Any], other: Any) -> None:
-        mixed = {name: settings.pop(name) for name in ("opt_level", "loss_scale")}
-        use_amp = bool(settings.pop("use_amp"))
-        super()._construct(settings, other)
-        self._mixed_precision, self._torch.use_amp, self._torch.frozen = mixed, use_amp, other._torch.frozen
+        return self._backend.use_amp
 
     def set_batchnorm(self, train: bool) -> None:
         """Let batch normalisation be in training mode, or not, in the calls that ask for training mode."""
-        self._torch.set_training(_BATCH_NORMS, train)
+        self._backend.set_training(_BATCH_NORMS, train)
 
     def set_dropout(self, train: bool) -> None:
         """Let dropout be in training mode, or not, in the calls that ask for training mode."""
-        self._torch.set_training(_DROPOUTS, train)
+        self._backend.set_training(_DROPOUTS, train)
 
     def set_multihead_attention(self, train: bool) -> None:
         """Let multi-head attention be in training mode, or not, in the calls that ask for training mode."""
-        self._torch.set_training((nn.MultiheadAttention,), train)
-
-    def _step(self, scheduler: Any, epoch: int) -> None:
-        del epoch
-        scheduler.step()
+        self._backend.set_training((nn.MultiheadAttention,), train)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from bridges.backend import Scores, Weigh
-from bridges.batches import CPU_BATCH
+from bridges.batches import CPU, Limits
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
@@ -32,10 +32,8 @@ class TensorFlowBackend:
         classes: number of classes.
     """
 
-    least_batch = None  # every graph has a free batch dimension
-    # Twice and four times as large batches as the others': a graph takes a while to start.
-    layer_values, gradient_values = 2 * CPU_BATCH[0], 4 * CPU_BATCH[0]
-    most_rows = CPU_BATCH[1]
+    # Twice and four times as large batches as in the other frameworks: a graph takes a while to start.
+    limits = Limits(2 * CPU.layer_values, 4 * CPU.gradient_values, CPU.rows)
 
     def __init__(self, model: Any, loss: Loss, optimizer: Any, train_step: Any, classes: int) -> None:
         self.model = model
@@ -52,16 +50,6 @@ class TensorFlowBackend:
         """Names of the layers of a Keras model, None for another."""
         return layer_names(self.model)
 
-    @property
-    def output(self) -> str:
-        """What the model returns, as its loss takes it."""
-        return self.loss_function.output
-
-    @property
-    def takes_indices(self) -> bool:
-        """Whether the loss takes class indices rather than one row for each input."""
-        return self.loss_function.takes_indices
-
     def as_jax(self) -> TensorFlowFunction:
         """Return the model as a JAX function."""
         return self._function
@@ -69,6 +57,10 @@ class TensorFlowBackend:
     def like(self, x: Any, array: np.ndarray) -> Any:
         """Return an array as a tensor if x is one, else as it is."""
         return tf.constant(array) if tf.is_tensor(x) else array
+
+    def on_host(self, noisy: jax.Array) -> np.ndarray:
+        """Return a view: TensorFlow never writes to memory that is in use elsewhere."""
+        return np.asarray(noisy)
 
     @contextlib.contextmanager
     def scoring(self, *, training: bool = False) -> Generator[Scores]:
@@ -111,6 +103,18 @@ class TensorFlowBackend:
         labels = self._labels(x, y)
         with self._kept_state(training):
             return to_numpy(self._graph(self._loss_gradient, training)(_tensor(x), labels))
+
+    def refuse_untrainable(self) -> None:
+        """Refuse to train without a `train_step`, or an optimizer and a loss."""
+        if self.train_step is not None:
+            return
+        if self.optimizer is None:
+            raise ValueError("an optimizer or a train_step is needed to train: give it to the constructor")
+        self.loss_function.checked()
+
+    def advance(self, scheduler: Any, epoch: int) -> None:
+        """Call a scheduler with the index of the epoch."""
+        scheduler(epoch)
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch, in the mode asked for."""

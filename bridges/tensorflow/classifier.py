@@ -1,12 +1,12 @@
 """ART's `TensorFlowV2RandomizedSmoothing` on the functions of jaxsmooth."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from bridges.classifier import SmoothedClassifier
-from bridges.inputs import refuse_keywords
+from bridges.classifier import SmoothedClassifier, arguments
 from bridges.tensorflow.backend import TensorFlowBackend
 from bridges.tensorflow.losses import Loss
-from jaxsmooth.checks import check_integer
+from jaxsmooth.arguments import as_integer
 
 
 class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
@@ -50,6 +50,8 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         *("scale", "alpha"),
     )
 
+    of_backend = ("model", "nb_classes", "loss_object", "optimizer", "train_step")
+
     def __init__(
         self,
         model: Any,
@@ -73,44 +75,25 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         output: str = "one_hot",
         check: bool = True,
     ) -> None:
+        super().__init__(arguments(locals()))
+
+    def _make_backend(self, settings: Mapping[str, Any], old: TensorFlowBackend | None) -> TensorFlowBackend:
+        del old
+        model, optimizer, train_step = (settings[name] for name in ("model", "optimizer", "train_step"))
         _check_types(model, optimizer, train_step)
-        nb_classes = check_integer("nb_classes", nb_classes, 2)
-        loss = Loss(loss_object, nb_classes, model)
-        backend = TensorFlowBackend(model, loss, optimizer, train_step, nb_classes)
-        super().__init__(
-            backend,
-            input_shape,
-            nb_classes,
-            channels_first,
-            clip_values,
-            preprocessing_defences,
-            postprocessing_defences,
-            preprocessing,
-            sample_size=sample_size,
-            scale=scale,
-            alpha=alpha,
-            seed=seed,
-            n0=n0,
-            sampling=sampling,
-            output=output,
-            check=check,
-        )
-        self._tensorflow = backend
+        classes = as_integer("nb_classes", settings["nb_classes"], 2)
+        loss = Loss(settings["loss_object"], classes, model)
+        return TensorFlowBackend(model, loss, optimizer, train_step, classes)
 
     @property
     def loss_object(self) -> Any:
         """The loss, as it was given."""
-        return self._tensorflow.loss_function.function
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer, as it was given."""
-        return self._tensorflow.optimizer
+        return self._backend.loss_function.function
 
     @property
     def train_step(self) -> Any:
         """The training step, as it was given."""
-        return self._tensorflow.train_step
+        return self._backend.train_step
 
     def fit(
         self,
@@ -141,40 +124,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
             ValueError: there is no optimizer and no train_step, or an argument is not as described.
             TypeError: there is an optimizer and no loss_object, or an unknown keyword.
         """
-        refuse_keywords(kwargs)
-        self._check_training()
-        options = {"scheduler": scheduler, "verbose": verbose}
-        self._fit_arrays(x, y, batch_size, nb_epochs, training_mode, drop_last, **options)
-
-    def fit_generator(
-        self,
-        generator: Any,
-        nb_epochs: int = 20,
-        verbose: bool = False,
-        *,
-        training_mode: bool = True,
-        scheduler: Any = None,
-    ) -> None:
-        """Train on noisy batches of a generator: a `tf.data.Dataset`, one of ART's, or any iterable of (x, y).
-
-        Args:
-            generator: gives batches; one epoch is one pass.
-            nb_epochs: number of epochs.
-            verbose: show a progress bar.
-            training_mode, scheduler: as in `fit`.
-        """
-        self._check_training()
-        self._fit_generator(generator, nb_epochs, training_mode, scheduler=scheduler, verbose=verbose)
-
-    def _step(self, scheduler: Any, epoch: int) -> None:
-        scheduler(epoch)
-
-    def _check_training(self) -> None:
-        if self.train_step is not None:
-            return
-        if self.optimizer is None:
-            raise ValueError("an optimizer or a train_step is needed to train: give it to the constructor")
-        self._tensorflow.loss_function.checked()
+        super().fit(x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, **kwargs)
 
 
 def _check_types(model: Any, optimizer: Any, train_step: Any) -> None:
