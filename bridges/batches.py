@@ -4,6 +4,7 @@ What the caller asks for is an upper bound on the rows of one call of the networ
 for are of few kinds, because attacks call with ever-changing numbers of inputs.
 """
 
+import functools
 from typing import NamedTuple
 
 _VALUES_DRAWN = 2**21  # at once: alternating between noise and network costs time
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     drawn: int
 
 
+@functools.lru_cache(maxsize=1024)
 def plan_votes(
     samples: int, features: int, widest: int, limits: Limits, batch_size: int | None, *, even: bool = False
 ) -> Plan:

@@ -14,7 +14,7 @@ import numpy as np
 import jaxsmooth
 from bridges.art import own_class, restore
 from bridges.backend import Backend
-from bridges.batches import Plan, plan_gradients, plan_votes, rows_drawn
+from bridges.batches import plan_gradients, rows_drawn
 from bridges.fitting import epochs, generated_batches, minibatches
 from bridges.gradients import Copies, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import (
@@ -162,6 +162,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             self._was_checked = False
         self._preprocessing = preprocessing or self._preprocessing
         self._backend = backend
+        self._limits = backend.limits
         self._input_shape = shape
         self._nb_classes = classes
         self._channels_first = settings["channels_first"]
@@ -432,7 +433,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def _predict_classifier(self, x: Any, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         """Return the scores of the network, after postprocessing, for at most `batch_size` rows at a time."""
-        refuse_keywords({name: value for name, value in kwargs.items() if name != "logits"})  # said by ART's attacks
+        kwargs.pop("logits", None)  # said by ART's attacks
+        if kwargs:
+            refuse_keywords(kwargs)
         # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
         scores = np.empty((len(x), self._nb_classes), np.float32)
         with self._backend.scoring(training=training_mode) as score:
@@ -447,7 +450,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def _scores(self, x: Any, rows: int, training_mode: bool, kwargs: dict[str, Any]) -> np.ndarray:
         """Return the scores of a batch. Where sizes are compiled for, the last call is filled up."""
-        least = self._backend.limits.least
+        least = self._limits.least
         if least == 0 or len(x) % rows == 0:
             return self._predict_classifier(x, rows, training_mode, **kwargs)
         size = rows if len(x) > rows else min(rows, max(least, len(x)))
@@ -475,17 +478,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def _as_batch(self, noisy: jax.Array) -> Any:
         """Leave noisy inputs on an accelerator, unless something before the network takes only NumPy arrays."""
-        on_cpu = all(device.platform == "cpu" for device in noisy.devices())
+        on_cpu = next(iter(noisy.devices())).platform == "cpu"
         return noisy if self._preprocessing.is_affine and not on_cpu else self._backend.on_host(noisy)
-
-    def _cuts(self, rows: Any) -> bool:
-        """Return whether rows that are no samples are kept from the network: not where sizes are compiled for."""
-        return self._backend.limits.least == 0 and super()._cuts(rows)
-
-    def _plan(self, x: np.ndarray, samples: int, batch_size: int | None, even: bool) -> Plan:
-        """Return how many rows are drawn, and go through the network, at once."""
-        limits = self._backend.limits
-        return plan_votes(samples, math.prod(x.shape[1:]), self._find_widest(x), limits, batch_size, even=even)
 
     def _find_widest(self, x: np.ndarray) -> int:
         """Return how many values the widest layer has for one input. It is found out on the first input."""
@@ -498,7 +492,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Return the noisy copies that gradients average over, the same in every pass."""
         noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
         n = self.sample_size
-        rows = plan_gradients(len(x), n, math.prod(x.shape[1:]), self._find_widest(x), self._backend.limits)
+        rows = plan_gradients(len(x), n, math.prod(x.shape[1:]), self._find_widest(x), self._limits)
         key = jaxsmooth.stream_key(self.key, Stream.GRADIENTS)
 
         def draw() -> Iterator[np.ndarray | jax.Array]:

@@ -101,24 +101,21 @@ class Preprocessing:
                 )
         self.steps: list[Preprocessor] = steps
         self.postprocessors: list[Any] = _as_list(postprocessors)
+        self._at_fit = [step for step in steps if step.apply_fit]
+        self._at_predict = [step for step in steps if step.apply_predict]
+        self.is_affine = all(isinstance(step, Standardisation) for step in self._at_predict)
+        """Whether nothing but a standardisation comes before the model. Such steps take JAX arrays, too, and their
+        gradient is the same at all inputs, so that sums of gradients will do."""
         for step in self.postprocessors:
             if not (callable(step) and hasattr(step, "apply_predict")):
                 raise TypeError(
                     f"a postprocessing defence must have apply_predict and __call__, got {type(step).__name__}"
                 )
 
-    @property
-    def is_affine(self) -> bool:
-        """Whether nothing but a standardisation comes before the model.
-
-        It takes JAX arrays too, and its gradient is the same at all inputs, so that sums of gradients will do.
-        """
-        return all(isinstance(step, Standardisation) for step in self._applied(False))
-
     def before(self, x: Any, y: Any = None, *, fit: bool = False) -> tuple[Any, Any]:
         """Return inputs and labels as the model gets them, the inputs in float32; JAX arrays where such came."""
         in_jax = isinstance(x, jax.Array)
-        for step in self._applied(fit):
+        for step in self._at_fit if fit else self._at_predict:
             x, y = _apply(step, x, y)
         return (jnp if in_jax else np).asarray(x, np.float32), y
 
@@ -127,7 +124,7 @@ class Preprocessing:
 
         Where `is_affine`, x is not looked at, and one row of the gradient may be the sum of several.
         """
-        applied, inputs = self._applied(fit), [x]
+        applied, inputs = self._at_fit if fit else self._at_predict, [x]
         for step in applied[:-1]:
             inputs.append(_apply(step, inputs[-1], None)[0])
         for step, x in zip(reversed(applied), reversed(inputs), strict=False):  # without steps there is an x too many
@@ -139,6 +136,8 @@ class Preprocessing:
 
         A row of NaN is no vote; one of zeros would be a vote for class 0.
         """
+        if not self.postprocessors:
+            return scores
         applied = [step for step in self.postprocessors if step.apply_predict]
         for step in applied:
             scores = step(np.array(scores))  # it may write to them
@@ -146,9 +145,6 @@ class Preprocessing:
             return scores
         scores = np.asarray(scores, np.float32)
         return np.where(scores.any(axis=-1, keepdims=True), scores, np.nan)
-
-    def _applied(self, fit: bool) -> list[Preprocessor]:
-        return [step for step in self.steps if (step.apply_fit if fit else step.apply_predict)]
 
 
 def _apply(step: Preprocessor, x: Any, y: Any) -> tuple[Any, Any]:

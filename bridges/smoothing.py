@@ -22,12 +22,12 @@ class Voter(NamedTuple):
 
     Attributes:
         f: from noisy inputs to scores.
-        batch_size: rows that are drawn at once.
+        plan: how many rows are drawn, and go through it, at once.
         compiled: whether JAX can trace f.
     """
 
     f: Any
-    batch_size: int
+    plan: Plan
     compiled: bool
 
 
@@ -74,6 +74,8 @@ class RandomizedSmoothingMixin:
         >>> label, radius.round(1)
         (array([ 0, -1]), array([1.2, 0. ]))
     """
+
+    _limits = CPU
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class RandomizedSmoothingMixin:
             `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
         abstains = bool(kwargs.pop("is_abstain", True))
-        x = as_inputs(x, self._shape())
+        x = as_inputs(x, getattr(self, "input_shape", None))
         voter = self._voter(x, self.sample_size, batch_size, even=False, verbose=verbose, **kwargs)
         counts = self._count_votes(voter, x, verbose)
         self._predicted = (self._predicted + self.sample_size) % 2**31
@@ -158,18 +160,18 @@ class RandomizedSmoothingMixin:
         Returns:
             `i64[N]` classes, -1 on abstention, and `f64[N]` radii in the units of x, 0 on abstention.
         """
-        n, x = as_integer("n", n, 1), as_inputs(x, self._shape())
+        n, x = as_integer("n", n, 1), as_inputs(x, getattr(self, "input_shape", None))
         n0 = self.sample_size if self.n0 is None else self.n0
-        f, rows, compiled = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
+        f, plan, compiled = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
         result = jaxsmooth.certify(
             f,
             jaxsmooth.Gaussian(self.scale),
-            self.key,
+            self._key,
             x,
             n0=n0,
             n=n,
             alpha=self.alpha,
-            batch_size=rows,
+            batch_size=plan.rows if compiled else plan.drawn,
             ids=input_ids(x),
             compiled=compiled,
             progress=verbose,
@@ -186,7 +188,7 @@ class RandomizedSmoothingMixin:
             nb_epochs: number of epochs; the hook is called once for each.
             **kwargs: go to the hook.
         """
-        x = as_inputs(x, self._shape())
+        x = as_inputs(x, getattr(self, "input_shape", None))
         for _ in range(as_integer("nb_epochs", nb_epochs, 0)):
             self._fit_classifier(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
 
@@ -207,17 +209,14 @@ class RandomizedSmoothingMixin:
         """Train: the hook of the class that this is mixed into."""
         super()._fit_classifier(x, y, batch_size, nb_epochs, **kwargs)  # pyright: ignore
 
-    def _shape(self) -> tuple[int, ...] | None:
-        """Return the shape of one input, where the class has one."""
-        return getattr(self, "input_shape", None)
-
     def _voter(self, x: np.ndarray, n: int, batch_size: Any, *, even: bool, verbose: bool, **kwargs: Any) -> Voter:
         """Return the classifier for n votes on each input, once it was found to be a function of each row."""
         del verbose  # any voter that is called can show a bar
         if batch_size is not None:
             batch_size = as_integer("batch_size", batch_size, 1)
         training_mode = kwargs.pop("training_mode", False)
-        plan = self._plan(x, len(x) * n, batch_size, even)
+        widest, features = self._find_widest(x), math.prod(x.shape[1:])
+        plan = plan_votes(len(x) * n, features, widest, self._limits, batch_size, even=even)
         if self.check and not (self._was_checked or training_mode or len(x) == 0):
             self._check(x[:4], plan.rows, kwargs)
             self._was_checked = True
@@ -226,12 +225,14 @@ class RandomizedSmoothingMixin:
         def scores(noisy: jax.Array) -> np.ndarray:
             nonlocal left
             rows = self._as_batch(noisy)
-            found = self._scores(rows[: max(left, 0)] if self._cuts(rows) else rows, plan.rows, training_mode, kwargs)
+            # What fills up the last batch is no sample, and its scores are not looked at. It is kept from the network,
+            # unless its size is compiled for.
+            cuts = self._limits.least == 0 and isinstance(rows, np.ndarray)
+            found = self._scores(rows[: max(left, 0)] if cuts else rows, plan.rows, training_mode, kwargs)
             left -= len(rows)
-            # What fills up the last batch is no sample: its scores are not looked at.
             return np.concatenate([found, np.zeros((len(rows) - len(found), *found.shape[1:]), np.float32)])
 
-        return Voter(scores, plan.drawn, compiled=False)
+        return Voter(scores, plan, compiled=False)
 
     def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
         """Return the votes of the next `sample_size` samples of each input."""
@@ -241,7 +242,7 @@ class RandomizedSmoothingMixin:
             self._prediction_key,
             x,
             n=self.sample_size,
-            batch_size=voter.batch_size,
+            batch_size=voter.plan.drawn,
             ids=input_ids(x),
             first=self._predicted,
             progress=verbose,
@@ -259,24 +260,21 @@ class RandomizedSmoothingMixin:
         """Test whether scores depend on their row only."""
         jaxsmooth.check_classifier(
             # On copies, because a network may write to its inputs.
-            lambda batch: self._scores(self._as_batch(batch.copy()), rows, False, kwargs),
+            lambda batch: self._scores(np.array(batch), rows, False, kwargs),
             x,
             noise=jaxsmooth.Gaussian(self.scale),
             classes=getattr(self, "nb_classes", None),
             finite=not self._blanks_rows(),
         )
 
-    def _plan(self, x: np.ndarray, samples: int, batch_size: int | None, even: bool) -> Plan:
-        """Return how many rows are drawn, and go through the classifier, at once."""
-        return plan_votes(samples, math.prod(x.shape[1:]), 0, CPU, batch_size, even=even)
+    def _find_widest(self, x: np.ndarray) -> int:
+        """Return how many values the widest layer has for one input: for a classifier of unknown layers, 0."""
+        del x
+        return 0
 
     def _as_batch(self, noisy: jax.Array) -> Any:
         """Return noisy inputs as the hook takes them."""
         return np.asarray(noisy)
-
-    def _cuts(self, rows: Any) -> bool:
-        """Return whether rows that are no samples are kept from the classifier."""
-        return isinstance(rows, np.ndarray)
 
     def _blanks_rows(self) -> bool:
         """Return whether something after the network may take the scores of a row away, so that it does not vote."""
@@ -284,7 +282,7 @@ class RandomizedSmoothingMixin:
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
-        key = jaxsmooth.stream_key(self.key, Stream.TRAINING, self._draws)
+        key = jaxsmooth.stream_key(self._key, Stream.TRAINING, self._draws)
         self._draws += 1
         return np.asarray(jaxsmooth.add_noise(jaxsmooth.Gaussian(self.scale), key, x))
 
@@ -305,4 +303,5 @@ def key_of_seed(seed: Any) -> jax.Array:
         seed = secrets.randbits(32)
     if isinstance(seed, (jax.Array, np.ndarray)) and not (seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)):
         return as_key(seed)
-    return jax.random.key(as_integer("seed", seed, 0, 2**32 - 1), impl="threefry2x32")
+    # The key that jax.random.key makes, without a program to compile.
+    return as_key(np.array([0, as_integer("seed", seed, 0, 2**32 - 1)], np.uint32))

@@ -1,6 +1,7 @@
-"""Checks of what the core works on: noise, inputs, ids, scores, votes."""
+"""Checks of what the core works on: classifier, noise, inputs, ids, scores, votes."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +9,56 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsmooth.arguments import as_array, as_host_array, as_integer, as_scale, is_traced
+from jaxsmooth.arguments import as_array, as_integer, as_scale, is_traced, refuse_uncallable
 from jaxsmooth.types import Noise, Votes
 
-_MOST_VOTES = 2**30
-_NOISE_MEMBERS = [name for name in vars(Noise) if not name.startswith("_")]
+_ARRAY = object()
+MOST_VOTES = 2**30
+"""Most samples of an input in one call."""
+_NOISE_MEMBERS = {name for name in vars(Noise) if not name.startswith("_")}
+
+
+class StaticCallable(NamedTuple):
+    """A callable without the arrays in it. A plain function has none and is all here."""
+
+    treedef: Any
+    leaves: tuple[Any, ...]
+
+
+def split_callable(f: Any) -> tuple[list[Any], StaticCallable]:
+    """Return the arrays in a callable pytree, which jit traces, and the rest, which identifies the program.
+
+    Raises:
+        TypeError: it cannot be called, or the rest cannot be hashed.
+    """
+    refuse_uncallable(f)
+    arrays: list[Any] = []
+    rest: list[Any] = []
+    leaves, treedef = jax.tree.flatten(f)
+    for leaf in leaves:
+        is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+        rest.append(_ARRAY if is_array else leaf)
+        if is_array:
+            arrays.append(leaf)
+    static = StaticCallable(treedef, tuple(rest))
+    try:
+        hash(static)
+    except TypeError as error:
+        raise TypeError(f"f must be hashable apart from the arrays in it, which {f!r} is not: {error}") from None
+    return arrays, static
+
+
+def merge_callable(arrays: list[Any], static: StaticCallable) -> Callable[..., Any]:
+    """Put a callable together again."""
+    remaining = iter(arrays)
+    leaves = [next(remaining) if leaf is _ARRAY else leaf for leaf in static.leaves]
+    return jax.tree.unflatten(static.treedef, leaves)
 
 
 def as_noise(noise: Any) -> Noise:
     """Return a noise of strongly typed arrays, whose scale is positive and finite unless it is traced."""
     # isinstance with a protocol does the same, and takes 20 times as long on Python 3.11.
-    if isinstance(noise, type) or not all(hasattr(noise, name) for name in _NOISE_MEMBERS):
+    if isinstance(noise, type) or not _NOISE_MEMBERS.issubset(dir(noise)):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
     as_scale(f"the scale of {type(noise).__name__}", noise.scale)
     try:
@@ -39,11 +79,13 @@ def _without_weak_type(leaf: Any) -> ArrayLike:
 
 def as_inputs(x: Any) -> jax.Array:
     """Return inputs `[N, *event]` of a floating dtype as a JAX array, finite unless they are traced."""
-    array = as_host_inputs(x)
-    if isinstance(array, jax.Array):
-        return array
-    with jax.ensure_compile_time_eval():  # under jit even NumPy's arrays would be traced
-        return jnp.asarray(array)
+    return to_jax(as_host_inputs(x))
+
+
+def to_jax(array: jax.Array | np.ndarray) -> jax.Array:
+    """Return an array as JAX's. Under jit even NumPy's would be traced: this evaluates it now."""
+    with jax.ensure_compile_time_eval():
+        return array if isinstance(array, jax.Array) else jnp.asarray(array)
 
 
 def as_host_inputs(x: Any) -> jax.Array | np.ndarray:
@@ -62,27 +104,22 @@ def as_host_inputs(x: Any) -> jax.Array | np.ndarray:
     if isinstance(array, np.ndarray) and dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):
         with np.errstate(over="ignore"):
             array = array.astype(canonical)
-    finite = _finite_rows(array)
+    # Whether each input is finite is computed where the array is. On a CPU NumPy has nothing to compile first.
+    axes = tuple(range(1, array.ndim))
+    if isinstance(array, np.ndarray) or next(iter(array.devices())).platform == "cpu":
+        finite = np.isfinite(np.asarray(array)).all(axis=axes)
+    else:
+        with jax.ensure_compile_time_eval():
+            finite = np.asarray(jnp.isfinite(array).all(axis=axes))
     if not finite.all():
         bad = np.flatnonzero(~finite)
         raise ValueError(f"x must be finite, got NaN or infinity in {bad.size} inputs, the first at index {bad[0]}")
     return array
 
 
-def _finite_rows(array: jax.Array | np.ndarray) -> np.ndarray:
-    """Return which inputs are finite, `bool[N]`, computed where the array is. NumPy has nothing to compile first."""
-    axes = tuple(range(1, array.ndim))
-    if isinstance(array, np.ndarray) or all(device.platform == "cpu" for device in array.devices()):
-        return np.asarray(np.isfinite(np.asarray(array)).all(axis=axes))
-    with jax.ensure_compile_time_eval():
-        return np.asarray(jnp.isfinite(array).all(axis=axes))
-
-
 def as_ids(ids: Any, inputs: int) -> ArrayLike:
-    """Return the ids of the inputs as `u32[N]`; `None` stands for 0, 1, 2, ..."""
-    if ids is None:
-        return np.arange(inputs, dtype=np.uint32)
-    ids = as_host_array("ids", ids, f"{inputs} integers")
+    """Return the ids of the inputs as `u32[N]`."""
+    ids = as_array("ids", ids, f"{inputs} integers", host=True)
     if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
         raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
     if ids.shape != (inputs,):
@@ -104,20 +141,20 @@ def as_first(first: Any, n: int) -> ArrayLike:
     return first.astype(jnp.uint32)
 
 
-def as_numbers_of_votes(n0: Any, n: Any) -> tuple[int, int]:
-    """Return numbers of selection and estimation votes, each at least 1 and at most 2^30 together."""
-    n = as_integer("n", n, 1, _MOST_VOTES - 1)
-    return as_integer("n0", n0, 1, _MOST_VOTES - n), n
+def as_sizes(n0: Any, n: Any, batch_size: Any = 1) -> tuple[int, int, int]:
+    """Return numbers of selection and estimation votes, at most 2^30 together, and the rows of a batch."""
+    n = as_integer("n", n, 1, MOST_VOTES - 1)
+    return as_integer("n0", n0, 1, MOST_VOTES - n), n, as_integer("batch_size", batch_size, 1, MOST_VOTES)
 
 
 def as_n(n: Any, least: int = 1) -> int:
     """Return a number of samples for each input."""
-    return as_integer("n", n, least, _MOST_VOTES)
+    return as_integer("n", n, least, MOST_VOTES)
 
 
 def as_batch_size(batch_size: Any) -> int:
     """Return the most rows that go through the classifier at once."""
-    return as_integer("batch_size", batch_size, 1, _MOST_VOTES)
+    return as_integer("batch_size", batch_size, 1, MOST_VOTES)
 
 
 def shape_of_scores(scores: Any, rows: int) -> tuple[int, ...]:
@@ -149,7 +186,7 @@ def as_votes(votes: Any) -> Votes:
 def _as_counts(name: str, counts: Any) -> jax.Array | np.ndarray:
     """Return vote counts as `i32[N, *components, K]`, not negative unless they are traced."""
     expected = "integer vote counts of shape [N, *components, K] with K >= 2 classes"
-    counts = as_host_array(name, counts, expected)
+    counts = as_array(name, counts, expected, host=True)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         raise TypeError(f"{name} must be {expected}, got dtype {counts.dtype}")
     if counts.ndim < 2 or counts.shape[-1] < 2 or 0 in counts.shape[1:]:
@@ -167,13 +204,13 @@ def _as_samples(n: Any, inputs: int) -> Any:
     """Return the number of samples: a static int for all inputs, or `i32[N]`."""
     if not hasattr(n, "shape") or np.ndim(n) == 0:
         return as_n(n)
-    n = as_host_array("n", n, f"an integer or {inputs} integers")
+    n = as_array("n", n, f"an integer or {inputs} integers", host=True)
     if not jnp.issubdtype(n.dtype, jnp.integer):
         raise TypeError(f"n must be an integer or integers, got dtype {n.dtype}")
     if n.shape != (inputs,):
         raise ValueError(f"n must be one integer, or one for each of the {inputs} inputs, got shape {n.shape}")
-    if isinstance(n, np.ndarray) and n.size and not (n.min() >= 0 and n.max() <= _MOST_VOTES):
-        raise ValueError(f"n must lie in [0, {_MOST_VOTES}], got values from {n.min()} to {n.max()}")
+    if isinstance(n, np.ndarray) and n.size and not (n.min() >= 0 and n.max() <= MOST_VOTES):
+        raise ValueError(f"n must lie in [0, {MOST_VOTES}], got values from {n.min()} to {n.max()}")
     return n.astype(np.int32)
 
 
@@ -191,7 +228,7 @@ def _as_lost(lost: Any, inputs: int) -> Any:
     """Return the radius that rounding takes off each input, `f32[N]`; None where it is not known."""
     if lost is None:
         return None
-    lost = as_host_array("lost", lost, f"{inputs} radii")
+    lost = as_array("lost", lost, f"{inputs} radii", host=True)
     if not jnp.issubdtype(lost.dtype, jnp.floating) and not jnp.issubdtype(lost.dtype, jnp.integer):
         raise TypeError(f"lost must be radii, got dtype {lost.dtype}")
     if lost.shape != (inputs,):

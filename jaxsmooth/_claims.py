@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsmooth._programs import split_callable
+from jaxsmooth._checks import split_callable
 from jaxsmooth.types import Classifier, Noise
 
 _PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsmooth.arguments import as_host_array, as_integer
+from jaxsmooth.arguments import as_array, as_integer
 
 
 class Item(NamedTuple):
@@ -35,8 +35,8 @@ class Item(NamedTuple):
             raise ValueError(f"data must hold pairs (x, label), got {pair!r} at index {self.idx}")
         place = f"of input {self.idx} of data"
         x, label = (
-            as_host_array(f"x {place}", pair[0], "an array"),
-            as_host_array(f"the label {place}", pair[1], "a class"),
+            as_array(f"x {place}", pair[0], "an array", host=True),
+            as_array(f"the label {place}", pair[1], "a class", host=True),
         )
         if like is not None and describe(x) != like:
             raise ValueError(f"all inputs of data must be like the first, {like}, got {describe(x)} at {self.idx}")

@@ -5,8 +5,10 @@ next batch while the classifier works on this one. Its programs depend on the ba
 few inputs, so that no number of inputs compiles anything again.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,11 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsmooth._checks import as_host_inputs, as_ids, as_noise, shape_of_scores
+from jaxsmooth._checks import (
+    StaticCallable,
+    as_host_inputs,
+    as_ids,
+    as_noise,
+    merge_callable,
+    shape_of_scores,
+    split_callable,
+)
 from jaxsmooth._draws import fold_host, fold_words
-from jaxsmooth._programs import StaticCallable, WideJit, merge_callable, split_callable
+from jaxsmooth._programs import WideJit
 from jaxsmooth._sampling import add_noise, add_votes, sample_noise
-from jaxsmooth.arguments import as_key, refuse_traced, refuse_uncallable
+from jaxsmooth.arguments import as_key, is_traced, refuse_traced, refuse_uncallable
 from jaxsmooth.types import Classifier, Noise
 
 _MOST_IN_A_CALL = 16  # batches that one call of a compiled program runs
@@ -76,11 +86,15 @@ class Step(NamedTuple):
     """How batches are voted on.
 
     Attributes:
+        f: base classifier.
+        compiled: whether f runs inside a compiled program, or is called.
         start: begins to work on batches, of which so many are real, and returns what `finish` takes.
         finish: waits for it, and returns the votes of each slot `i32[slots, *components, K]` and the last scores.
         most: how many batches `start` takes at most.
     """
 
+    f: Any
+    compiled: bool
     start: Callable[[Noise, Batch, int], Any]
     finish: Callable[[Any, Batch], tuple[np.ndarray, Any]]
     most: int
@@ -89,17 +103,30 @@ class Step(NamedTuple):
 def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
     """Check what samples are drawn from, the keys apart."""
     x = as_host_inputs(x)
-    ids = as_ids(ids, x.shape[0])
+    ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
     refuse_traced("the host loop", (noise, x, ids))
     return HostTask(as_noise(noise), keys, np.asarray(x), np.asarray(ids))
+
+
+def evaluating() -> AbstractContextManager[Any]:
+    """Evaluate in the body what JAX would otherwise trace: the caller may be traced though no argument is.
+
+    Only where it is: inside this context, programs take longer to trace.
+    """
+    return jax.ensure_compile_time_eval() if is_traced(jax.device_put(np.int32(0))) else nullcontext()
 
 
 def key_data(key: Any, streams: tuple[int, ...] | None = None) -> np.ndarray:
     """Return the data of a key, or of its streams of these numbers, `u32[streams, 2]`."""
     refuse_traced("the host loop", key)
     with jax.ensure_compile_time_eval():
-        data = np.asarray(jax.random.key_data(as_key(key)))[None]
-    return data if streams is None else fold_host(data, np.array(streams, np.uint32))
+        data = np.asarray(jax.random.key_data(as_key(key)))
+    return data[None] if streams is None else _streams(data.tobytes(), streams)
+
+
+@functools.lru_cache(maxsize=64)
+def _streams(data: bytes, streams: tuple[int, ...]) -> np.ndarray:
+    return fold_host(np.frombuffer(data, np.uint32)[None], np.array(streams, np.uint32))
 
 
 def samples_of_each(inputs: int, n: int, first: int = 0) -> Requests:
@@ -108,21 +135,14 @@ def samples_of_each(inputs: int, n: int, first: int = 0) -> Requests:
     return Requests(np.arange(inputs), none, none + first, none + n)
 
 
-def decision_samples(inputs: int, n0: int, n: int) -> Requests:
-    """Return the requests for n0 selection and n estimation samples of each input, those of an input together."""
-    streams = np.array([0, 1] if n else [0])
-    stream = np.tile(streams, inputs)
-    return Requests(np.repeat(np.arange(inputs), len(streams)), stream, np.zeros_like(stream), np.where(stream, n, n0))
-
-
 def make_step(f: Any, compiled: bool) -> Step:
     """Return the step of a classifier that runs inside a compiled program, or that is called."""
-    refuse_uncallable(f)
     refuse_traced("the host loop", f)
     if compiled:
         arrays, static = split_callable(f)
-        return Step(partial(_vote, arrays, static), _finish_compiled, _MOST_IN_A_CALL)
-    return Step(_start_called, partial(_finish_called, f), 1)
+        return Step(f, True, partial(_vote, arrays, static), _finish_compiled, _MOST_IN_A_CALL)
+    refuse_uncallable(f)
+    return Step(f, False, _start_called, partial(_finish_called, f), 1)
 
 
 def count_requests(
@@ -130,17 +150,19 @@ def count_requests(
     task: HostTask,
     requests: Requests,
     batch_size: int,
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Return the votes of each request, `i32[R, *components, K]`.
 
     Args:
         step: of the classifier.
         task: what samples are drawn from.
-        requests: at least one.
+        requests: which samples.
         batch_size: rows of a batch.
         advance: is told how many samples are done.
     """
+    if len(requests.row) == 0:
+        return _no_votes(step, task, batch_size)
     ends = np.cumsum(requests.count)
     total = int(ends[-1])
     counts: np.ndarray | None = None
@@ -148,7 +170,7 @@ def count_requests(
     taken = finished = 0
     size = 1
     began = time.perf_counter()
-    with jax.ensure_compile_time_eval():  # the caller may be traced though nothing here is
+    with evaluating():
         while taken < total or running is not None:
             upcoming = None
             if taken < total:
@@ -162,13 +184,30 @@ def count_requests(
                 if counts is None:
                     counts = np.zeros((len(ends), *votes.shape[1:]), np.int32)
                 counts[window] += votes[: window.stop - window.start]
-                advance(end)
+                if advance is not None:
+                    advance(end)
                 finished += batches
                 seconds = (time.perf_counter() - began) / finished
                 size = int(np.clip(_SECONDS_OF_A_CALL / seconds, 1, step.most))
             running = upcoming
     assert counts is not None
     return counts
+
+
+def count_streams(
+    step: Step,
+    task: HostTask,
+    n0: int,
+    n: int,
+    batch_size: int,
+    advance: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return n0 selection and n estimation votes of each input, in one pass, `i32[N, 2, *components, K]`."""
+    inputs = len(task.x)
+    stream = np.tile([0, 1], inputs)
+    requests = Requests(np.repeat(np.arange(inputs), 2), stream, np.zeros_like(stream), np.where(stream, n, n0))
+    counts = count_requests(step, task, requests, batch_size, advance)
+    return counts.reshape(inputs, 2, *counts.shape[1:])
 
 
 def draw_requests(task: HostTask, requests: Requests, batch_size: int) -> Iterator[tuple[jax.Array, np.ndarray]]:
@@ -189,12 +228,14 @@ def draw_requests(task: HostTask, requests: Requests, batch_size: int) -> Iterat
         yield running
 
 
-def no_votes(f: Any, task: HostTask, batch_size: int, compiled: bool) -> np.ndarray:
-    """Return the votes for no inputs, `i32[0, *components, K]`. A classifier that is called sees a batch of zeros."""
+def _no_votes(step: Step, task: HostTask, batch_size: int) -> np.ndarray:
+    """Return no votes, `i32[0, *components, K]`. A classifier that is called sees a batch of zeros."""
     shape = (batch_size, *task.x.shape[1:])
-    run = partial(jax.eval_shape, f, jax.ShapeDtypeStruct(shape, task.x.dtype))
-    scores = run() if compiled else f(jnp.zeros(shape, task.x.dtype))
-    return np.zeros((0, *shape_of_scores(_as_scores(scores), batch_size)), np.int32)
+    if step.compiled:
+        scores = jax.eval_shape(step.f, jax.ShapeDtypeStruct(shape, task.x.dtype))
+    else:
+        scores = jnp.asarray(step.f(jnp.zeros(shape, task.x.dtype)))
+    return np.zeros((0, *shape_of_scores(scores, batch_size)), np.int32)
 
 
 def scores_of_first(step: Step, task: HostTask, samples: np.ndarray) -> np.ndarray:
@@ -268,7 +309,9 @@ def _start_called(noise: Noise, batch: Batch, _: int) -> jax.Array:
 
 def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> tuple[np.ndarray, Any]:
     """Call a classifier and count its votes, with NumPy: nothing needs to be compiled for them."""
-    scores = _as_scores(f(noisy))
+    scores = f(noisy)
+    if not isinstance(scores, (jax.Array, np.ndarray)):
+        scores = jnp.asarray(scores)
     row = shape_of_scores(scores, len(noisy))
     flat = np.asarray(scores)
     if flat.dtype.kind == "V" or flat.dtype.itemsize < 4:  # NumPy is slow with small floats, and knows not all of them
@@ -280,11 +323,6 @@ def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> t
     cells = batch.slot[0][:, None] * flat.shape[1] + np.arange(flat.shape[1])
     votes = np.bincount((cells * row[-1] + flat.argmax(axis=-1))[valid], minlength=len(batch.x) * flat[0].size)
     return votes.reshape(len(batch.x), *row).astype(np.int32), scores
-
-
-def _as_scores(scores: Any) -> Any:
-    """Return what a classifier returned as an array."""
-    return scores if isinstance(scores, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) else jnp.asarray(scores)
 
 
 def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.ndarray, Any]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsmooth.arguments import as_host_array
+from jaxsmooth.arguments import as_array
 
 LEAST_PROBABILITY = 1e-20
 """What a probability is taken as before its logarithm, where it is less."""
@@ -14,7 +14,7 @@ LEAST_PROBABILITY = 1e-20
 
 def as_labels(y: Any, number: int, classes: int) -> jax.Array:
     """Return labels as `i32[number]`, in [0, classes) where they are concrete."""
-    labels = as_host_array("y", y, f"{number} integers")
+    labels = as_array("y", y, f"{number} integers", host=True)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"y must hold integers, got dtype {labels.dtype}")
     if labels.shape != (number,):

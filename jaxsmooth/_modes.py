@@ -18,13 +18,13 @@ from jaxsmooth._host_loop import (
     Step,
     as_host_task,
     count_requests,
-    decision_samples,
+    count_streams,
     key_data,
     make_step,
-    no_votes,
+    samples_of_each,
 )
 from jaxsmooth._progress import progress_bar
-from jaxsmooth._sampling import lost_radius
+from jaxsmooth.bounds import lost_radius
 from jaxsmooth.types import Certificate, Noise, Votes
 
 _BATCHES_OF_A_ROUND = 64  # so that inputs that need few votes do not wait long for one that needs many
@@ -91,31 +91,26 @@ class Sampler(NamedTuple):
     """Where the votes of a run come from.
 
     Attributes:
-        f: base classifier.
-        step: how it votes on a batch.
+        step: how the classifier votes on a batch.
         task: what samples are drawn from, in the streams of selection and estimation.
         batch_size: rows of a batch.
-        compiled: whether f runs inside a compiled program.
     """
 
-    f: Any
     step: Step
     task: HostTask
     batch_size: int
-    compiled: bool
 
-    def first(self, n0: int, known: int, rule: str, advance: Callable[[int], None] = lambda _: None) -> Votes:
+    def first(self, n0: int, known: int, rule: str, advance: Callable[[int], None] | None = None) -> Votes:
         """Return n0 selection votes and the known estimation votes of each input, counted in one pass."""
         inputs = len(self.task.x)
-        if inputs == 0:
-            both = no_votes(self.f, self.task, self.batch_size, self.compiled)
-            selection, counts = both, both
+        if known:
+            both = count_streams(self.step, self.task, n0, known, self.batch_size, advance)
+            selection, counts = both[:, 0], both[:, 1]
         else:
-            requests = decision_samples(inputs, n0, known)
-            both = count_requests(self.step, self.task, requests, self.batch_size, advance)
-            selection, counts = (both[::2], both[1::2]) if known else (both, np.zeros_like(both))
+            requests = samples_of_each(inputs, n0)
+            selection = count_requests(self.step, self.task, requests, self.batch_size, advance)
+            counts = np.zeros_like(selection)
         lost = lost_radius(self.task.noise, self.task.x)
-        lost = None if lost is None else np.asarray(lost)
         return Votes(selection=selection, counts=counts, n=np.full(inputs, known, np.int32), lost=lost, rule=rule)
 
     def more(self, votes: Votes, needed: np.ndarray) -> Votes:
@@ -130,10 +125,8 @@ class Sampler(NamedTuple):
 
 def as_sampler(f: Any, noise: Any, key: Any, x: Any, batch_size: Any, ids: Any, compiled: bool) -> Sampler:
     """Check where the votes come from."""
-    step = make_step(f, compiled)
-    batch_size = as_batch_size(batch_size)
-    task = as_host_task(noise, key_data(key, (0, 1)), x, ids)
-    return Sampler(f, step, task, batch_size, compiled)
+    step, batch_size = make_step(f, compiled), as_batch_size(batch_size)
+    return Sampler(step, as_host_task(noise, key_data(key, (0, 1)), x, ids), batch_size)
 
 
 def run(

@@ -1,48 +1,15 @@
-"""Compile programs: which parts of a classifier are traced, and with which options noise is compiled."""
+"""Compile what draws noise for the widest vectors that a CPU has."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxsmooth.arguments import is_traced
 
-_ARRAY = object()
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
-
-
-class StaticCallable(NamedTuple):
-    """A callable without the arrays in it. A plain function has none and is all here."""
-
-    treedef: Any
-    leaves: tuple[Any, ...]
-
-
-def split_callable(f: Callable[..., Any]) -> tuple[list[Any], StaticCallable]:
-    """Return the arrays in a callable pytree and, hashable, what is left.
-
-    Raises:
-        TypeError: what is left cannot be hashed.
-    """
-    leaves, treedef = jax.tree.flatten(f)
-    is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves]
-    arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
-    rest = tuple(_ARRAY if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
-    static = StaticCallable(treedef, rest)
-    try:
-        hash(static)
-    except TypeError as error:
-        raise TypeError(f"f must be hashable apart from the arrays in it, which {f!r} is not: {error}") from None
-    return arrays, static
-
-
-def merge_callable(arrays: list[Any], static: StaticCallable) -> Callable[..., Any]:
-    """Put a callable together again."""
-    remaining = iter(arrays)
-    leaves = [next(remaining) if leaf is _ARRAY else leaf for leaf in static.leaves]
-    return jax.tree.unflatten(static.treedef, leaves)
 
 
 class WideJit:
@@ -70,7 +37,9 @@ class WideJit:
         """Run the program."""
         if self.wide is self.plain or any(map(is_traced, jax.tree.leaves((args, kwargs)))):
             return self.plain(*args, **kwargs)
-        with jax.ensure_compile_time_eval():  # the caller may be traced though no argument is
+        if not is_traced(jax.device_put(np.int32(0))):
+            return self.wide(*args, **kwargs)
+        with jax.ensure_compile_time_eval():  # the caller is traced though no argument is
             return self.wide(*args, **kwargs)
 
 

@@ -17,15 +17,25 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_batch_size, as_first, as_ids, as_inputs, as_noise, shape_of_scores
+from jaxsmooth._checks import (
+    StaticCallable,
+    as_host_inputs,
+    as_ids,
+    as_noise,
+    merge_callable,
+    shape_of_scores,
+    split_callable,
+)
 from jaxsmooth._draws import fold_words
-from jaxsmooth._programs import StaticCallable, merge_callable, split_callable
 from jaxsmooth.arguments import as_key
 from jaxsmooth.types import Classifier, Noise
 
 Lengths = tuple[int, ...]
 """How many samples each input has in each of its streams: `(n,)` under the key itself, or `(n0, n)` under the keys of
 selection and estimation."""
+
+
+_NONE = np.uint32(0)
 
 
 class Task(NamedTuple):
@@ -53,19 +63,23 @@ class Pairs(NamedTuple):
     sample: jax.Array
 
 
-def as_task(noise: Any, key: Any, x: Any, ids: Any, first: Any, n: int) -> Task:
-    """Check what samples are drawn from."""
-    x = as_inputs(x)
-    return Task(as_noise(noise), as_key(key), x, as_ids(ids, x.shape[0]), as_first(first, n))
+def as_task(noise: Any, key: Any, x: Any, ids: Any, first: ArrayLike = _NONE) -> Task:
+    """Check what samples are drawn from; `first` is checked."""
+    x = as_host_inputs(x)
+    if not isinstance(x, jax.Array):
+        with jax.ensure_compile_time_eval():  # under jit even NumPy's arrays would be traced
+            x = jnp.asarray(x)
+    ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
+    return Task(as_noise(noise), as_key(key), x, ids, first)
 
 
-def rows_of_chunks(samples: int, batch_size: Any) -> int:
+def rows_of_chunks(samples: int, batch_size: int) -> int:
     """Return the rows of a chunk: at most `batch_size`, and few rows beyond the samples, in steps of 8.
 
     Chunks of `batch_size` rows would have up to twice as many rows as there are samples. A scan is compiled for its
     number of samples in any case, so another size of chunk costs nothing.
     """
-    chunks = max(1, -(-samples // as_batch_size(batch_size)))
+    chunks = max(1, -(-samples // batch_size))
     equal = max(1, -(-samples // chunks))
     return min(batch_size, -(-equal // 8) * 8)
 
@@ -79,11 +93,11 @@ def scan_votes(f: Classifier, task: Task, lengths: Lengths, batch_size: int) -> 
         lengths: numbers of samples in each stream.
         batch_size: most rows in one call of f.
     """
+    arrays, static = split_callable(f)
     inputs = task.x.shape[0]
     rows = rows_of_chunks(inputs * sum(lengths), batch_size)
     if inputs == 0:
         return jnp.zeros((0, len(lengths), *row_of_scores(f, task, rows)), jnp.int32)
-    arrays, static = split_callable(f)
     return _scan(arrays, task, static=static, lengths=lengths, rows=rows)
 
 
@@ -192,9 +206,3 @@ def add_noise(noise: Noise, x: jax.Array, sampled: jax.Array) -> jax.Array:
 def decision_keys(key: jax.Array) -> jax.Array:
     """Return, as an array of two, the keys of selection and of estimation votes."""
     return jnp.stack([jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)])
-
-
-def lost_radius(noise: Noise, x: Any) -> jax.Array | None:
-    """Return what rounding the inputs takes off each radius, `f32[N]`; None where the noise does not round."""
-    method = getattr(noise, "lost_radius", None)
-    return None if method is None else method(x)

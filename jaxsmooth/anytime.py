@@ -5,15 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_numbers_of_votes
-from jaxsmooth._deciding import at_label, per_input, reduced
+from jaxsmooth._checks import as_sizes
 from jaxsmooth._modes import Sampler, as_sampler
 from jaxsmooth.arguments import as_alpha, as_integer
-from jaxsmooth.bounds import anytime_lower_bound, round_down, rounded_radius
+from jaxsmooth.bounds import anytime_lower_bound, at_label, per_input, reduced, round_down, rounded_radius
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
 __all__ = ["Anytime", "certify_anytime"]
@@ -106,7 +104,7 @@ class Anytime:
         if self.until is not None and not callable(self.until):
             raise TypeError(f"until must be a function of a Certificate, got {self.until!r}")
         as_integer("votes", self.votes, 1, 2**30)
-        as_numbers_of_votes(self.n0, self.n)
+        as_sizes(self.n0, self.n)
 
     @property
     def known(self) -> int:
@@ -149,7 +147,7 @@ class Anytime:
         label = np.where(certified, state.votes.selection.argmax(axis=-1), ABSTAIN).astype(np.int32)
         decided = reduced(np, label, np.where(certified, radius, np.float32(0)), state.votes.lost)
         votes = replace(state.votes, n=int(state.votes.n.max(initial=0)))
-        return Certificate(*map(jnp.asarray, (*decided, round_down(p_lower))), votes)
+        return Certificate(*jax.device_put((*decided, round_down(p_lower))), votes)
 
 
 class AnytimePlan(NamedTuple):

@@ -19,7 +19,6 @@ __all__ = [
     "as_alpha",
     "as_array",
     "as_float_dtype",
-    "as_host_array",
     "as_integer",
     "as_key",
     "as_numbers",
@@ -67,8 +66,8 @@ def as_alpha(value: Any, name: str = "alpha") -> float:
     """
     if is_traced(value):
         raise TypeError(f"{name} must be a static Python float, got {value}: list it in static_argnames")
-    number = as_numbers(name, value, "a number in (0, 1)")
-    if number.ndim != 0:
+    number = as_array(name, value, "a number in (0, 1)", host=True)
+    if number.ndim != 0 or not jnp.issubdtype(number.dtype, jnp.number) or jnp.issubdtype(number.dtype, complex):
         raise TypeError(f"{name} must be a number in (0, 1), got {value!r}")
     number = float(number)
     if not 0.0 < number < 1.0:
@@ -83,7 +82,7 @@ def as_scale(name: str, value: Any) -> ArrayLike:
         >>> as_scale("sigma", 0.5)
         np.float32(0.5)
     """
-    array = as_host_array(name, value, "a positive number")
+    array = as_array(name, value, "a positive number", host=True)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name} must be a positive number, got {value!r}")
     if array.shape != ():
@@ -127,27 +126,24 @@ def as_float_dtype(dtype: Any) -> np.dtype[Any]:
     return jax.dtypes.canonicalize_dtype(dtype)
 
 
-def as_array(name: str, value: Any, expected: str) -> Any:
-    """Return a value as an array: one of JAX's as it is, any other as NumPy's in native byte order."""
+def as_array(name: str, value: Any, expected: str, *, host: bool = False) -> Any:
+    """Return a value as an array: one of JAX's as it is, any other as NumPy's in native byte order.
+
+    With `host`, also JAX's as NumPy's, because JAX would trace what is done to its own. A traced value stays as it is.
+    """
     if is_traced(value):
         return value
     try:
         if isinstance(value, jax.Array):
             if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 raise TypeError("an array of keys")
-            return value
+            return np.asarray(value) if host else value
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError("a masked array")
         array = np.asarray(value)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}: {error}") from None
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def as_host_array(name: str, value: Any, expected: str) -> Any:
-    """Return a value as a NumPy array, because JAX would trace what is done to its own; a traced value as it is."""
-    array = as_array(name, value, expected)
-    return array if is_traced(array) else np.asarray(array)
 
 
 def as_numbers(name: str, value: Any, expected: str) -> np.ndarray:
@@ -157,7 +153,7 @@ def as_numbers(name: str, value: Any, expected: str) -> np.ndarray:
         >>> as_numbers("radii", [1, 2], "numbers")
         array([1., 2.])
     """
-    array = as_host_array(name, value, expected)
+    array = as_array(name, value, expected, host=True)
     if is_traced(array):
         raise TypeError(f"{name} must be {expected} that are known before anything is compiled, got {array}")
     if array.dtype == object and all(isinstance(number, int) for number in array.flat):

@@ -1,8 +1,8 @@
-"""Every bound on a probability, and the test behind a prediction: float64 on the host, rounded toward safety.
+"""From counts to bounds on a probability, and from bounds to radii: float64 on the host, rounded toward safety.
 
 Float32 arithmetic is not sound here, so compiled code never computes a bound. For a static `(n, alpha)` it looks the
 count up in a table that SciPy made. On the host the bound of each count is computed directly, so that neither time nor
-memory grows with n.
+memory grows with n. What works on both takes arrays of NumPy or of JAX, and `xp`, which is the one or the other.
 """
 
 import functools
@@ -15,16 +15,21 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth.arguments import as_alpha, as_integer, as_numbers
-from jaxsmooth.types import Noise
+from jaxsmooth.types import ABSTAIN, Noise
 
 __all__ = [
     "anytime_lower_bound",
+    "at_label",
     "binomial_p_value",
     "clopper_pearson_lower",
+    "largest_rival",
+    "lost_radius",
     "lower_bound",
     "lower_bounds",
     "passes_binomial_test",
     "passing_counts",
+    "per_input",
+    "reduced",
     "round_down",
     "rounded_radius",
     "safe_scale",
@@ -64,10 +69,10 @@ def clopper_pearson_lower(count: ArrayLike, n: int, alpha: float) -> np.ndarray:
         raise TypeError(f"count must be integers, got dtype {count.dtype}")
     if not ((count >= 0) & (count <= n)).all():
         raise ValueError(f"count must lie in [0, {n}], got {count}")
-    return _clopper_pearson(count, n, alpha)[()]
+    return lower_bound(count, n, alpha, margin=0.0)[()]
 
 
-def lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndarray:
+def lower_bound(count: ArrayLike, n: ArrayLike, alpha: float, margin: float = _MARGIN) -> np.ndarray:
     """Return `clopper_pearson_lower`, stepped down by the safety margin; unchecked, for any shapes that broadcast.
 
     An upper bound on a probability is 1 less the lower bound of the opposite: `1 - lower_bound(n - count, n, alpha)`.
@@ -77,12 +82,9 @@ def lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndarray:
         >>> bool(lower_bound(90, 100, 0.001) < clopper_pearson_lower(90, 100, 0.001))
         True
     """
-    return _clopper_pearson(np.asarray(count), n, alpha) * (1 - _MARGIN)
-
-
-def _clopper_pearson(count: np.ndarray, n: ArrayLike, alpha: float) -> np.ndarray:
+    count = np.asarray(count)
     bound = special.betaincinv(np.where(count > 0, count, 1), np.asarray(n) - count + 1.0, alpha)
-    return np.where(count > 0, bound, 0.0)
+    return np.where(count > 0, bound, 0.0) * (1 - margin)
 
 
 @functools.lru_cache(maxsize=16)
@@ -139,6 +141,39 @@ def _log_evidence(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
     posterior = special.betaln(a, b) + np.log(np.maximum(special.betainc(b, a, 1 - inside), 1e-300))
     prior = special.betaln(0.5, 0.5) + np.log(np.maximum(special.betainc(0.5, 0.5, 1 - inside), 1e-300))
     return posterior - prior - special.xlogy(k, inside) - special.xlog1py(n - k, -inside)
+
+
+def at_label(xp: Any, counts: Any, label: Any) -> Any:
+    """Return the count of each label, `[N, *components]`."""
+    return xp.take_along_axis(counts, label[..., None], axis=-1)[..., 0]
+
+
+def largest_rival(xp: Any, counts: Any, label: Any, n: Any) -> Any:
+    """Return the largest count of a class that is not the label, in [0, n]. The invalid votes count as a class."""
+    classes = xp.arange(counts.shape[-1]).reshape((1,) * label.ndim + (-1,))
+    others = xp.where(classes == label[..., None], 0, counts).max(axis=-1)
+    return xp.clip(xp.maximum(others, n - counts.sum(axis=-1, dtype=np.int32)), 0, n)
+
+
+def reduced(xp: Any, label: Any, radius: Any, lost: Any) -> tuple[Any, Any]:
+    """Return label and radius once what rounding the inputs lost is taken off. A radius that is used up abstains."""
+    if lost is None:
+        return label, radius
+    lost = per_input(lost, label.ndim)
+    left = xp.where(lost > 0, xp.nextafter(radius - lost, xp.full_like(radius, -np.inf)), radius)
+    kept = (label != ABSTAIN) & ((lost == 0) | (left > 0))
+    return xp.where(kept, label, ABSTAIN), xp.where(kept, left, np.float32(0))
+
+
+def lost_radius(noise: Noise, x: Any) -> Any:
+    """Return what rounding the inputs takes off each radius, `f32[N]`; None where the noise does not round."""
+    method = getattr(noise, "lost_radius", None)
+    return None if method is None else method(x)
+
+
+def per_input(values: Any, ndim: int) -> Any:
+    """Return `[N]` values, or one for all, in a shape that broadcasts against `[N, *components]` of so many axes."""
+    return values if np.ndim(values) == 0 else values.reshape(-1, *(1,) * (ndim - 1))
 
 
 def passes_binomial_test(top: np.ndarray, rival: np.ndarray, alpha: float) -> np.ndarray:

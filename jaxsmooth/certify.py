@@ -3,6 +3,8 @@
 `certify` is CERTIFY of Cohen et al. 2019 (arXiv:1902.02918, section 3.2.2), for many inputs at once.
 """
 
+import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -13,18 +15,31 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import as_batch_size, as_noise, as_numbers_of_votes, as_votes
-from jaxsmooth._deciding import at_label, largest_rival, per_input, reduced
-from jaxsmooth._modes import as_sampler, run
-from jaxsmooth._sampling import as_task, lost_radius, scan_votes
+from jaxsmooth._checks import as_noise, as_sizes, as_votes
+from jaxsmooth._host_loop import as_host_task, count_streams, key_data, make_step
+from jaxsmooth._progress import progress_bar
+from jaxsmooth._sampling import as_task, scan_votes
 from jaxsmooth.arguments import as_alpha, is_traced, refuse_uncallable, refuse_unknown
-from jaxsmooth.bounds import lower_bound, lower_bounds, round_down, rounded_radius, scaled_radius, split_radii
+from jaxsmooth.bounds import (
+    at_label,
+    largest_rival,
+    lost_radius,
+    lower_bound,
+    lower_bounds,
+    per_input,
+    reduced,
+    round_down,
+    rounded_radius,
+    scaled_radius,
+    split_radii,
+)
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
 __all__ = ["Fixed", "certificate", "certify"]
 
 Bound = Literal["cohen", "runner_up"]
+_BOUNDS = ("cohen", "runner_up")
 
 
 def certify(
@@ -72,19 +87,21 @@ def certify(
         >>> result.label, result.radius
         (Array([ 0, -1], dtype=int32), Array([0.9..., 0. ...], dtype=float32))
     """
-    mode = Fixed(n0=n0, n=n, bound=bound)
+    n0, n, batch_size = as_sizes(n0, n, batch_size)
     alpha = as_alpha(alpha)
-    if not compiled:
-        sampler = as_sampler(f, noise, key, x, batch_size, ids, compiled=False)
-        return run(mode, sampler, alpha, progress=progress)
-    if progress:
-        raise ValueError("progress=True needs compiled=False: a compiled scan has no bar")
-    refuse_uncallable(f)
-    task = as_task(noise, key, x, ids, 0, mode.n)
-    refuse_bound(bound, task.noise)
-    # counts0 <- SampleUnderNoise(f, x, n0, sigma) and counts <- SampleUnderNoise(f, x, n, sigma), in one scan.
-    both = scan_votes(f, task, (mode.n0, mode.n), as_batch_size(batch_size))
-    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=mode.n, lost=lost_radius(task.noise, task.x))
+    refuse_bound(bound, noise)
+    # counts0 <- SampleUnderNoise(f, x, n0, sigma) and counts <- SampleUnderNoise(f, x, n, sigma), in one pass.
+    if compiled:
+        refuse_uncallable(f)
+        if progress:
+            raise ValueError("progress=True needs compiled=False: a compiled scan has no bar")
+        task = as_task(noise, key, x, ids)
+        both = scan_votes(f, task, (n0, n), batch_size)
+    else:
+        step, task = make_step(f, compiled=False), as_host_task(noise, key_data(key, (0, 1)), x, ids)
+        with progress_bar("votes", len(task.x) * (n0 + n), progress) if progress else nullcontext() as advance:
+            both = count_streams(step, task, n0, n, batch_size, advance)
+    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost_radius(task.noise, task.x))
     return decide(votes, task.noise, alpha, bound)
 
 
@@ -154,8 +171,8 @@ class Fixed:
     rule = "fixed"
 
     def __post_init__(self) -> None:
-        refuse_unknown("bound", self.bound, ("cohen", "runner_up"))
-        as_numbers_of_votes(self.n0, self.n)
+        refuse_unknown("bound", self.bound, _BOUNDS)
+        as_sizes(self.n0, self.n)
 
     @property
     def known(self) -> int:
@@ -204,31 +221,38 @@ class FixedState(NamedTuple):
     votes: Votes
 
 
-def refuse_bound(bound: Any, noise: Noise) -> None:
+def refuse_bound(bound: Any, noise: Any) -> None:
     """Refuse a bound that is none, or that is not for this noise."""
-    refuse_unknown("bound", bound, ("cohen", "runner_up"))
+    if not isinstance(bound, str) or bound not in _BOUNDS:
+        raise ValueError(f"bound must be one of {', '.join(_BOUNDS)}, got {bound!r}")
     if bound == "runner_up" and not isinstance(noise, Gaussian):
         raise TypeError(f"bound='runner_up' is for Gaussian noise, got {type(noise).__name__}")
 
 
 def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificate:
     """Decide from checked votes of the rule "fixed": in compiled code from tables, on the host from each count."""
-    alpha = alpha / votes.components
-    if any(map(is_traced, jax.tree.leaves((votes, noise)))):
+    alpha = alpha / math.prod(votes.counts.shape[1:-1])
+    if any(map(is_traced, jax.tree.leaves((votes.counts, votes.selection, votes.lost, noise)))):
         if not isinstance(votes.n, int):
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
         label, radius, p_lower = _decide_traced(votes, noise, alpha=alpha, bound=bound)
         return Certificate(label, radius, p_lower, votes)
-    votes = jax.tree.map(np.asarray, votes)
+    votes = replace(
+        votes,
+        counts=np.asarray(votes.counts),
+        selection=np.asarray(votes.selection),
+        lost=None if votes.lost is None else np.asarray(votes.lost),
+    )
     with np.errstate(over="ignore", invalid="ignore"):
-        decided = _decide_host(votes, noise, alpha, bound)
-    return Certificate(*map(jnp.asarray, decided), votes)
+        label, radius, p_lower = _decide_host(votes, noise, alpha, bound)
+    return Certificate(*jax.device_put((label, radius, p_lower)), votes)  # jnp.asarray would compile a program
 
 
 def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tuple[Any, Any, Any]:
     """Return label, radius and p_lower. Neither time nor memory grows with n."""
     label = votes.selection.argmax(axis=-1).astype(np.int32)
-    n = per_input(votes.n, label.ndim)
+    is_static = isinstance(votes.n, int)
+    n = votes.n if is_static else per_input(votes.n, label.ndim)
     k = at_label(np, votes.counts, label)
     if bound == "cohen":
         p_lower = lower_bound(k, n, alpha)
@@ -239,11 +263,11 @@ def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tupl
         rival_lower = lower_bound(n - largest_rival(np, votes.counts, label, n), n, alpha / 2)  # 1 - U
         unit = (special.ndtri(p_lower) + special.ndtri(rival_lower)) / 2
         high, low = _runner_up_radius(np, *map(_quantile, (p_lower, rival_lower)))
-    if isinstance(votes.n, int):
+    if is_static:
         radius = scaled_radius(np.asarray(noise.scale, np.float32), high, low)
     else:
         radius, high = rounded_radius(noise, np.maximum(unit, 0.0)), unit
-    return _finish(np, votes, noise, label, radius, high > 0, round_down(p_lower))
+    return _finish(np, votes, noise, label, n, radius, high > 0, round_down(p_lower))
 
 
 @partial(jax.jit, static_argnames=("alpha", "bound"))
@@ -263,7 +287,7 @@ def _decide_traced(votes: Votes, noise: Noise, *, alpha: float, bound: Bound) ->
         high, low = _runner_up_radius(jnp, quantiles[k], quantiles[votes.n - rival])
         is_above = high > 0
     radius = scaled_radius(jnp.asarray(noise.scale, jnp.float32), high, low)
-    return _finish(jnp, votes, noise, label, radius, is_above, jnp.asarray(round_down(bounds))[k])
+    return _finish(jnp, votes, noise, label, votes.n, radius, is_above, jnp.asarray(round_down(bounds))[k])
 
 
 def _quantile(bounds: np.ndarray) -> np.ndarray:
@@ -280,11 +304,14 @@ def _runner_up_radius(xp: Any, top: Any, rival: Any) -> tuple[Any, Any]:
 
 
 def _finish(
-    xp: Any, votes: Votes, noise: Noise, label: Any, radius: Any, is_above: Any, p_lower: Any
+    xp: Any, votes: Votes, noise: Noise, label: Any, n: Any, radius: Any, is_above: Any, p_lower: Any
 ) -> tuple[Any, Any, Any]:
     """Return label, radius and p_lower, abstaining where the counts or the scale do not support a radius."""
     # What is traced could not be refused: more than n votes, or a scale that is not positive and finite.
-    fits = votes.counts.sum(axis=-1, dtype=np.int32) <= per_input(votes.n, label.ndim)
+    fits = votes.counts.sum(axis=-1, dtype=np.int32) <= n
     certified = is_above & fits & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
     label = xp.where(certified, label, ABSTAIN)
-    return *reduced(xp, label, xp.where(certified, radius, np.float32(0)), votes.lost), p_lower
+    radius = xp.where(certified, radius, np.float32(0))
+    if votes.lost is not None:
+        label, radius = reduced(xp, label, radius, votes.lost)
+    return label, radius, p_lower

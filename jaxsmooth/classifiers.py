@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_inputs, as_noise, shape_of_scores
+from jaxsmooth._checks import as_host_inputs, as_noise, shape_of_scores
 from jaxsmooth.arguments import as_integer, refuse_traced, refuse_uncallable
 from jaxsmooth.types import Noise
 
@@ -50,20 +51,21 @@ def check_classifier(
         ValueError: f must be a function of each row alone, but its scores depend on the batch: those of 8 of 8 rows...
     """
     refuse_uncallable(f)
-    x, classes = as_inputs(x), None if classes is None else as_integer("classes", classes, 2)
+    x, classes = as_host_inputs(x), None if classes is None else as_integer("classes", classes, 2)
     inputs = len(x)
     if inputs == 0:
         raise ValueError("x must have at least one input, got none")
     refuse_traced("check_classifier", (f, x, noise))
-    exact = np.asarray(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    exact = np.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
     scale = float(np.std(exact, dtype=np.float64)) or 1.0 if noise is None else float(np.asarray(as_noise(noise).scale))
     # NumPy's noise will do here, and needs no program to be compiled.
     moves = np.random.default_rng(0).standard_normal((2, *exact.shape)).astype(exact.dtype)
     moved = [exact + exact.dtype.type(scale) * move for move in moves]
-    wide = [jnp.asarray(np.concatenate(rows)) for rows in ((exact, moved[0]), (moved[1], exact))]
-    first, second = (batch.astype(x.dtype) for batch in wide)
+    wide = [np.concatenate(rows) for rows in ((exact, moved[0]), (moved[1], exact))]
+    first, second = (jax.device_put(batch.astype(x.dtype)) for batch in wide)
     shared = np.arange(inputs), np.arange(inputs, 2 * inputs)
-    refuse_faults(f, first, second, 2 * inputs, shared, wide[0] if x.dtype.itemsize < 4 else None, classes, finite)
+    in_float32 = jax.device_put(wide[0]) if x.dtype.itemsize < 4 else None
+    refuse_faults(f, first, second, 2 * inputs, shared, in_float32, classes, finite)
 
 
 def refuse_faults(
@@ -110,7 +112,8 @@ def refuse_faults(
 
 
 def _call(scores: Callable[[Any], Any], rows: int, batch: Any) -> np.ndarray:
-    values = jnp.asarray(scores(batch))
+    values = scores(batch)
+    values = values if isinstance(values, (jax.Array, np.ndarray)) else jnp.asarray(values)
     shape_of_scores(values, rows)
     return np.asarray(values)
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.polynomial import legendre
 
-from jaxsmooth._checks import as_inputs
+from jaxsmooth._checks import as_first, as_inputs
 from jaxsmooth._sampling import Position, as_task, draw_noise
 from jaxsmooth.arguments import as_alpha, as_integer, refuse_traced
 from jaxsmooth.types import Noise
@@ -114,7 +114,7 @@ def noise_report(
     if number == 0:
         raise ValueError("x must have at least one input, got none")
     samples = max(2, min(_MOST_SAMPLES, _VALUES // (number * features))) if n is None else n
-    task = as_task(noise, key, x, ids, first, samples)
+    task = as_task(noise, key, x, ids, as_first(first, samples))
     if not hasattr(noise, "cdf"):
         raise TypeError(f"noise must have a method cdf to be tested, got {noise!r}")
     refuse_traced("noise_report", task)

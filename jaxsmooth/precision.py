@@ -12,11 +12,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_numbers_of_votes
-from jaxsmooth._deciding import at_label
+from jaxsmooth._checks import as_sizes
 from jaxsmooth._modes import as_sampler, run
 from jaxsmooth.arguments import as_alpha, refuse_unknown
-from jaxsmooth.bounds import lower_bound
+from jaxsmooth.bounds import at_label, lower_bound
 from jaxsmooth.certify import Bound, decide, refuse_bound
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes
 
@@ -99,7 +98,7 @@ class Within:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", as_alpha(self.precision, "precision"))
         refuse_unknown("bound", self.bound, ("cohen", "runner_up"))
-        as_numbers_of_votes(self.n0, self.n)
+        as_sizes(self.n0, self.n)
 
     @property
     def known(self) -> int:

@@ -8,10 +8,16 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_n, as_votes
-from jaxsmooth._deciding import largest_rival, per_input
 from jaxsmooth._sampling import as_task, scan_votes
 from jaxsmooth.arguments import as_alpha, is_traced, refuse_uncallable
-from jaxsmooth.bounds import binomial_p_value, passes_binomial_test, passing_counts, two_sided_p_value
+from jaxsmooth.bounds import (
+    binomial_p_value,
+    largest_rival,
+    passes_binomial_test,
+    passing_counts,
+    per_input,
+    two_sided_p_value,
+)
 from jaxsmooth.types import ABSTAIN, Classifier, Noise, Prediction, Votes
 from jaxsmooth.votes import stream_votes
 
@@ -56,7 +62,7 @@ def predict(
     # counts <- SampleUnderNoise(f, x, n, sigma)
     if compiled:
         refuse_uncallable(f)
-        counts = scan_votes(f, as_task(noise, key, x, ids, 0, n), (n,), as_batch_size(batch_size))[:, 0]
+        counts = scan_votes(f, as_task(noise, key, x, ids), (n,), as_batch_size(batch_size))[:, 0]
     else:
         counts = stream_votes(f, noise, key, x, n=n, batch_size=batch_size, ids=ids)
     return _decide(Votes(counts=counts, n=n), alpha)
@@ -108,7 +114,7 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
     # if BinomPValue(nA, nA + nB, 0.5) <= alpha return cA else ABSTAIN
     label = np.where(passes_binomial_test(top, rival, alpha), label, ABSTAIN)
     p_value = np.maximum(two_sided_p_value(top, top + rival), np.finfo(np.float32).tiny).astype(np.float32)
-    return Prediction(jnp.asarray(label), jnp.asarray(p_value), votes)
+    return Prediction(*jax.device_put((label, p_value)), votes)
 
 
 @partial(jax.jit, static_argnames="alpha")

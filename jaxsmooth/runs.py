@@ -210,18 +210,16 @@ class _Job(NamedTuple):
 class _Voter(NamedTuple):
     """Where the votes of a run come from: everything but the inputs, checked."""
 
-    f: Any
     step: Step
     noise: Noise
     keys: np.ndarray
     alpha: float
     batch_size: int
-    compiled: bool
     settings: dict[str, Any]
 
     def sampler(self, x: np.ndarray, ids: np.ndarray) -> Sampler:
         """Return the samples of some inputs."""
-        return Sampler(self.f, self.step, as_host_task(self.noise, self.keys, x, ids), self.batch_size, self.compiled)
+        return Sampler(self.step, as_host_task(self.noise, self.keys, x, ids), self.batch_size)
 
     def votes(self, x: np.ndarray, ids: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
         """Return the votes of ranges (first, count) of samples of each input, `i32[N, ranges, *components, K]`."""
@@ -250,7 +248,7 @@ def _as_voter(
     noise, key, alpha, batch_size = as_noise(noise), as_key(key), as_alpha(alpha), as_batch_size(batch_size)
     settings = {**origin(f, noise, key), "alpha": alpha}
     f, batch_size = _spread(f, batch_size, compiled, devices)
-    return _Voter(f, make_step(f, compiled), noise, key_data(key, streams), alpha, batch_size, compiled, settings)
+    return _Voter(make_step(f, compiled), noise, key_data(key, streams), alpha, batch_size, settings)
 
 
 def _spread(f: Any, batch_size: int, compiled: bool, devices: Sequence[Any] | None) -> tuple[Any, int]:

@@ -20,16 +20,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_numbers_of_votes
-from jaxsmooth._deciding import at_label, per_input, reduced
+from jaxsmooth._checks import as_sizes
 from jaxsmooth._host_loop import HostTask
 from jaxsmooth._modes import as_sampler, run
 from jaxsmooth.arguments import as_alpha, as_integer
-from jaxsmooth.bounds import round_down
+from jaxsmooth.bounds import at_label, per_input, reduced, round_down
 from jaxsmooth.plans import RadiiPlan, as_looks, as_radii, edge_probability, make_looks, plan_radii
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
@@ -124,7 +122,7 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", tuple(as_radii(self.radii)))
         object.__setattr__(self, "beta", as_alpha(self.beta, "beta"))
-        as_numbers_of_votes(self.n0, self.n)
+        as_sizes(self.n0, self.n)
         if self.looks is not None:
             object.__setattr__(self, "looks", as_looks(self.looks, self.n))
 
@@ -163,7 +161,7 @@ class Grid:
         p_lower = np.concatenate([[0.0], round_down(plan.edges)]).astype(np.float32)[state.certified]
         label = np.where(state.certified > 0, state.label, ABSTAIN).astype(np.int32)
         decided = *reduced(np, label, radius, state.votes.lost), p_lower
-        return Certificate(*map(jnp.asarray, decided), state.votes, state)
+        return Certificate(*jax.device_put(decided), state.votes, state)
 
     def _looks(self) -> Sequence[int]:
         return make_looks(self.n) if self.looks is None else self.looks

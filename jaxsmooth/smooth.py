@@ -7,10 +7,18 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_inputs, as_n, shape_of_scores
+from jaxsmooth._checks import (
+    StaticCallable,
+    as_batch_size,
+    as_first,
+    as_inputs,
+    as_n,
+    merge_callable,
+    shape_of_scores,
+    split_callable,
+)
 from jaxsmooth._convolutions import canonical_convolutions
 from jaxsmooth._labels import LEAST_PROBABILITY, along_rows, as_labels, at_labels
-from jaxsmooth._programs import StaticCallable, merge_callable, split_callable
 from jaxsmooth._sampling import (
     Position,
     Task,
@@ -80,8 +88,8 @@ def smooth(
     arrays, static = split_callable(f)
 
     def g(key: jax.Array, x: ArrayLike) -> jax.Array:
-        task = as_task(noise, key, x, ids, first, n)
-        rows = rows_of_chunks(task.x.shape[0] * n, batch_size)
+        task = as_task(noise, key, x, ids, as_first(first, n))
+        rows = rows_of_chunks(task.x.shape[0] * n, as_batch_size(batch_size))
         if task.x.shape[0] == 0:
             return jnp.zeros((0, *row_of_scores(f, task, rows)), jnp.float32)
         run = _score if estimator == "score" else _pathwise

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_first, as_n
-from jaxsmooth._host_loop import as_host_task, count_requests, key_data, make_step, no_votes, samples_of_each
+from jaxsmooth._host_loop import as_host_task, count_requests, key_data, make_step, samples_of_each
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import as_task, scan_votes
 from jaxsmooth.arguments import refuse_traced, refuse_uncallable
@@ -63,9 +63,9 @@ def count_votes(
         Array([[1000,    0],
                [ 492,  508]], dtype=int32)
     """
-    refuse_uncallable(f)
     n, batch_size = as_n(n), as_batch_size(batch_size)
-    return scan_votes(f, as_task(noise, key, x, ids, first, n), (n,), batch_size)[:, 0]
+    refuse_uncallable(f)
+    return scan_votes(f, as_task(noise, key, x, ids, as_first(first, n)), (n,), batch_size)[:, 0]
 
 
 def stream_votes(
@@ -109,9 +109,6 @@ def stream_votes(
     n, batch_size = as_n(n), as_batch_size(batch_size)
     refuse_traced("stream_votes", first)
     task = as_host_task(noise, key_data(key), x, ids)
-    inputs = len(task.x)
-    if inputs == 0:
-        return no_votes(f, task, batch_size, compiled=False)
-    requests = samples_of_each(inputs, n, int(as_first(first, n)))
-    with progress_bar("votes", inputs * n, progress) as advance:
+    requests = samples_of_each(len(task.x), n, int(as_first(first, n)))
+    with progress_bar("votes", len(task.x) * n, progress) as advance:
         return count_requests(step, task, requests, batch_size, advance)

@@ -136,8 +136,7 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         steps = self._preprocessing
         if verbose or any(kwargs.values()) or not steps.is_affine or steps.postprocessors:
             return voter
-        rows = self._plan(x, len(x) * n, batch_size, even).rows
-        return Voter(self._backend.as_voter(steps.steps, x), rows, compiled=True)
+        return Voter(self._backend.as_voter(steps.steps, x), voter.plan, compiled=True)
 
     def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
         """Return the votes of the next `sample_size` samples of each input."""
@@ -151,7 +150,7 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
             self._prediction_key,
             np.concatenate([x, np.zeros((padding, *x.shape[1:]), np.float32)]),
             n=self.sample_size,
-            batch_size=voter.batch_size,
+            batch_size=voter.plan.rows,
             ids=np.concatenate([input_ids(x), np.zeros(padding, np.uint32)]),
             first=self._predicted,
         )

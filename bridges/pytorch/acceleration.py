@@ -35,11 +35,6 @@ class Accelerated:
         self._compiled: Callable[[torch.Tensor], Any] | None = None
 
     @property
-    def run(self) -> Callable[[torch.Tensor], Any]:
-        """What runs the module: the module itself where no other way is asked for."""
-        return self if self.ways else self.module
-
-    @property
     def fixed_batch(self) -> bool:
         """Whether another number of rows would have the module compiled anew."""
         return "compile" in self.ways

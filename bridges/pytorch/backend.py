@@ -69,17 +69,20 @@ class TorchBackend:
 
     def on_host(self, noisy: jax.Array) -> np.ndarray:
         """Return a view that the module may write to, because nothing reads noisy inputs again."""
-        return to_torch(jax.block_until_ready(noisy)).cpu().numpy()
+        return torch.from_dlpack(jax.block_until_ready(noisy)).cpu().numpy()
 
     @contextlib.contextmanager
     def scoring(self, *, training: bool = False) -> Generator[Scores]:
         """Lend a function from inputs to scores `[B, C]`; two classes from one output of a binary model."""
-        run = self.model if training else self.accelerated.run
-        dtype = self._dtype()
+        run = self.accelerated if self.accelerated.ways and not training else self.model
+        dtype = placement(self.model, self.device)[1] or torch.float32
 
         def scores(x: np.ndarray | jax.Array) -> np.ndarray:
             with self._running(True) if training else own_modes(self.device):
-                return _to_numpy(self._two_columns(self._outputs(run, self._view(x), dtype)))
+                outputs = self._outputs(run, self._view(x), dtype)
+                if outputs.shape[1] < self.classes:
+                    outputs = self.loss_function.two_columns(outputs)
+                return outputs.detach().float().cpu().numpy()
 
         # Once for all batches, since it takes a while. Gradients are off for the network alone, not for what prepares
         # its inputs.

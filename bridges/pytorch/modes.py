@@ -15,12 +15,12 @@ _RUNNING: dict[int, tuple[int, list[nn.Module]]] = {}  # by the id of a module t
 
 def placement(module: nn.Module, otherwise: torch.device) -> tuple[torch.device, torch.dtype | None]:
     """Return the device and the floating dtype of a module's tensors; of one without tensors, the device given."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    first = next(tensors, None)
-    if first is None:
-        return otherwise, None
-    floating = (tensor.dtype for tensor in itertools.chain([first], tensors) if tensor.is_floating_point())
-    return first.device, next(floating, None)
+    device = None
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        device = device or tensor.device
+        if tensor.is_floating_point():
+            return device, tensor.dtype
+    return device or otherwise, None
 
 
 @contextlib.contextmanager
@@ -82,9 +82,11 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     with _LOCK:
         running, training = _RUNNING.get(id(module), (0, []))
         if running == 0:
-            training = [part for part in module.modules() if part.training]
-            for part in training:
-                part.training = False
+            training = []
+            for part in module.modules():
+                if part.training:
+                    training.append(part)
+                    part.training = False
         _RUNNING[id(module)] = running + 1, training
     try:
         yield
