@@ -67,12 +67,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         return restore, (own_class(type(self)),), self.__getstate__()
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        # The next class is ART's, where ART is loaded: its constructor is not called.
         settings = {**settings, "seed": key_of_seed(settings["seed"])}
-        smoothing = {name: settings[name] for name in _SMOOTHING}
         self._backend: Any = None
-        self.sampling = settings["sampling"]
         self._take(settings)
-        super().__init__(**smoothing)
+        self.sampling = settings["sampling"]
+        self._begin(settings["seed"], settings["n0"], settings["output"], settings["check"])
 
     def _make_backend(self, settings: Mapping[str, Any], old: Backend | None) -> Backend:
         """Return the backend of these settings, which are checked; the old one tells how far training is."""
@@ -500,9 +500,6 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
                 yield self._as_batch(noisy)
 
         return Copies(x, n, rows, draw)
-
-
-_SMOOTHING = ("sample_size", "scale", "alpha", "seed", "n0", "output", "check")
 
 
 def arguments(local: Mapping[str, Any]) -> dict[str, Any]:

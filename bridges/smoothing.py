@@ -95,6 +95,10 @@ class RandomizedSmoothingMixin:
         self.sample_size = sample_size
         self.scale = scale
         self.alpha = alpha
+        self._begin(key, n0, output, check)
+
+    def _begin(self, key: jax.Array, n0: int | None, output: str, check: bool) -> None:
+        """Take over what `set_params` leaves alone, and begin to count what is drawn."""
         self.n0 = n0
         self.output = output
         self.check = check

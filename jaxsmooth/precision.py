@@ -118,7 +118,7 @@ class Within:
         """Return the state once the pilot's votes are there: they decide how many votes each input gets."""
         label = votes.selection.argmax(axis=-1)
         wanted = plan.wanted[at_label(np, votes.selection, label)]
-        return WithinState(votes, wanted.reshape(len(wanted), -1).max(axis=1))
+        return WithinState(votes, wanted.max(axis=tuple(range(1, wanted.ndim))))
 
     def needed(self, plan: "WithinPlan", state: "WithinState") -> np.ndarray:
         """Return how many of the wanted votes each input lacks."""

@@ -191,7 +191,7 @@ class GridState(NamedTuple):
     def is_settled(self) -> np.ndarray:
         """`bool[N]`: whether more votes would be of no use."""
         is_open = np.asarray(self.certified) < np.asarray(self.open_until)
-        return ~is_open.reshape(len(is_open), -1).any(axis=1)
+        return ~is_open.any(axis=tuple(range(1, is_open.ndim)))
 
 
 def look_at_votes(plan: RadiiPlan, state: GridState) -> GridState:

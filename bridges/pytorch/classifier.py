@@ -14,7 +14,7 @@ from jaxsmooth.arguments import as_integer
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
-# Not arguments of the constructor; `set_params` takes them. opt_level and loss_scale are kept for ART's callers.
+# Not arguments of the constructor; `set_params` takes them.
 _MIXED_PRECISION = {"use_amp": False, "opt_level": "O1", "loss_scale": "dynamic"}
 
 
@@ -102,9 +102,9 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
 
     def _take(self, settings: Mapping[str, Any]) -> None:
         super()._take(settings)
-        self.device_type = settings["device_type"]
-        self.opt_level = settings["opt_level"]
-        self.loss_scale = settings["loss_scale"]
+        self._device_type = settings["device_type"]
+        self._opt_level = settings["opt_level"]
+        self._loss_scale = settings["loss_scale"]
         self._backend.use_amp = bool(settings["use_amp"])
 
     @property
@@ -116,6 +116,21 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     def device(self) -> torch.device:
         """Where the network is."""
         return self._backend.device
+
+    @property
+    def device_type(self) -> str:
+        """The device that was asked for."""
+        return self._device_type
+
+    @property
+    def opt_level(self) -> str:
+        """Kept for ART's callers; autocast has no such level."""
+        return self._opt_level
+
+    @property
+    def loss_scale(self) -> Any:
+        """Kept for ART's callers; autocast has no such scale."""
+        return self._loss_scale
 
     @property
     def acceleration(self) -> frozenset[str]:
