@@ -36,8 +36,12 @@ class Backend(Protocol):
 
     model: Any
     optimizer: Any
-    loss_function: Loss
     limits: Limits
+
+    @property
+    def loss_function(self) -> Loss:
+        """The user's loss."""
+        ...
 
     @property
     def layer_names(self) -> list[str] | None:

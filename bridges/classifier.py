@@ -74,7 +74,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self.sampling = settings["sampling"]
         self._begin(settings["seed"], settings["n0"], settings["output"], settings["check"])
 
-    def _make_backend(self, settings: Mapping[str, Any], old: Backend | None) -> Backend:
+    def _make_backend(self, settings: Mapping[str, Any], old: Any) -> Backend:
         """Return the backend of these settings, which are checked; the old one tells how far training is."""
         raise NotImplementedError
 
@@ -152,8 +152,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         clip_values = as_clip_values(settings["clip_values"])
         preprocessing = None
         if self._changes(settings, _STEPS):
-            steps = (settings[name] for name in ("preprocessing_defences", "preprocessing", "postprocessing_defences"))
-            preprocessing = Preprocessing(*steps, shape, settings["channels_first"])
+            preprocessing = Preprocessing(
+                settings["preprocessing_defences"],
+                settings["preprocessing"],
+                settings["postprocessing_defences"],
+                shape,
+                settings["channels_first"],
+            )
         backend = self._backend
         if self._changes(settings, self.of_backend):  # last, since it moves the model to its device
             backend = self._make_backend(settings, self._backend)

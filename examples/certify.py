@@ -43,16 +43,30 @@ def make_parser(description: str | None, votes: int) -> argparse.ArgumentParser:
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the classifier, the data, and what certifying and predicting are told alike."""
+    """Return the classifier, the data, and the settings that certifying and predicting share."""
     if arguments.distributed or arguments.coordinator:
         jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     model, data = load_model(arguments.model), load_data(arguments.data)
     if arguments.weights is not None:
         model = with_weights(model, first_input(load_data(arguments.data)), arguments.weights)
     f, compiled = as_function(model)
-    settings = {"n": arguments.N, "alpha": arguments.alpha, "batch_size": arguments.batch, "compiled": compiled}
+    settings = {"alpha": arguments.alpha, "batch_size": arguments.batch, "compiled": compiled}
     settings |= {"skip": arguments.skip, "most": None if arguments.max < 0 else arguments.max}
     return f, data, {**settings, "verbose": not arguments.quiet}
+
+
+def as_mode(arguments: argparse.Namespace) -> jaxsmooth.Fixed | jaxsmooth.Grid | jaxsmooth.Within:
+    """Return what the flags fix in advance."""
+    if arguments.radii is not None and arguments.precision is not None:
+        raise ValueError("--radii and --precision are different modes: give one of them")
+    votes: dict[str, Any] = {"n0": arguments.N0, "n": arguments.N}
+    if arguments.radii is not None:
+        if arguments.bound != "cohen":
+            raise ValueError("--bound must be cohen with --radii")
+        return jaxsmooth.Grid(arguments.radii, **votes)
+    if arguments.precision is not None:
+        return jaxsmooth.Within(arguments.precision, bound=arguments.bound, **votes)
+    return jaxsmooth.Fixed(bound=arguments.bound, **votes)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,10 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--bound", choices=["cohen", "runner_up"], default="cohen", help="of the probabilities (cohen)")
     arguments = parser.parse_args(argv)
     f, data, settings = prepare(arguments)
-    settings |= {"n0": arguments.N0, "radii": arguments.radii, "precision": arguments.precision}
     noise, key = jaxsmooth.Gaussian(arguments.sigma), jax.random.key(arguments.seed)
     try:
-        rows = jaxsmooth.certify_dataset(f, noise, key, data, arguments.output, bound=arguments.bound, **settings)
+        rows = jaxsmooth.certify_dataset(f, noise, key, data, arguments.output, mode=as_mode(arguments), **settings)
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     if rows:

@@ -135,7 +135,7 @@ def compare(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, ar
     print(f"{'fixed n':28}" + "".join(f"{a:7.3f}" for a in accuracy) + f"{arguments.n:13,}")
     for name, result in results.items():
         accuracy = jaxsmooth.certified_accuracy(result.label, result.radius, y, radii)
-        votes = float(result.votes.mean())
+        votes = float(np.mean(result.votes.n))
         saved = f"{votes:13,.0f}, {arguments.n / votes:.1f} times fewer"
         print(f"{name:28}" + "".join(f"{a:7.3f}" for a in accuracy) + saved)
 

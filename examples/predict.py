@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     f, data, settings = prepare(arguments)
     noise, key = jaxsmooth.Gaussian(arguments.sigma), jax.random.key(arguments.seed)
     try:
-        rows = jaxsmooth.predict_dataset(f, noise, key, data, arguments.output, **settings)
+        rows = jaxsmooth.predict_dataset(f, noise, key, data, arguments.output, n=arguments.N, **settings)
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     if rows:

@@ -130,7 +130,7 @@ def as_ids(ids: Any, inputs: int) -> ArrayLike:
     return ids.astype(np.uint32)
 
 
-def as_first(first: Any, n: int) -> ArrayLike:
+def as_first(first: Any, n: int) -> Any:
     """Return the index of the first sample as a u32 scalar such that n samples fit into 32 bits."""
     if not is_traced(first) and not isinstance(first, jax.Array):
         return np.uint32(as_integer("first", first, 0, 2**32 - n))

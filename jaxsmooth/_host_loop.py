@@ -53,12 +53,12 @@ class HostTask(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """Samples that are wanted: consecutive ones of an input, in a stream. Each is `i64[R]`; counts are positive."""
+    """Samples that are wanted: consecutive ones of an input, in a stream. Each is `i64[R]`; `samples` are positive."""
 
     row: np.ndarray
     stream: np.ndarray
     first: np.ndarray
-    count: np.ndarray
+    samples: np.ndarray
 
 
 class Batch(NamedTuple):
@@ -163,7 +163,7 @@ def count_requests(
     """
     if len(requests.row) == 0:
         return _no_votes(step, task, batch_size)
-    ends = np.cumsum(requests.count)
+    ends = np.cumsum(requests.samples)
     total = int(ends[-1])
     counts: np.ndarray | None = None
     running: tuple[slice, Batch, int, int, Any] | None = None
@@ -215,7 +215,7 @@ def draw_requests(task: HostTask, requests: Requests, batch_size: int) -> Iterat
 
     The next batch is drawn while the caller works on this one.
     """
-    ends = np.cumsum(requests.count)
+    ends = np.cumsum(requests.samples)
     running = None
     for taken in range(0, int(ends[-1]) if len(ends) else 0, batch_size):
         window, batch, _ = _cut(task, requests, ends, taken, batch_size, 1, 1)
@@ -270,7 +270,7 @@ def _cut(
         if served <= batch_size or size == 1:
             break
         size -= 1
-    starts = ends[window] - requests.count[window]
+    starts = ends[window] - requests.samples[window]
     shares = np.minimum(ends[window], stop) - np.maximum(starts, taken)
     slot = np.repeat(np.arange(served, dtype=np.int32), shares)
     sample = np.arange(taken, stop) + (requests.first[window] - starts)[slot]
@@ -350,9 +350,9 @@ def _vote(
     f: Classifier = merge_callable(arrays, static)
     slots, (_, rows) = batch.x.shape[0], batch.slot.shape
 
-    def vote(at: Any, votes: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        slot = batch.slot[at]
-        scores = f(_noisy(noise, batch.x, batch.keys, batch.ids, slot, batch.sample[at]))
+    def vote(at: Any, votes: Any) -> tuple[jax.Array, jax.Array]:
+        slot = jnp.asarray(batch.slot)[at]
+        scores = f(_noisy(noise, batch.x, batch.keys, batch.ids, slot, jnp.asarray(batch.sample)[at]))
         row = shape_of_scores(scores, rows)
         votes = jnp.zeros((slots, 1, *row), jnp.int32) if votes is None else votes
         return add_votes(votes, scores, slot, jnp.zeros_like(slot)), scores

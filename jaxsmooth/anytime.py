@@ -145,9 +145,10 @@ class Anytime:
         radius = rounded_radius(plan.noise, np.maximum(plan.noise.unit_radius(p_lower), 0.0))
         certified = (p_lower > 0.5) & (radius > 0)
         label = np.where(certified, state.votes.selection.argmax(axis=-1), ABSTAIN).astype(np.int32)
-        decided = reduced(np, label, np.where(certified, radius, np.float32(0)), state.votes.lost)
+        label, radius = reduced(np, label, np.where(certified, radius, np.float32(0)), state.votes.lost)
         votes = replace(state.votes, n=int(state.votes.n.max(initial=0)))
-        return Certificate(*jax.device_put((*decided, round_down(p_lower))), votes)
+        label, radius, p_lower = jax.device_put((label, radius, round_down(p_lower)))
+        return Certificate(label, radius, p_lower, votes)
 
 
 class AnytimePlan(NamedTuple):

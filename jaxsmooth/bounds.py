@@ -308,6 +308,7 @@ def scaled_radius(scale: Any, high: Any, low: Any) -> Any:
 def _halves(value: Any) -> tuple[Any, Any]:
     """Split float32 values exactly into their leading 12 bits and the rest."""
     mask = np.uint32(0xFFFFF000)
+    leading: Any
     if isinstance(value, (np.ndarray, np.generic)):
         leading = (np.asarray(value).view(np.uint32) & mask).view(np.float32)
     else:

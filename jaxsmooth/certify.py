@@ -245,7 +245,8 @@ def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificat
     )
     with np.errstate(over="ignore", invalid="ignore"):
         label, radius, p_lower = _decide_host(votes, noise, alpha, bound)
-    return Certificate(*jax.device_put((label, radius, p_lower)), votes)  # jnp.asarray would compile a program
+    label, radius, p_lower = jax.device_put((label, radius, p_lower))  # jnp.asarray would compile a program
+    return Certificate(label, radius, p_lower, votes)
 
 
 def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tuple[Any, Any, Any]:

@@ -130,7 +130,7 @@ def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _all_of_row(values: np.ndarray) -> np.ndarray:
-    return values.reshape(len(values), -1).all(axis=1)
+    return np.asarray(values.reshape(len(values), -1).all(axis=1))
 
 
 def _resolution(scores: np.ndarray) -> float:

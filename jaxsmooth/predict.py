@@ -106,7 +106,8 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
     if any(map(is_traced, jax.tree.leaves(votes))):
         if not isinstance(votes.n, int):
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
-        return Prediction(*_decide_traced(votes, alpha=alpha), votes)
+        label, p_value = _decide_traced(votes, alpha=alpha)
+        return Prediction(label, p_value, votes)
     votes = jax.tree.map(np.asarray, votes)
     label = votes.counts.argmax(axis=-1).astype(np.int32)
     top = votes.counts.max(axis=-1)
@@ -114,7 +115,8 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
     # if BinomPValue(nA, nA + nB, 0.5) <= alpha return cA else ABSTAIN
     label = np.where(passes_binomial_test(top, rival, alpha), label, ABSTAIN)
     p_value = np.maximum(two_sided_p_value(top, top + rival), np.finfo(np.float32).tiny).astype(np.float32)
-    return Prediction(*jax.device_put((label, p_value)), votes)
+    label, p_value = jax.device_put((label, p_value))
+    return Prediction(label, p_value, votes)
 
 
 @partial(jax.jit, static_argnames="alpha")

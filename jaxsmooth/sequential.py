@@ -160,8 +160,9 @@ class Grid:
         radius = np.concatenate([[0.0], round_down(plan.radii)]).astype(np.float32)[state.certified]
         p_lower = np.concatenate([[0.0], round_down(plan.edges)]).astype(np.float32)[state.certified]
         label = np.where(state.certified > 0, state.label, ABSTAIN).astype(np.int32)
-        decided = *reduced(np, label, radius, state.votes.lost), p_lower
-        return Certificate(*jax.device_put(decided), state.votes, state)
+        label, radius = reduced(np, label, radius, state.votes.lost)
+        label, radius, p_lower = jax.device_put((label, radius, p_lower))
+        return Certificate(label, radius, p_lower, state.votes, state)
 
     def _looks(self) -> Sequence[int]:
         return make_looks(self.n) if self.looks is None else self.looks
@@ -191,7 +192,7 @@ class GridState(NamedTuple):
     def is_settled(self) -> np.ndarray:
         """`bool[N]`: whether more votes would be of no use."""
         is_open = np.asarray(self.certified) < np.asarray(self.open_until)
-        return ~is_open.any(axis=tuple(range(1, is_open.ndim)))
+        return np.asarray(~is_open.any(axis=tuple(range(1, is_open.ndim))))
 
 
 def look_at_votes(plan: RadiiPlan, state: GridState) -> GridState:

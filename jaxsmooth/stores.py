@@ -283,5 +283,5 @@ def _read(path: Path) -> tuple[bytes, list[VoteRow], int]:
 
 
 def _row(record: Any) -> VoteRow:
-    *numbers, _, _, _ = record.item()
-    return VoteRow(*numbers, np.array(record["selection"]), np.array(record["counts"]))
+    values = {name: record[name].item() for name in VoteRow._fields if record[name].ndim == 0}
+    return VoteRow(**values, selection=np.array(record["selection"]), counts=np.array(record["counts"]))

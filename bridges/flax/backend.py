@@ -126,7 +126,7 @@ class FlaxBackend:
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch, in the mode asked for. Steps made before an error stay made."""
-        self.refuse_untrainable()
+        assert self.optimizer is not None  # `refuse_untrainable` came first
         f = self.network.function()
         optimizer_state = self.optimizer.init(f.params) if self.optimizer_state is None else self.optimizer_state
         step = self._jitted(self._step)

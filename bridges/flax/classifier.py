@@ -91,7 +91,7 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
     ) -> None:
         super().__init__(arguments(locals()))
 
-    def _make_backend(self, settings: Mapping[str, Any], old: FlaxBackend | None) -> FlaxBackend:
+    def _make_backend(self, settings: Mapping[str, Any], old: Any) -> FlaxBackend:
         model, optimizer = settings["model"], settings["optimizer"]
         network = as_model(model, settings["variables"])
         if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):

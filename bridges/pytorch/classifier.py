@@ -89,7 +89,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     ) -> None:
         super().__init__({**arguments(locals()), **_MIXED_PRECISION})
 
-    def _make_backend(self, settings: Mapping[str, Any], old: TorchBackend | None) -> TorchBackend:
+    def _make_backend(self, settings: Mapping[str, Any], old: Any) -> TorchBackend:
         model, optimizer = settings["model"], settings["optimizer"]
         check_types(model, optimizer)
         classes = as_integer("nb_classes", settings["nb_classes"], 2)

@@ -77,7 +77,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
     ) -> None:
         super().__init__(arguments(locals()))
 
-    def _make_backend(self, settings: Mapping[str, Any], old: TensorFlowBackend | None) -> TensorFlowBackend:
+    def _make_backend(self, settings: Mapping[str, Any], old: Any) -> TensorFlowBackend:
         del old
         model, optimizer, train_step = (settings[name] for name in ("model", "optimizer", "train_step"))
         _check_types(model, optimizer, train_step)
@@ -95,7 +95,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         """The training step, as it was given."""
         return self._backend.train_step
 
-    def fit(
+    def fit(  # pyright: ignore[reportIncompatibleMethodOverride]: ART's two classes differ in this order
         self,
         x: Any,
         y: Any,
