@@ -1,9 +1,9 @@
 """Let ART's attacks accept our classes, where ART is loaded. This never imports ART by itself.
 
-ART checks that its own classes are among an estimator's bases. So, once the program has imported ART, an instance of
-one of our classes is made from a class that joins ours, first, with ART's namesake, or where ART has none, with the
-classes that its attacks ask for. ART's constructor is not called, every public name resolves to our code, and the
-private names that ART's attacks read are views of ours.
+ART checks that its own classes are among an estimator's bases. So once the program has imported ART, instances of our
+classes are made from a joined class: ours first, then ART's class of the same name, or, where ART has none, the classes
+that its attacks ask for. ART's constructor is not called, every public name resolves to our code, and the private names
+that ART's attacks read are views of ours.
 """
 
 import copy
@@ -61,7 +61,7 @@ def as_art(classifier: Any) -> Any:
 
 
 def own_class(cls: type) -> type:
-    """Return our class, of which a joined one is made."""
+    """Return our own class of a joined one."""
     return next((own for own, joined in _JOINED.items() if joined is cls), cls)
 
 

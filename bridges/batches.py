@@ -8,7 +8,7 @@ import functools
 from typing import NamedTuple
 
 _VALUES_DRAWN = 2**21  # at once: alternating between noise and network costs time
-_FEW_ROWS = 32  # as many at least, since the outputs of a very wide layer fit no cache anyway
+_FEW_ROWS = 32  # the least rows of a call: the outputs of a very wide layer fit no cache anyway
 
 
 class Limits(NamedTuple):
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 def plan_votes(
     samples: int, features: int, widest: int, limits: Limits, batch_size: int | None, *, even: bool = False
 ) -> Plan:
-    """Return how votes on so many samples are computed.
+    """Return how many rows are drawn, and go through the network, at once.
 
     Args:
         samples: noisy inputs in all.
@@ -88,7 +88,7 @@ def plan_gradients(inputs: int, n: int, features: int, widest: int, limits: Limi
 
 
 def rows_drawn(samples: int, rows: int, features: int) -> int:
-    """Return how many noisy inputs are drawn at once, for calls of so many rows.
+    """Return how many noisy inputs are drawn at once: whole calls of the network.
 
     Where it takes several draws, it is the largest number, or the next smaller one if that leaves less of the last draw
     unused.
@@ -131,7 +131,7 @@ def equal_part(total: int, most: int) -> int:
 
 
 def _rows(values: int, features: int, widest: int, rows: int) -> int:
-    """Return for how many rows the widest layer has so many values, within the limits."""
+    """Return how many rows fill the widest layer with `values` values, between the least and the most rows."""
     return min(rows, max(_FEW_ROWS, values // max(features, widest)))
 
 

@@ -86,7 +86,7 @@ class BridgedFunction(ABC):
 
     @abstractmethod
     def write(self, tensor: Any, out: Any) -> None:
-        """Write a tensor into a buffer of as many values."""
+        """Write a tensor into a buffer of the same size."""
 
     def on_stream(self, context: Any, out: Any) -> contextlib.AbstractContextManager[Any]:
         """Run on XLA's stream, where there is one."""

@@ -49,7 +49,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     Attributes:
         parameters: names of the settings that `get_params` returns and `set_params` takes.
-        kept: names of attributes that are arguments of the constructor, too, and that `set_params` leaves alone.
+        kept: names of attributes that are arguments of the constructor, too, and that `set_params` does not change.
         of_backend: names of the settings that the backend is made from.
     """
 
@@ -251,13 +251,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             loss_fn: function of the two activations, or of their difference if it takes one argument; one with an
                 argument `p`, such as `torch.norm`, gets p = 2, as from ART.
             x: inputs, whose gradient is returned.
-            y: inputs to compare with, as many.
+            y: inputs to compare with, one for each input of x.
             layer_name: name, or index among `layer_names`.
             training_mode: run the network in training mode.
         """
         x_, others = as_inputs(x, self._input_shape), as_inputs(y, self._input_shape)
         if len(x_) != len(others):
-            raise ValueError(f"x and y must be as many inputs, got {len(x_)} and {len(others)}")
+            raise ValueError(f"x and y must hold the same number of inputs, got {len(x_)} and {len(others)}")
         (prepared, _), (compared, _) = self._preprocessing.before(x_), self._preprocessing.before(others)
         loss = activation_loss(loss_fn)
         if len(x_) == 0:

@@ -33,7 +33,7 @@ def generated_batches(generator: Any) -> Callable[[], Batches]:
             (inputs, labels) that can be gone through again, as a torch `DataLoader` or a `tf.data.Dataset` is.
 
     Raises:
-        TypeError: it is neither. ValueError, in the epoch: there is no batch in it, say because a plain generator is
+        TypeError: it is neither. ValueError, in the epoch: it gives no batch, for example because a plain generator is
             used up.
     """
     if hasattr(generator, "get_batch"):

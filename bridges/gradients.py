@@ -19,7 +19,7 @@ class Copies(NamedTuple):
     Attributes:
         x: inputs.
         n: copies of each.
-        at_once: how many go through the network at once, all copies of some inputs or a part of those of one.
+        at_once: how many go through the network at once: all copies of some inputs, or a part of the copies of one.
         draw: returns batches of that many rows, those of the first input first, the last batch filled up; JAX arrays
             where they stay on an accelerator.
     """

@@ -1,4 +1,4 @@
-"""What callers hand in: inputs and labels in any common form, refused with a message where they are none."""
+"""Inputs and labels of the classes: converted from any common form, or refused with a message."""
 
 import hashlib
 import math
@@ -120,10 +120,10 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
 
 
 def input_ids(x: np.ndarray) -> np.ndarray:
-    """Return a 32-bit name for each input, made from its content.
+    """Return a 32-bit id for each input, made from its content.
 
-    Noise that is drawn by this name depends neither on the position of an input nor on the others in the batch, and
-    an input that was chosen after looking at the votes of another meets fresh noise.
+    Noise that is drawn under this id does not depend on the position of an input or on the others in the batch. An
+    input that was chosen after looking at the votes of another input meets fresh noise.
 
     Example:
         >>> x = np.zeros((2, 3), np.float32)
@@ -138,12 +138,12 @@ def input_ids(x: np.ndarray) -> np.ndarray:
 
 
 def refuse_keywords(kwargs: dict[str, Any]) -> None:
-    """Refuse keyword arguments that no one takes, a misspelt one among them."""
+    """Refuse keyword arguments that nothing takes, such as misspelt ones."""
     if kwargs:
         raise TypeError(f"unexpected keyword arguments: {', '.join(kwargs)}")
 
 
 def as_reduction(name: str) -> Callable[[np.ndarray], Any]:
-    """Return what makes one number, or all of them, of the losses of a batch."""
+    """Return the function that reduces the losses of a batch."""
     refuse_unknown("reduction", name, tuple(_REDUCTIONS))
     return _REDUCTIONS[name]

@@ -10,13 +10,13 @@ _SETTINGS = {"M_MMAP_THRESHOLD": (-3, 2**31 - 4097), "M_TRIM_THRESHOLD": (-1, 2*
 
 
 def free_one_block() -> None:
-    """Free a block of 31 MB that was never touched, for glibc learns from it: up to 62 MB stay with the process then.
+    """Free a block of 31 MB that was never touched. glibc learns from it, and keeps up to 62 MB of freed memory.
 
-    PyTorch on the CPU allocates the activations of every batch anew, and JAX the noisy inputs. By itself glibc returns
-    them after each batch as soon as more than twice the largest block freed so far is free, and has them mapped and
-    zeroed again for the next batch, which can take longer than the network itself. Any process that once frees a large
-    array does the same. Another C library takes no notice, nor does glibc where its user set these thresholds
-    (mallopt(3), `MALLOC_TRIM_THRESHOLD_`).
+    PyTorch on the CPU allocates the activations for every batch, and JAX the noisy inputs. glibc returns freed memory
+    to the system as soon as more than twice the largest block freed so far is free. The next batch then has it mapped
+    and zeroed again, which can take longer than the network itself. Any process that once frees a large array has the
+    same effect. It does nothing with another C library, or where the user set these thresholds (mallopt(3),
+    `MALLOC_TRIM_THRESHOLD_`).
     """
     np.empty(31 * 2**20, np.uint8)  # at 32 MB glibc stops learning
 
@@ -24,9 +24,9 @@ def free_one_block() -> None:
 def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, instead of returning it to the system.
 
-    `import bridges` makes glibc keep up to 62 MB. Batches that take more, hundreds of images at once, are still mapped
-    and zeroed anew each time. This changes the allocator of the whole process, from here on: memory once used stays
-    with it. Nothing here calls it by itself.
+    `import bridges` makes glibc keep up to 62 MB. Batches that take more, such as hundreds of images at once, are still
+    mapped and zeroed each time. This function changes the allocator of the whole process from now on: memory once used
+    stays with the process. Nothing in this package calls it.
 
     Raises:
         NotImplementedError: the C library is not glibc. OSError: it refuses a setting.

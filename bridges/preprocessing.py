@@ -1,4 +1,4 @@
-"""What happens to an input between the noise and the model: defences in order, then mean and standard deviation."""
+"""What happens between the noise and the model: defences in order, then mean and standard deviation."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ import numpy as np
 
 @runtime_checkable
 class Preprocessor(Protocol):
-    """A step before the model. ART's preprocessors are of this form."""
+    """A step before the model. ART's preprocessors have this form."""
 
     @property
     def apply_fit(self) -> bool:
@@ -27,7 +27,7 @@ class Preprocessor(Protocol):
         ...
 
     def estimate_gradient(self, x: np.ndarray, grad: np.ndarray) -> np.ndarray:
-        """Return the gradient in x, given that in what was made of x."""
+        """Return the gradient in x, from the gradient in the result."""
         ...
 
 
@@ -104,8 +104,8 @@ class Preprocessing:
         self._at_fit = [step for step in steps if step.apply_fit]
         self._at_predict = [step for step in steps if step.apply_predict]
         self.is_affine = all(isinstance(step, Standardisation) for step in self._at_predict)
-        """Whether nothing but a standardisation comes before the model. Such steps take JAX arrays, too, and their
-        gradient is the same at all inputs, so that sums of gradients will do."""
+        """Whether only standardisations come before the model. They take JAX arrays, too, and their gradient is the
+        same at all inputs, so that it can be applied to sums of gradients."""
         for step in self.postprocessors:
             if not (callable(step) and hasattr(step, "apply_predict")):
                 raise TypeError(
@@ -120,9 +120,9 @@ class Preprocessing:
         return (jnp if in_jax else np).asarray(x, np.float32), y
 
     def gradient(self, x: Any, gradient: np.ndarray, *, fit: bool = False) -> np.ndarray:
-        """Return the gradient in the caller's x, given that in what the model gets, in float32.
+        """Return the gradient in the caller's x from the gradient in the model's input, in float32.
 
-        Where `is_affine`, x is not looked at, and one row of the gradient may be the sum of several.
+        If `is_affine`, x is not used, and one row of the gradient may be the sum of several.
         """
         applied, inputs = self._at_fit if fit else self._at_predict, [x]
         for step in applied[:-1]:
@@ -148,7 +148,7 @@ class Preprocessing:
 
 
 def _apply(step: Preprocessor, x: Any, y: Any) -> tuple[Any, Any]:
-    """Return what a step makes of inputs; one that is not ours may write to them, so that it gets a copy."""
+    """Apply a step to inputs. A step that is not ours may write to them, so it gets a copy."""
     return step(x if isinstance(step, Standardisation) else np.array(x), y)
 
 

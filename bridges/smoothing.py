@@ -98,7 +98,7 @@ class RandomizedSmoothingMixin:
         self._begin(key, n0, output, check)
 
     def _begin(self, key: jax.Array, n0: int | None, output: str, check: bool) -> None:
-        """Take over what `set_params` leaves alone, and begin to count what is drawn."""
+        """Set what `set_params` does not change, and begin to count what is drawn."""
         self.n0 = n0
         self.output = output
         self.check = check
@@ -122,8 +122,8 @@ class RandomizedSmoothingMixin:
 
         Args:
             x: inputs `[N, ...]`.
-            batch_size: at most this many rows go through the classifier at once; by default as many as it is fastest
-                with.
+            batch_size: at most this many rows go through the classifier at once; by default the number
+                that it is fastest with.
             verbose: show a progress bar.
             is_abstain: abstain where the binomial test does not reject at level `alpha` (the default); `False` returns
                 the class with most votes.
@@ -156,8 +156,8 @@ class RandomizedSmoothingMixin:
         Args:
             x: inputs `[N, ...]`.
             n: estimation votes, an integer >= 1.
-            batch_size: at most this many rows go through the classifier at once; by default as many as it is fastest
-                with.
+            batch_size: at most this many rows go through the classifier at once; by default the number
+                that it is fastest with.
             verbose: show a progress bar.
             **kwargs: `training_mode` and what else the hook takes.
 
@@ -253,7 +253,7 @@ class RandomizedSmoothingMixin:
         )
 
     def _scores(self, x: Any, rows: int, training_mode: bool, kwargs: dict[str, Any]) -> np.ndarray:
-        """Return the scores of a batch, so many rows at a time."""
+        """Return the scores of a batch, `rows` rows at a time."""
         parts = [
             np.asarray(self._predict_classifier(x[start : start + rows], rows, training_mode, **kwargs), np.float32)
             for start in range(0, max(len(x), 1), rows)

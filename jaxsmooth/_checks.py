@@ -171,7 +171,7 @@ def shape_of_scores(scores: Any, rows: int) -> tuple[int, ...]:
 
 
 def as_votes(votes: Any) -> Votes:
-    """Return votes whose fields fit together: counts in `i32`, as many as there were samples at most."""
+    """Return votes whose fields fit together: counts in `i32`, at most as many as there were samples."""
     if not isinstance(votes, Votes):
         raise TypeError(f"votes must be jaxsmooth.Votes(counts=..., n=...), got {type(votes).__name__}")
     counts = _as_counts("counts", votes.counts)

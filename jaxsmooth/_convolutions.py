@@ -1,7 +1,7 @@
 """Convolutions in the one layout that XLA has fast code for in loops on a CPU.
 
-XLA for CPUs (JAX 0.10) brings the convolutions of a program into that layout, but not those within a loop, and those of
-a gradient are in another one: in a loop they run 8 to 15 times slower.
+XLA for CPUs (JAX 0.10) brings the convolutions of a program into that layout, but not those inside a loop. The
+convolutions of a gradient have another layout, and in a loop they run 8 to 15 times slower.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def _evaluate(program: Any, *arrays: Any) -> list[Any]:
 
 
 def _apply(whole: Any, equation: Any, inputs: list[Any]) -> list[Any]:
-    """Run one equation of a program as a program of its own, whatever its kind needs."""
+    """Run one equation of a program as a program of its own. So every kind of equation works."""
     taken = [not isinstance(atom, core.Literal) for atom in equation.invars]
     names = dict.fromkeys(atom for atom, take in zip(equation.invars, taken, strict=True) if take)
     arrays = {atom: array for atom, array, take in zip(equation.invars, inputs, taken, strict=True) if take}
@@ -64,7 +64,7 @@ def _apply(whole: Any, equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _rewritten(equation: Any) -> dict[str, Any]:
-    """Return the parameters of an equation, the programs among them rewritten; custom derivatives stay as they are."""
+    """Return the parameters of an equation with the programs among them rewritten; custom derivatives stay."""
     if equation.primitive.name.startswith("custom_"):
         return equation.params
     return {name: _rewrite(value) for name, value in equation.params.items()}

@@ -1,4 +1,4 @@
-"""Pairs of input and label, from whatever holds them, each under the index that names it to the noise."""
+"""Pairs of input and label, from any container, each under the index that names it to the noise."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from jaxsmooth.arguments import as_array, as_integer
 
 
 class Item(NamedTuple):
-    """One input of a data set, to be loaded when it is wanted.
+    """One input of a data set, loaded when it is needed.
 
     Attributes:
         idx: its index.
@@ -25,10 +25,10 @@ class Item(NamedTuple):
         """Return the input and its label.
 
         Args:
-            like: what `describe` says of another input, of which this one must have shape and dtype.
+            like: what `describe` says of another input; this one must have the same shape and dtype.
 
         Raises:
-            ValueError, TypeError: it is no pair of an array and a class, or differs from the other one.
+            ValueError, TypeError: it is not a pair of an array and a class, or it differs from the other input.
         """
         pair = self.get()
         if not hasattr(pair, "__len__") or isinstance(pair, (str, bytes)) or len(pair) != 2:
@@ -56,7 +56,7 @@ def describe(x: np.ndarray) -> dict[str, Any]:
 
 
 def list_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) -> Iterator[Item]:
-    """Return the inputs of index 0, skip, 2 skip, ... below `most`, of which one share is wanted.
+    """Return one share of the inputs of index 0, skip, 2 skip, ... below `most`.
 
     Example:
         >>> [item.idx for item in list_items([("x", 0)] * 10, 2, 9, (1, 2))]
@@ -92,13 +92,13 @@ def count_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) 
 
 
 def _paired(data: Any) -> Any:
-    """Return pairs, also of two arrays."""
+    """Return the data as pairs, from pairs or from two arrays."""
     unusable = isinstance(data, (str, bytes, Mapping)) or not (_is_indexed(data) or hasattr(data, "__iter__"))
     if unusable or len(getattr(data, "shape", (2, 2))) < 2:
         raise TypeError(f"data must be pairs (x, label), indexed or in order, or two arrays, got {data!r}")
     if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
         if len(data[0]) != len(data[1]):
-            raise ValueError(f"data must be as many inputs as labels, got {len(data[0])} and {len(data[1])}")
+            raise ValueError(f"data must have one label for each input, got {len(data[0])} and {len(data[1])}")
         return _Pairs(*data)
     return data
 

@@ -32,6 +32,9 @@ from jaxsmooth._sampling import add_noise, add_votes, sample_noise
 from jaxsmooth.arguments import as_key, is_traced, refuse_traced, refuse_uncallable
 from jaxsmooth.types import Classifier, Noise
 
+DECISION = (0, 1)
+"""The streams of selection and estimation votes, by their numbers in `jaxsmooth.Stream`."""
+
 _MOST_IN_A_CALL = 16  # batches that one call of a compiled program runs
 _SECONDS_OF_A_CALL = 0.1  # Ctrl-C is seen between calls only
 
@@ -64,8 +67,8 @@ class Requests(NamedTuple):
 class Batch(NamedTuple):
     """Some batches of samples, with the few inputs that they are made from.
 
-    A slot is one of the requests that the batches serve. There are as many slots as rows in a batch, or a number that
-    usually suffices, so that few programs are compiled.
+    A slot is one of the requests that the batches serve. The number of slots is that of the rows in a batch, or a
+    smaller one that usually suffices, so that few programs are compiled.
 
     Attributes:
         x: `[slots, *event]`.
@@ -88,7 +91,7 @@ class Step(NamedTuple):
     Attributes:
         f: base classifier.
         compiled: whether f runs inside a compiled program, or is called.
-        start: begins to work on batches, of which so many are real, and returns what `finish` takes.
+        start: begins to work on the first batches of an array, and returns what `finish` takes.
         finish: waits for it, and returns the votes of each slot `i32[slots, *components, K]` and the last scores.
         most: how many batches `start` takes at most.
     """

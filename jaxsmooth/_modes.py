@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxsmooth._checks import as_batch_size
 from jaxsmooth._host_loop import (
+    DECISION,
     HostTask,
     Requests,
     Step,
@@ -126,7 +127,7 @@ class Sampler(NamedTuple):
 def as_sampler(f: Any, noise: Any, key: Any, x: Any, batch_size: Any, ids: Any, compiled: bool) -> Sampler:
     """Check where the votes come from."""
     step, batch_size = make_step(f, compiled), as_batch_size(batch_size)
-    return Sampler(step, as_host_task(noise, key_data(key, (0, 1)), x, ids), batch_size)
+    return Sampler(step, as_host_task(noise, key_data(key, DECISION), x, ids), batch_size)
 
 
 def run(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(unit: str, total: int | None, shown: bool) -> Generator[Callable[..., None]]:
-    """Show a bar, if asked for, and give a function that is told how many of the total are done, and notes by name.
+    """Show a bar if `shown`, and give a function to call with how many of the total are done, and with notes by name.
 
     Raises:
         ImportError: it is asked for and tqdm is missing.

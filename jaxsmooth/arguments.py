@@ -127,9 +127,10 @@ def as_float_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def as_array(name: str, value: Any, expected: str, *, host: bool = False) -> Any:
-    """Return a value as an array: one of JAX's as it is, any other as NumPy's in native byte order.
+    """Return a value as an array: a JAX array as it is, anything else as a NumPy array in native byte order.
 
-    With `host`, also JAX's as NumPy's, because JAX would trace what is done to its own. A traced value stays as it is.
+    With `host`, a JAX array becomes a NumPy array, too, because under jit JAX would trace what is done to it. A traced
+    value stays as it is.
     """
     if is_traced(value):
         return value

@@ -115,7 +115,8 @@ def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndar
         array([0.   , 0.736, 0.922])
     """
     alpha = as_alpha(alpha)
-    k, total = (as_numbers(name, value, "integers") for name, value in (("count", count), ("n", n)))
+    k = as_numbers("count", count, "integers")
+    total = as_numbers("n", n, "integers")
     try:
         k, total = np.broadcast_arrays(k, total)
     except ValueError:
@@ -128,14 +129,15 @@ def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndar
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         refuted = _log_evidence(middle, k, total) >= -np.log(alpha)
-        low, high = np.where(refuted, middle, low), np.where(refuted, high, middle)
+        low = np.where(refuted, middle, low)
+        high = np.where(refuted, high, middle)
     return low * (1 - _MARGIN)
 
 
 def _log_evidence(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Return the log of the evidence against a probability of at most q, for q below the share of successes.
 
-    There the upper part of the posterior holds about half of it or more, so that its log is exact enough.
+    For such q the upper part of the posterior holds about half of it or more, so its logarithm is accurate.
     """
     a, b, inside = k + 0.5, n - k + 0.5, np.clip(q, 1e-300, 1.0)
     posterior = special.betaln(a, b) + np.log(np.maximum(special.betainc(b, a, 1 - inside), 1e-300))
@@ -172,7 +174,7 @@ def lost_radius(noise: Noise, x: Any) -> Any:
 
 
 def per_input(values: Any, ndim: int) -> Any:
-    """Return `[N]` values, or one for all, in a shape that broadcasts against `[N, *components]` of so many axes."""
+    """Return one value, or one for each input, in a shape that broadcasts against `[N, *components]` with ndim axes."""
     return values if np.ndim(values) == 0 else values.reshape(-1, *(1,) * (ndim - 1))
 
 

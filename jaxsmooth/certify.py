@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth._checks import as_noise, as_sizes, as_votes
-from jaxsmooth._host_loop import as_host_task, count_streams, key_data, make_step
+from jaxsmooth._host_loop import DECISION, as_host_task, count_streams, key_data, make_step
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import as_task, scan_votes
 from jaxsmooth.arguments import as_alpha, is_traced, refuse_uncallable, refuse_unknown
@@ -98,7 +98,7 @@ def certify(
         task = as_task(noise, key, x, ids)
         both = scan_votes(f, task, (n0, n), batch_size)
     else:
-        step, task = make_step(f, compiled=False), as_host_task(noise, key_data(key, (0, 1)), x, ids)
+        step, task = make_step(f, compiled=False), as_host_task(noise, key_data(key, DECISION), x, ids)
         with progress_bar("votes", len(task.x) * (n0 + n), progress) if progress else nullcontext() as advance:
             both = count_streams(step, task, n0, n, batch_size, advance)
     votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost_radius(task.noise, task.x))

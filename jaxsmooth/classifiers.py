@@ -1,4 +1,4 @@
-"""Find out whether a classifier is a function of each row alone, as certificates presuppose."""
+"""Test whether a classifier gives each row its scores whatever the other rows are: certificates assume it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,19 +15,19 @@ from jaxsmooth.types import Noise
 
 __all__ = ["check_classifier", "refuse_faults"]
 
-_TOLERANCE = 1e-4  # of the largest score: kernels add in another order at another place of a batch
+_TOLERANCE = 1e-4  # of the largest score: kernels add in a different order at a different place of a batch
 
 
 def check_classifier(
     f: Any, x: ArrayLike, *, noise: Noise | None = None, classes: int | None = None, finite: bool = True
 ) -> None:
-    """Refuse a classifier that is no function of each row, by what it does to two batches.
+    """Refuse a classifier whose scores of a row depend on more than that row.
 
-    A certificate speaks of the class that f gives to a row. It holds only if that class depends on the row alone: not
-    on the rows beside it (batch normalisation by the statistics of the batch), on chance (dropout) or on earlier calls.
-    Two batches share rows, at other places and among other neighbours, and the first one is repeated after the second;
-    scores may differ by 1e-4 of the largest. It cannot prove that f is a function: faults that these inputs do not
-    show stay unseen.
+    A certificate speaks of the class that f gives to a row. It holds only if that class depends on the row and on
+    nothing else: not on the other rows (batch normalisation by the statistics of the batch), on chance (dropout) or on
+    earlier calls. The test compares two batches that share rows, at other places and among other neighbours, and
+    repeats the first batch after the second. Scores may differ by 1e-4 of the largest. The test cannot prove that f is
+    a function: it does not see faults that these inputs do not show.
 
     Args:
         f: classifier, `[B, *event] -> [B, K]` scores; it is called a few times, with 2N rows.
@@ -48,7 +48,7 @@ def check_classifier(
         >>> check_classifier(lambda x: x - x.mean(axis=0, keepdims=True), x)
         Traceback (most recent call last):
         ...
-        ValueError: f must be a function of each row alone, but its scores depend on the batch: those of 8 of 8 rows...
+        ValueError: f must be a function of each row, but its scores depend on the batch: those of 8 of 8 rows...
     """
     refuse_uncallable(f)
     x, classes = as_host_inputs(x), None if classes is None else as_integer("classes", classes, 2)
@@ -78,7 +78,7 @@ def refuse_faults(
     classes: int | None = None,
     finite: bool = True,
 ) -> None:
-    """Raise a ValueError that names what makes the scores of two batches no function of each row.
+    """Raise a ValueError that names every way in which the scores of two batches depend on more than their row.
 
     Args:
         scores: of a batch.
@@ -92,7 +92,9 @@ def refuse_faults(
     call = partial(_call, scores, number)
     before, beside, after = map(call, (first, second, first))
     if not before.shape == beside.shape == after.shape:
-        raise ValueError(f"f must have one number of classes, got scores {before.shape}, {beside.shape}, {after.shape}")
+        raise ValueError(
+            f"f must always return the same number of classes, got scores {before.shape}, {beside.shape}, {after.shape}"
+        )
     faults: list[str] = []
     if classes is not None and before.shape[-1] != classes:
         faults.append(f"it has {before.shape[-1]} classes, not {classes}")
@@ -108,7 +110,7 @@ def refuse_faults(
         faults.append(f"its scores depend on the batch: those of {rows}")
     faults += _faults_of_dtype(before, None if wide is None else call(wide))
     if faults:
-        raise ValueError(f"f must be a function of each row alone, but {'; '.join(faults)}")
+        raise ValueError(f"f must be a function of each row, but {'; '.join(faults)}")
 
 
 def _call(scores: Callable[[Any], Any], rows: int, batch: Any) -> np.ndarray:
@@ -119,7 +121,7 @@ def _call(scores: Callable[[Any], Any], rows: int, batch: Any) -> np.ndarray:
 
 
 def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return which rows differ by more than what rounding explains, or in where they are finite."""
+    """Return which rows differ by more than rounding explains, or are finite at different places."""
     wide, beside = one.astype(np.float64), other.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(beside)
     largest = max(np.abs(wide[finite]).max(initial=0.0), np.abs(beside[finite]).max(initial=0.0))
@@ -138,7 +140,7 @@ def _resolution(scores: np.ndarray) -> float:
 
 
 def _faults_of_dtype(before: np.ndarray, wide: np.ndarray | None) -> list[str]:
-    """Return what few bits, of the scores or of the inputs, do to votes."""
+    """Return how the low precision of the scores or of the inputs changes votes."""
     faults: list[str] = []
     if before.dtype.itemsize < 4 and jnp.issubdtype(before.dtype, jnp.floating):
         ties = (~_all_of_row((before == before.max(axis=-1, keepdims=True)).sum(axis=-1) < 2)).sum()
@@ -147,5 +149,5 @@ def _faults_of_dtype(before: np.ndarray, wide: np.ndarray | None) -> list[str]:
     if wide is not None:
         moved = (~_all_of_row(wide.argmax(axis=-1) == before.argmax(axis=-1))).sum()
         if moved:
-            faults.append(f"the votes of {moved} of {len(before)} rows are others for inputs in float32")
+            faults.append(f"the votes of {moved} of {len(before)} rows change for inputs in float32")
     return faults

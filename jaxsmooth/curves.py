@@ -53,13 +53,13 @@ def average_certified_radius(predicted: ArrayLike, radius: ArrayLike, truth: Arr
 
 
 def most_false_certificates(number: int, alpha: float, delta: float = 1e-3) -> int:
-    """Return how many of independent certificates are false at most, with probability at least 1 - delta.
+    """Return a number that false certificates do not exceed, with probability at least 1 - delta.
 
-    Each is false with probability at most alpha, so that their number is at most binomial. Certificates of `certify`
-    and the like are independent where each input has an id of its own.
+    The certificates are independent, and each is false with probability at most alpha, so the number of false ones is
+    at most binomial. Certificates of `certify` and the other modes are independent where each input has its own id.
 
     Args:
-        number: of certificates.
+        number: how many certificates there are.
         alpha: failure probability of each, in (0, 1).
         delta: failure probability of the statement about all of them, in (0, 1).
 
@@ -67,7 +67,9 @@ def most_false_certificates(number: int, alpha: float, delta: float = 1e-3) -> i
         >>> most_false_certificates(500, alpha=0.001), most_false_certificates(10_000, alpha=0.001)
         (4, 21)
     """
-    number, alpha, delta = as_integer("number", number, 0), as_alpha(alpha), as_alpha(delta, "delta")
+    number = as_integer("number", number, 0)
+    alpha = as_alpha(alpha)
+    delta = as_alpha(delta, "delta")
     tail = special.bdtrc(np.arange(number), number, alpha)
     return int((tail > delta).sum())
 
@@ -75,10 +77,10 @@ def most_false_certificates(number: int, alpha: float, delta: float = 1e-3) -> i
 def certified_accuracy_bound(
     predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike, radii: ArrayLike, *, alpha: float, delta: float = 1e-3
 ) -> np.ndarray:
-    """Return `certified_accuracy` less as many inputs as may be falsely certified.
+    """Return `certified_accuracy`, with the inputs taken off that may be falsely certified.
 
-    With probability at least 1 - delta over the noise, for all radii together, at least this share of these inputs is
-    classified by the smoothed classifier as what it is, on every perturbation below r.
+    With probability at least 1 - delta over the noise, for all radii together, the smoothed classifier gives at least
+    this share of the inputs their true class on every perturbation below r.
 
     Args:
         predicted, radius, truth, radii: as for `certified_accuracy`.
@@ -88,7 +90,8 @@ def certified_accuracy_bound(
         >>> certified_accuracy_bound([1] * 50, [0.6] * 50, [1] * 50, [0.0, 1.0], alpha=0.001)
         array([0.96, 0.  ])
     """
-    accuracy, number = certified_accuracy(predicted, radius, truth, radii), np.size(predicted)
+    accuracy = certified_accuracy(predicted, radius, truth, radii)
+    number = np.size(predicted)
     return np.maximum(0.0, np.round(accuracy * number) - most_false_certificates(number, alpha, delta)) / number
 
 
@@ -106,9 +109,8 @@ def abstention_rate(predicted: ArrayLike) -> float:
 
 
 def _correct(predicted: ArrayLike, truth: ArrayLike, radius: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    predicted, truth = (
-        as_numbers(k, v, "a vector of classes") for k, v in (("predicted", predicted), ("truth", truth))
-    )
+    predicted = as_numbers("predicted", predicted, "a vector of classes")
+    truth = as_numbers("truth", truth, "a vector of classes")
     radius = as_numbers("radius", radius, "a vector of radii")
     if not (predicted.shape == truth.shape == radius.shape == (predicted.size,)) or predicted.size == 0:
         shapes = f"{predicted.shape}, {radius.shape} and {truth.shape}"

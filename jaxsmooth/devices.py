@@ -1,4 +1,4 @@
-"""One classifier on many devices: each takes its part of every batch."""
+"""One classifier on many devices: each device takes its part of every batch."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from jaxsmooth.types import Classifier
 def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classifier:
     """Return a classifier that runs `f` on several devices of this process, each with its part of the batch.
 
-    Wherever f stands it can stand: noise is drawn and votes are counted on the same devices, and counts are those of
-    one device, since the noise of a sample depends on neither. Give a batch size as many times as large as there are
-    devices. What f closes over, or carries as a pytree, is on all of them.
+    Use it wherever f could be used: noise is drawn and votes are counted on the same devices, and the counts are those
+    of one device, because the noise of a sample does not depend on devices. Multiply the batch size by the number of
+    devices. What f closes over, or carries as a pytree, is copied to all of them.
 
     Args:
-        f: base classifier, traceable by JAX. That of `bridges.*.as_jax` runs the framework's model once a device.
+        f: base classifier, traceable by JAX. One of `bridges.*.as_jax` runs the framework's model once on each device.
         devices: of this process, all of them by default.
 
     Raises:

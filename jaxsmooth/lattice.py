@@ -2,7 +2,7 @@
 
 Rounding x + noise to floating-point numbers leaks x, and radii certified under such noise have been broken (Voracek &
 Hein, ICLR 2023; Jin et al. 2024). Here x is rounded to step * (integers), the noise is step * (integers), and their sum
-is one integer addition and one multiplication: the classifier sees a function of the lattice point alone.
+is one integer addition and one multiplication: what the classifier sees depends only on the lattice point.
 """
 
 import functools
@@ -37,22 +37,22 @@ class LatticeGaussian:
     The smoothed classifier is defined on the lattice of multiples of step: x is rounded to it, and f sees
     step * (integer of x + integer noise), where the noise is that of N(0, sigma^2) rounded to the lattice. As a rounded
     Gaussian plus an integer is a rounded sum, Cohen's theorem holds for f after rounding, with no error of
-    floating-point arithmetic: two ways to reach a lattice point give the same bits. For 8-bit images, step = 1/255 for
-    pixels in [0, 1].
+    floating-point arithmetic: two ways to reach a lattice point give the same bits. For 8-bit images with pixels in
+    [0, 1], step = 1/255.
 
     The noise comes from a table by 64-bit draws (Walker's alias method in exact integers). Its distance from the
     rounded Gaussian, at most 1e-15 in total variation for a feature and 1.1e-9 for 2^20 of them, is taken off the
-    probability before a radius is computed. It has no use for more features.
+    probability before a radius is computed. More features are not supported.
 
-    A radius for an input on the lattice holds for every perturbed input on the lattice. For an input off it, which is
-    one with a feature more than step / 1000 away, step * sqrt(features) is taken off the radius, which then holds for
-    every perturbed input, and the result says so by `rounded`.
+    A radius for an input on the lattice holds for every perturbed input on the lattice. An input is off the lattice if
+    a feature is more than step / 1000 away from it. Then step * sqrt(features) is taken off the radius, which holds for
+    every perturbed input, and `rounded` is true in the result.
 
     Args:
         sigma: standard deviation, a concrete positive number in the units of `x`; at most 55,000 steps.
         step: of the lattice, a concrete positive number in the units of `x`.
 
-    An input beyond 2^22 steps, or of more than 2^20 features, is not certified.
+    An input beyond 2^22 steps, or with more than 2^20 features, is not certified.
 
     Raises:
         ValueError, TypeError: sigma or step is not as described.
@@ -164,8 +164,8 @@ _lattice_sum.defjvps(
 def _alias_table(steps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return Walker's alias table of N(0, steps^2) rounded to integers, its weights adding up to 2^64 exactly.
 
-    Column c keeps the outcome least + c for the 64 - log2(columns) bits below a bar, given as two words, and has
-    another outcome, its alias, for the others.
+    Column c gives the outcome least + c where the lower 64 - log2(columns) bits are below a bar (two words), and its
+    alias elsewhere.
     """
     weights, least, variation = lattice_weights(steps)
     if variation > _VARIATION:
@@ -211,8 +211,8 @@ def lattice_weights(steps: float) -> tuple[list[int], int, float]:
     reach = math.ceil(_REACH * steps)
     if 2 * reach + 1 > _MOST_CELLS:
         raise ValueError(f"sigma must be at most {_MOST_CELLS / 2 / _REACH:.0f} steps, got {steps}")
-    # The mass of each cell by quadrature, exact to a few units in the last place of each, however small it is. Cells
-    # wider than half a standard deviation are cut in parts.
+    # Quadrature gives the mass of each cell to a few units in its last place, however small it is. Cells wider than
+    # half a standard deviation are cut into parts.
     parts = max(1, math.ceil(2 / steps))
     edges = (np.arange(-reach, reach + 1)[:, None] - 0.5 + (np.arange(parts) + 0.5) / parts)[..., None]
     points = (edges + _NODES / (2 * parts)) / steps

@@ -1,4 +1,4 @@
-"""The log of certificates: tab-separated text in the columns that Cohen et al. (2019) published, then ours."""
+"""The log of certificates: tab-separated text in the columns that Cohen et al. (2019) published, followed by ours."""
 
 import math
 from collections.abc import Iterable
@@ -24,8 +24,8 @@ class LogRow(NamedTuple):
         predict: certified class, or `ABSTAIN` (-1).
         radius: certified radius.
         seconds: time that the certificate took.
-        votes: number of estimation votes, 0 where it is not known.
-        claim: what the certificate claims and by which settings it came about, as `name=value` words.
+        votes: number of estimation samples, 0 where it is not known.
+        claim: what the certificate claims and which settings it was made with, as `name=value` words.
     """
 
     idx: int
@@ -74,7 +74,7 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
 
 
 def read_log(path: str | Path) -> list[LogRow]:
-    """Read a log, ours or one published by Cohen et al., which has the first six columns alone.
+    """Read a log: ours, or one published by Cohen et al., which has only the first six columns.
 
     Raises:
         ValueError: the header begins otherwise, or a line is incomplete or malformed; the message names the line.

@@ -2,8 +2,8 @@
 
 Each is one pure function `loss(f, noise, key, x, y, ...) -> f32[]`, differentiable in the arrays of f. f is a callable
 pytree such as `jax.tree_util.Partial(apply, params)`, `[B, *event] -> [B, K]` logits. x are inputs `[N, *event]`, y
-labels `i32[N]`. What has no value of its own is the papers' default for CIFAR-10 at sigma 0.5 with pixels in [0, 1].
-All raise ValueError or TypeError for an argument that is not as described, as far as tracing lets it be seen.
+labels `i32[N]`. Defaults are the papers', for CIFAR-10 at sigma 0.5 with pixels in [0, 1]. All raise ValueError or
+TypeError for an argument that is not as described, unless it is traced.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,9 @@ def _checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     @wraps(loss)
     def checked(f: Classifier, noise: Noise, key: jax.Array, x: Any, y: Any, **settings: Any) -> jax.Array:
         refuse_uncallable(f)
-        noise, key, x = as_noise(noise), as_key(key), as_inputs(x)
+        noise = as_noise(noise)
+        key = as_key(key)
+        x = as_inputs(x)
         if len(x) == 0:
             raise ValueError("x must have at least one input, got none")
         labels = as_labels(y, len(x), shape_of_scores(jax.eval_shape(f, x), len(x))[-1])
@@ -199,7 +201,7 @@ def macer(
     others = jnp.where(jnp.arange(p.shape[1])[None] == y[:, None], -1.0, p)
     top, second = at_labels(p, y), others.max(axis=1)
     counted = (top > second) & (top < 1) & (second > 0)
-    # A first where inside, so that the gradient of what is not counted is zero rather than NaN.
+    # `where` inside ndtri, too: otherwise inputs that do not count would have a NaN gradient instead of zero.
     high, low = (jax.scipy.special.ndtri(jnp.where(counted, p, 0.5)) for p in (top, second))
     hinge = jnp.where(counted, jnp.maximum(gamma - (high - low), 0.0), 0.0)
     return (loss + lambda_ * jnp.asarray(noise.scale, jnp.float32) / 2 * hinge).mean()

@@ -149,7 +149,7 @@ def _twice(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def miss(probability: ArrayLike) -> np.ndarray:
-    """Return 1 - p, at most 1/2: a bound that does not exceed 1/2 certifies nothing."""
+    """Return 1 - p, but at most 1/2, because a bound of 1/2 or less certifies nothing."""
     p = np.asarray(probability, np.float64)
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"probability must lie in [0, 1], got {probability}")

@@ -29,7 +29,7 @@ class NoiseStatistic(NamedTuple):
 
     Attributes:
         name: of the test.
-        value: what was measured, 0 or near it for noise as it should be.
+        value: what was measured, 0 or near it for correct noise.
         limit: what it must not exceed.
     """
 
@@ -44,7 +44,7 @@ class NoiseReport(NamedTuple):
     Attributes:
         samples: number of samples tested.
         features: in each of them.
-        false_alarm: probability at most that noise as it should be fails any of the tests.
+        false_alarm: upper bound on the probability that correct noise fails any of the tests.
         statistics: of the tests.
     """
 
@@ -79,18 +79,18 @@ def noise_report(
     first: int = 0,
     false_alarm: float = 1e-6,
 ) -> NoiseReport:
-    """Test the noise of samples, those that votes are counted from.
+    """Test the noise of the samples that votes are counted from.
 
-    Tested are its distribution (distance of Kolmogorov and Smirnov, moments, tails), the mean of each feature and each
-    sample, and correlations: of neighbours in a sample and in the stream of samples, of their squares, of any two of
-    2,048 samples, the first ones of each input, and of any two of the first 1,024 features. It finds a generator that
-    is broken, not one that someone knows.
+    The tests are of its distribution (Kolmogorov-Smirnov distance, moments, tails), the mean of each feature and each
+    sample, and correlations: between neighbours in a sample and in the stream of samples, between their squares,
+    between any two of 2,048 samples (the first ones of each input), and between any two of the first 1,024 features.
+    They find a generator that is broken, not one whose seed an adversary knows.
 
     Args:
         noise: `Gaussian`, `Laplace`, `Uniform`, `LatticeGaussian`, or another with a method `cdf`.
         key, x, ids, first: as for `count_votes`. Of x the shape and the dtype matter.
         n: number of samples for each input; by default enough for 2^18 values, at most 2,048.
-        false_alarm: probability at most that noise as it should be fails.
+        false_alarm: upper bound on the probability that correct noise fails.
 
     Returns:
         A `NoiseReport`; `failed` names the tests that failed, and is empty if none did.
@@ -121,7 +121,7 @@ def noise_report(
     total = number * samples
     values, _ = _draw_noise(task, Position(np.int32(0), np.int32(0)), (samples,), total)
     below, upto = task.noise.cdf(np.asarray(values).reshape(total, features))  # pyright: ignore
-    # Noise with atoms is spread over them, by numbers that do not come from the generator that is tested.
+    # Noise with atoms is spread over them by numbers that do not come from the generator under test.
     u = below + (upto - below) * np.random.default_rng(0).uniform(size=below.shape)
     return _report(u, number, false_alarm)
 
@@ -130,7 +130,7 @@ _draw_noise = partial(jax.jit, static_argnums=(2, 3))(draw_noise)
 
 
 def _report(u: np.ndarray, number: int, false_alarm: float) -> NoiseReport:
-    """Return the report of numbers `[samples, features]`, of so many inputs, that should be independent and uniform."""
+    """Return the report on values `[samples, features]` that should be independent and uniform; `number` inputs."""
     means = [*_marginal(u), *_correlations(2 * u - 1, number)]
     share = false_alarm / (len(means) + 1)
     distance = math.sqrt(math.log(2 / share) / (2 * u.size))
@@ -153,7 +153,7 @@ def _distance(u: np.ndarray) -> float:
 
 
 def _marginal(u: np.ndarray) -> list[_Means]:
-    """Return what the distribution of single values should have: moments, tails, and means of features and samples."""
+    """Return statistics of single values: moments, tails, and means of features and samples."""
     centred = 2 * u - 1
     means: list[_Means] = []
     for degree in range(1, 5):
@@ -171,7 +171,7 @@ def _correlations(centred: np.ndarray, number: int) -> list[_Means]:
     """Return means of products of values that should be independent."""
     squares, means = (3 * centred**2 - 1) / 2, list[_Means]()
     features = centred.shape[1]
-    # A generator makes two words at a time, half of a sample apart.
+    # The generator makes two words at a time, and they are half a sample apart.
     lags = (("features", 1, {1, -(-features // 2)}), ("samples", 0, {1, 2}))
     for (name, axis, distances), (power, values, variance) in itertools.product(
         lags, (("", centred, 1 / 9), (", squared", squares, 1 / 25))
@@ -181,7 +181,7 @@ def _correlations(centred: np.ndarray, number: int) -> list[_Means]:
             if products.size:
                 mean = _largest(products.mean())
                 means.append(_Means(f"{name} {lag} apart{power}", mean, products.size, variance))
-    # Pairs are as many as the square of what they are of.
+    # The number of pairs grows with the square, so only some samples and features are paired.
     some = centred.reshape(number, -1, features)[:_MOST_SAMPLES, : max(1, _MOST_SAMPLES // number)]
     for name, rows in (("two samples", some.reshape(-1, features)), ("two features", centred[:, :_MOST_FEATURES].T)):
         if len(rows) > 1:
@@ -193,7 +193,7 @@ def _correlations(centred: np.ndarray, number: int) -> list[_Means]:
 
 
 def _disjoint_products(values: np.ndarray, axis: int, lag: int) -> np.ndarray:
-    """Return products of values a lag apart, each value in one of them at most, so that they are independent."""
+    """Return products of values a lag apart. Each value is in at most one product, so that they are independent."""
     start = np.arange(values.shape[axis] - lag) if lag < values.shape[axis] else np.arange(0)
     start = start[(start // lag) % 2 == 0]
     return np.take(values, start, axis) * np.take(values, start + lag, axis)

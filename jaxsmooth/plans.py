@@ -29,7 +29,7 @@ _STEPS = 60  # of the bisections
 
 
 class RadiiPlan(NamedTuple):
-    """A group-sequential test of a grid of radii: integers alone decide.
+    """A group-sequential test of a grid of radii. Only integers decide.
 
     Attributes:
         radii: `f64[R]`, increasing.
@@ -47,7 +47,7 @@ class RadiiPlan(NamedTuple):
 
 
 def make_looks(n: int, first: int = 64, growth: float = 1.25) -> tuple[int, ...]:
-    """Return numbers of votes to look after: `first`, and each next one `growth` times as many, up to n.
+    """Return the numbers of votes after which to look: `first`, then `growth` times as many each time, up to n.
 
     Example:
         >>> make_looks(200), len(make_looks(100_000))
@@ -81,7 +81,7 @@ def plan_radii(
     probability. The plan is cached.
 
     Args:
-        radii: grid of radii, at least 0, in the units of `x`; one for a target. 0 is the class alone.
+        radii: grid of radii, at least 0, in the units of `x`; one for a target. 0 is the class only.
         noise: the noise, its scale a concrete number.
         n: largest number of votes.
         alpha: failure probability for each input, in (0, 1).
@@ -98,19 +98,22 @@ def plan_radii(
         (array([ 64,  80, 100]), array([[57, 70, 86],
                [64, 78, 97]]))
     """
-    n, alpha, beta = as_integer("n", n, 1, 2**30), as_alpha(alpha), as_alpha(beta, "beta")
+    n = as_integer("n", n, 1, 2**30)
+    alpha = as_alpha(alpha)
+    beta = as_alpha(beta, "beta")
     grid = as_radii(radii)
     steps = make_looks(n) if looks is None else as_looks(looks, n)
     edges = tuple(edge_probability(as_noise(noise), radius) for radius in grid)
     tests = [_test(edge, steps, alpha, beta) for edge in edges]
-    # A bar for a larger radius is at least that for a smaller one, and one to give it up at most.
+    # Nest the grid: a larger radius has higher bars to certify it, and lower bars to give it up. Then every false claim
+    # implies the first false one, and the whole grid costs one alpha.
     certify = np.maximum.accumulate([bars for bars, _ in tests])
     give_up = np.minimum.accumulate([bars for _, bars in tests])
     return RadiiPlan(np.array(grid), np.array(steps), certify, give_up, np.array(edges))
 
 
 def edge_probability(noise: Noise, radius: float) -> float:
-    """Return the probability whose radius under the noise is this one, rounded up: the smallest float64 not below.
+    """Return the probability whose radius under the noise is this one, rounded up to the next float64.
 
     Example:
         >>> from jaxsmooth import Gaussian
@@ -146,13 +149,14 @@ def expected_votes(plan: RadiiPlan, index: int, p: float) -> tuple[float, float]
         >>> round(votes), power > 0.999
         (76, True)
     """
-    votes, certified = 0.0, 0.0
+    votes = certified = 0.0
     states = _walk(plan.looks, plan.certify[index], p, np.convolve, plan.give_up[index])
     alive = 1.0
     previous = 0
     for look, below, above in states:
         votes += alive * (look - previous)
-        alive, previous = below, look
+        alive = below
+        previous = look
         certified += above
     return float(votes), float(certified)
 
@@ -160,11 +164,17 @@ def expected_votes(plan: RadiiPlan, index: int, p: float) -> tuple[float, float]
 def _walk(
     looks: Any, bars: np.ndarray, p: float, convolve: Callable[..., Any], give_up: np.ndarray | None = None
 ) -> Any:
-    """Yield, for each look, it, the probability of going on after it, and that of meeting the bar at it."""
-    start, mass, previous = 0, np.ones(1), 0
+    """Yield each look with the probability of going on after it and the probability of meeting the bar at it.
+
+    The state is the distribution of the count (dynamic programming over the looks).
+    """
+    start = previous = 0
+    mass = np.ones(1)
     for index, (look, bar) in enumerate(zip(looks, bars, strict=True)):
         first, step = _binomial(look - previous, p)
-        start, mass, previous = start + first, np.maximum(convolve(mass, step), 0), look
+        start += first
+        mass = np.maximum(convolve(mass, step), 0)
+        previous = look
         cut = min(max(int(bar) - start, 0), len(mass))
         above = mass[cut:].sum()
         skip = 0 if give_up is None else min(max(look - int(give_up[index]) + 1 - start, 0), cut)
@@ -183,7 +193,7 @@ def _convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def _binomial(n: int, p: float) -> tuple[int, np.ndarray]:
-    """Return the probabilities of a binomial distribution from some count on, but for tails of less than 1e-30."""
+    """Return the probabilities of a binomial distribution from some count on, without tails of less than 1e-30."""
     reach = 12 * math.sqrt(n * p * (1 - p)) + 50
     low, high = max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach))
     return low, scipy.stats.binom.pmf(np.arange(low, high + 1), n, p)
@@ -196,7 +206,7 @@ def _test(edge: float, looks: tuple[int, ...], alpha: float, beta: float) -> tup
 
 
 def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
-    """Return the lowest bars, of their shape, that successes of probability p meet with probability at most alpha."""
+    """Return the lowest bars of the given shape that successes of probability p meet with probability at most alpha."""
     n = np.array(looks)
     target = alpha * (1 - _MARGIN)
 
@@ -205,14 +215,16 @@ def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
         lowest = scipy.stats.binom.isf(nominal, n, p).astype(np.int64)
         while (loose := scipy.stats.binom.sf(lowest - 1, n, p) > nominal).any():
             lowest = lowest + loose
-        # Votes never decrease, so that a later bar met early is met.
+        # Carry back: votes never decrease, so a later bar that is met early will be met.
         return np.minimum.accumulate(lowest[::-1])[::-1]
 
     def crossed(bars: np.ndarray) -> float:
         return crossing_probability(looks, bars, p, _convolve)
 
+    # Bisect for the largest level whose bars keep alpha.
     low, high = math.log(alpha) - 20, 0.0
-    found, beyond = bars(math.exp(low)), bars(math.exp(high))
+    found = bars(math.exp(low))
+    beyond = bars(math.exp(high))
     while high - low > 1e-9 and (found != beyond).any():
         middle = (low + high) / 2
         between = bars(math.exp(middle))
@@ -220,11 +232,13 @@ def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
             low, found = middle, between
         else:
             high, beyond = middle, between
+    # The bars are integers, so the best level may leave alpha unused. Then lower single bars, the first looks first.
     if crossed(found) < _FILLED * alpha:
         for look in range(len(looks)):
             lower = np.minimum(found, np.where(np.arange(len(looks)) <= look, found[look] - 1, found))
             if crossed(lower) <= target:
                 found = lower
+    # The search used an FFT. Check the result once by direct convolution.
     if crossing_probability(looks, found, p, np.convolve) > alpha:
         raise ArithmeticError(f"bars for probability {p} at level {alpha} failed their check by direct convolution")
     return found

@@ -40,11 +40,11 @@ def certify_within(
     compiled: bool = True,
     progress: bool = False,
 ) -> Certificate:
-    """Certify each input with as many votes as bring its radius within a fraction of that of n votes.
+    """Certify each input with the fewest votes that bring its radius within a fraction of that of n votes.
 
     A pilot of `n0` votes chooses the class and estimates its share p^. From p^ follows the smallest number of fresh
     votes whose bound at that share gives (1 - precision) times the radius of n votes. The bound on the fresh votes is
-    then that of `certify`: the guarantee is the same and exact, because the number of votes depends on the pilot only.
+    then that of `certify`. The guarantee is the same and exact, because the number of votes depends only on the pilot.
     An input with p^ below 0.45 gets none and abstains. Fix precision, n0, n, alpha and bound before you look at any
     votes.
 
@@ -57,7 +57,7 @@ def certify_within(
 
     Returns:
         A `Certificate`; `votes.n`, `i32[N]`, says how many votes each input took. With several components an input
-        takes as many as the one that asks for most.
+        takes the votes that its most demanding component asks for.
 
     Raises:
         ValueError, TypeError: an argument is not as described.

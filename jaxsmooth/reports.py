@@ -1,4 +1,4 @@
-"""Tables and pictures of runs: certified accuracy at radii, what is certain of it, radii, abstentions."""
+"""Tables and pictures of runs: certified accuracy at radii, a lower bound on it, mean radius, abstentions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +29,11 @@ def report_table(
     alpha: float = 1e-3,
     delta: float = 1e-3,
 ) -> str:
-    """Return a table of runs: a row each of certified accuracy, and one of what is certain of it.
+    """Return a table of runs: for each a row of certified accuracy, and a row of a lower bound on it.
 
     The second row holds, for all radii together, with probability at least 1 - delta over the noise of the run
-    (`certified_accuracy_bound`). Abstentions and errors are in the denominators. Below is what the logs say that
-    certificates claim and by which settings they came about: once for all runs, and for each what it has alone.
+    (`certified_accuracy_bound`). Abstentions and errors are in the denominators. Below the table are the claims and
+    settings from the logs: first those that all runs share, then those of each run.
 
     Args:
         runs: rows of logs by the name of their run, as `certify_dataset`, `merge_shares` or `read_log` return them.
@@ -71,7 +71,7 @@ def report_table(
 def draw_curves(
     runs: Mapping[str, Sequence[LogRow]], path: str | Path, *, alpha: float = 1e-3, delta: float = 1e-3, title: str = ""
 ) -> None:
-    """Draw the certified accuracy of runs against the radius, with what is certain of it as a band below each curve.
+    """Draw the certified accuracy of runs against the radius, with its lower bound as a band below each curve.
 
     Args:
         runs, alpha, delta: as for `report_table`.

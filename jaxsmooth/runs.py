@@ -1,4 +1,4 @@
-"""Certify a whole data set, so that a crash loses nothing: what is done is on the disk, and the same call goes on."""
+"""Certify a whole data set so that a crash loses nothing: what is done is on the disk, and the same call resumes."""
 
 import itertools
 import json
@@ -15,6 +15,7 @@ from jaxsmooth._checks import as_batch_size, as_n, as_noise
 from jaxsmooth._claims import claim, origin
 from jaxsmooth._datasets import Item, count_items, describe, list_items
 from jaxsmooth._host_loop import (
+    DECISION,
     Requests,
     Step,
     as_host_task,
@@ -90,7 +91,7 @@ def certify_dataset(
 
     Raises:
         ValueError, TypeError: an argument is not as described; f or the noise fails a test; the files are damaged, or
-            another run's, and stay as they were. OSError: the disk is full, say; what was written before stays.
+            another run's, and stay as they were. OSError: for example, the disk is full; what was written before stays.
 
     Example:
         >>> import jaxsmooth, tempfile
@@ -101,13 +102,14 @@ def certify_dataset(
     """
     if not isinstance(mode, (Fixed, Grid, Within, Anytime)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"mode must be Fixed(...), Grid(...), Within(...) or Anytime(...), got {mode!r}")
-    voter = _as_voter(f, noise, key, (0, 1), alpha, batch_size, compiled, devices)
+    alpha = as_alpha(alpha)
+    voter = _as_voter(f, noise, key, batch_size, compiled, devices, streams=DECISION)
     mode.refuse_noise(voter.noise)
     job = _Job(
-        certify=lambda x, ids: run(mode, voter.sampler(x, ids), voter.alpha),
+        certify=lambda x, ids: run(mode, voter.sampler(x, ids), alpha),
         select=lambda x, ids: np.asarray(voter.sampler(x, ids).first(mode.n0, 0, mode.rule).selection),
         examine=partial(_examine, voter),
-        settings={**voter.settings, **_settings_of(mode)},
+        settings={**voter.settings, **_settings_of(mode), "alpha": alpha},
         rule=mode.rule,
         selects=True,
         n=mode.n,
@@ -115,7 +117,7 @@ def certify_dataset(
     )
     if isinstance(mode, Anytime) and group not in (None, 1):
         raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
-    return _start(job, data, path, group, skip, most, share, check, verbose)
+    return _run(job, _as_request(data, path, group, skip, most, share, check, verbose))
 
 
 def predict_dataset(
@@ -157,39 +159,40 @@ def predict_dataset(
         >>> [row.predict for row in rows]
         [0, 1, 2]
     """
-    n, few = as_n(n), min(as_n(n), 100)
-    voter = _as_voter(f, noise, key, None, alpha, batch_size, compiled, devices)
+    alpha, n = as_alpha(alpha), as_n(n)
+    few = min(n, 100)
+    voter = _as_voter(f, noise, key, batch_size, compiled, devices, streams=None)
 
     def first_votes(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return voter.votes(x, ids, [(0, few)])[:, 0]
 
     def predict(x: np.ndarray, ids: np.ndarray) -> Certificate:
-        begun, rest = np.moveaxis(voter.votes(x, ids, [(0, few), (few, n - few)]), 1, 0)
-        counts = begun + rest
-        label = np.asarray(prediction(Votes(counts=counts, n=n), alpha=voter.alpha).label)
+        # The first votes are kept by themselves, so that a resumed run can tell whether f is the same.
+        first, rest = np.moveaxis(voter.votes(x, ids, [(0, few), (few, n - few)]), 1, 0)
+        label = prediction(Votes(counts=first + rest, n=n), alpha=alpha).label
         none = np.zeros(label.shape, np.float32)
-        return Certificate(label, none, none, Votes(counts=counts, n=n, selection=begun))  # pyright: ignore
+        return Certificate(label, none, none, Votes(counts=first + rest, n=n, selection=first))  # pyright: ignore
 
     job = _Job(
         certify=predict,
         select=first_votes,
         examine=partial(_examine, voter),
-        settings={**voter.settings, "mode": "prediction", "n": n},
+        settings={**voter.settings, "mode": "prediction", "n": n, "alpha": alpha},
         rule="fixed",
         selects=False,
         n=n,
         group=_full_group(voter.batch_size, n),
     )
-    return _start(job, data, path, group, skip, most, share, check, verbose)
+    return _run(job, _as_request(data, path, group, skip, most, share, check, verbose))
 
 
 class _Job(NamedTuple):
     """What a run does with each group of inputs.
 
     Attributes:
-        certify: from inputs `[N, *event]` and their ids to what is certified.
-        select: from the same to the votes by which a classifier is known again.
-        examine: tests the classifier and the noise on the same.
+        certify: from inputs `[N, *event]` and their ids to a `Certificate`.
+        select: from the same to the votes by which a resumed run recognises its classifier.
+        examine: from the same to a report on the noise; refuses a faulty classifier or noise.
         settings: what must not change within a run, in a form that JSON can hold.
         rule: how the votes are drawn: see `Votes.rule`.
         selects: whether selection votes choose the class.
@@ -213,7 +216,6 @@ class _Voter(NamedTuple):
     step: Step
     noise: Noise
     keys: np.ndarray
-    alpha: float
     batch_size: int
     settings: dict[str, Any]
 
@@ -237,18 +239,18 @@ def _as_voter(
     f: Any,
     noise: Any,
     key: Any,
-    streams: tuple[int, ...] | None,
-    alpha: Any,
     batch_size: Any,
     compiled: bool,
     devices: Sequence[Any] | None,
+    *,
+    streams: tuple[int, ...] | None,
 ) -> _Voter:
-    """Check what every run has."""
+    """Check where the votes of a run come from."""
     refuse_uncallable(f)
-    noise, key, alpha, batch_size = as_noise(noise), as_key(key), as_alpha(alpha), as_batch_size(batch_size)
-    settings = {**origin(f, noise, key), "alpha": alpha}
-    f, batch_size = _spread(f, batch_size, compiled, devices)
-    return _Voter(make_step(f, compiled), noise, key_data(key, streams), alpha, batch_size, settings)
+    noise, key = as_noise(noise), as_key(key)
+    settings = origin(f, noise, key)
+    f, batch_size = _spread(f, as_batch_size(batch_size), compiled, devices)
+    return _Voter(make_step(f, compiled), noise, key_data(key, streams), batch_size, settings)
 
 
 def _spread(f: Any, batch_size: int, compiled: bool, devices: Sequence[Any] | None) -> tuple[Any, int]:
@@ -308,24 +310,38 @@ def _examine(voter: _Voter, x: np.ndarray, ids: np.ndarray) -> NoiseReport | Non
     return report
 
 
-def _start(
-    job: _Job,
-    data: Any,
-    path: str | Path,
-    group: int | None,
-    skip: int,
-    most: int | None,
-    share: tuple[int, int] | None,
-    check: bool,
-    verbose: bool,
-) -> list[LogRow]:
-    """Do a job over this process's share of the data."""
-    size = job.group if group is None else as_integer("group", group, 1)
+class _Request(NamedTuple):
+    """What a run is asked for, checked.
+
+    Attributes:
+        items: the inputs of this process's share, in order.
+        total: how many they are; None where the data have no length.
+        path: of the log of the whole run.
+        own: of the log of this share.
+        group: inputs to certify together; None for the mode's own choice.
+        check: whether to test the classifier and the noise first.
+        verbose: whether to show a bar.
+    """
+
+    items: Iterator[Item]
+    total: int | None
+    path: Path
+    own: Path
+    group: int | None
+    check: bool
+    verbose: bool
+
+
+def _as_request(
+    data: Any, path: str | Path, group: Any, skip: Any, most: Any, share: Any, check: bool, verbose: bool
+) -> _Request:
+    """Check what a run is asked for."""
+    group = None if group is None else as_integer("group", group, 1)
     skip, most = as_integer("skip", skip, 1), None if most is None else as_integer("most", most, 0)
     part = as_share(share)
     items, total = list_items(data, skip, most, part), count_items(data, skip, most, part)
     own = share_path(Path(path), *part)
-    return _certify(job, items, total, own, Path(path), size, check and not own.exists(), verbose)
+    return _Request(items, total, Path(path), own, group, check and not own.exists(), verbose)
 
 
 class _Progress(NamedTuple):
@@ -340,41 +356,46 @@ class _Progress(NamedTuple):
         return _Progress(self.done + len(rows), self.correct + correct, self.votes + sum(row.n for row in rows))
 
     def notes(self, n: int) -> dict[str, str]:
-        shown, saved = {"accuracy": f"{self.correct / max(self.done, 1):.3f}"}, 1 - self.votes / (n * max(self.done, 1))
-        return shown | {"votes_saved": f"{saved:.1%}"} if saved > 0 else shown
+        notes = {"accuracy": f"{self.correct / max(self.done, 1):.3f}"}
+        saved = 1 - self.votes / (n * max(self.done, 1))
+        return notes | {"votes_saved": f"{saved:.1%}"} if saved > 0 else notes
 
 
-def _certify(
-    job: _Job, items: Iterator[Item], total: int | None, own: Path, path: Path, size: int, check: bool, verbose: bool
-) -> list[LogRow]:
-    first = next(items, None)
+def _run(job: _Job, request: _Request) -> list[LogRow]:
+    """Do a job over the inputs that are asked for, and return their rows of the log."""
+    path, own = request.path, request.own
+    first = next(request.items, None)
     if first is None:
         if not own.exists():
             write_log(own, [])
         return []
     x, _ = first.load()
-    like, progress, wanted = describe(x), _Progress(), list[VoteRow]()
+    like = describe(x)
     settings = {**job.settings, **like}
     words = claim(settings)
     if path.exists() and not list_stores(path):
         raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
-    report = job.examine(x[None], np.array([first.idx])) if check else None
-    with _open(job, settings, own, first.idx, x) as store, progress_bar("inputs", total, verbose) as advance:
+    report = job.examine(x[None], np.array([first.idx])) if request.check else None
+    progress = _Progress()
+    wanted: list[VoteRow] = []
+    with _open(job, settings, own, first.idx, x) as store:
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
         done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
-        for batch in _batches(itertools.chain([first], items), size):
-            undone = [item for item in batch if item.idx not in done]
-            if undone:
-                rows = _certified(job, undone, like)
-                for row in rows:
-                    store.append(row)
-                    done[row.idx] = row
-                with own.open("a", encoding="utf-8") as log:
-                    log.writelines(format_row(log_row(row, words)) + "\n" for row in rows)
-            wanted += [done[item.idx] for item in batch]
-            progress = progress.add(wanted[-len(batch) :])
-            advance(progress.done, **progress.notes(job.n))
+        with progress_bar("inputs", request.total, request.verbose) as advance:
+            for batch in _batches(itertools.chain([first], request.items), request.group or job.group):
+                undone = [item for item in batch if item.idx not in done]
+                if undone:
+                    rows = _certified(job, undone, like)
+                    # The votes go to the disk first. What a crash leaves out of the log is written from them.
+                    for row in rows:
+                        store.append(row)
+                        done[row.idx] = row
+                    with own.open("a", encoding="utf-8") as log:
+                        log.writelines(format_row(log_row(row, words)) + "\n" for row in rows)
+                wanted += [done[item.idx] for item in batch]
+                progress = progress.add(wanted[-len(batch) :])
+                advance(progress.done, **progress.notes(job.n))
         write_log(own, in_order(done.values() if own == path else store.rows, words))
     return in_order(wanted, words)
 

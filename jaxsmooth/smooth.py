@@ -58,10 +58,11 @@ def smooth(
     estimators of the gradient are unbiased for that of the expectation:
 
     - "pathwise" differentiates through f (Salman et al. 2019, arXiv:1906.04584), in x, in the arrays of f and in the
-      scale of the noise. Each chunk is computed again in the backward pass, so that memory does not grow with n.
-    - "score" needs no gradient of f, and serves hard votes too: the mean of (h - b) z / sigma, h being a sample's
-      probabilities, z its noise in units of sigma and b the mean of h over the other samples of the input. Gaussian
-      noise, and gradients in x alone. Its variance grows with the number of features: below, over 30 times the other's.
+      scale of the noise. The backward pass computes each chunk again, so that memory does not grow with n.
+    - "score" needs no gradient of f, and serves hard votes, too: the mean of (h - b) z / sigma, where h are a sample's
+      probabilities, z its noise in units of sigma, and b the mean of h over the other samples of the input. It takes
+      Gaussian noise and gives gradients in x only. Its variance grows with the number of features: in the example below
+      it is over 30 times the other's.
 
     Args:
         f: base classifier, `[B, *event] -> [B, K]` logits or log-probabilities.

@@ -108,7 +108,7 @@ class VoteStore:
         ...     store.append(VoteRow(0, 1, 0, 0.25, 0.6, 0.1, 10, math.nan, votes, votes))
         >>> run = read_votes(path)
         >>> run.settings, run.votes.counts, run.votes.n
-        ({'sigma': 0.5}, array([[9, 1]], dtype=int32), array([10], dtype=int32))
+        ({'sigma': 0.5}, array([[9, 1]], dtype=int32), 10)
     """
 
     def __init__(self, path: str | Path, header: VoteHeader) -> None:
@@ -142,7 +142,7 @@ class VoteStore:
         """Write one record and sync it to the disk.
 
         Raises:
-            OSError: the disk is full, say. The file then ends with the record before.
+            OSError: for example, the disk is full. The file then ends with the record before.
         """
         record = np.zeros((), self._type)
         for name, value in row._asdict().items():
@@ -205,9 +205,12 @@ def read_votes(path: str | Path) -> StoredRun:
         return column(name, np.int32).reshape(-1, *header.row)
 
     lost = column("lost", np.float32)
+    n: Any = column("n", np.int32)
+    if header.rule == "fixed" and len(set(n.tolist())) == 1:
+        n = int(n[0])  # as it was when these votes were decided
     votes = Votes(
         counts=counts("counts"),
-        n=column("n", np.int32),
+        n=n,
         selection=counts("selection") if header.selects else None,
         lost=None if np.isnan(lost).all() else lost,
         rule=header.rule,

@@ -32,8 +32,8 @@ def init_train_state(f: Any, optimizer: optax.GradientTransformation) -> TrainSt
         optimizer: optax transformation.
 
     Raises:
-        TypeError: f is not callable, has no arrays, or has a leaf that is no floating-point array; the optimizer is
-            none.
+        TypeError: f is not callable, has no arrays, or has a leaf that is not a floating-point array; the optimizer is
+            not an optax transformation.
 
     Example:
         >>> from jax.tree_util import Partial

@@ -167,7 +167,7 @@ class FlaxBackend:
             save_tree(Path(f"{path}.optimizer.npz"), self.optimizer_state)
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote. The files hold arrays alone: nothing in them is executed."""
+        """Read what `save` wrote. The files hold only arrays: nothing in them is executed."""
         optimizer_state = self.optimizer_state
         loaded = load_tree(Path(f"{path}.variables.npz"), self.network.function())
         optimizer_file = Path(f"{path}.optimizer.npz")
@@ -177,7 +177,7 @@ class FlaxBackend:
         self.optimizer_state = optimizer_state
 
     def reset(self) -> None:
-        """Draw all weights anew and forget the optimizer's state."""
+        """Draw all weights again and forget the optimizer's state."""
         self.network.redraw(self.next_key(), self.shape)
         self.optimizer_state = None
 
@@ -199,7 +199,7 @@ class FlaxBackend:
         self.__dict__.update(unpack(state["packed"]))
 
     def _jitted(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """Return one of the functions below compiled, the same at each call. What they take by name alone is static."""
+        """Return one of the functions below, compiled once. Its keyword-only arguments are static."""
         if run.__name__ not in self._compiled:
             parameters = inspect.signature(run).parameters.values()
             static = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]

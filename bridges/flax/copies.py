@@ -1,4 +1,4 @@
-"""Arrays of flax models in files, and copies of what pickle cannot take: initialisers and optimizers are closures."""
+"""Arrays of flax models in files, and copies of what pickle cannot take, such as initialisers and optimizers."""
 
 import pickle
 from pathlib import Path
@@ -42,7 +42,7 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path, like: Any) -> Any:
-    """Read what `save_tree` wrote of a pytree like this one. The file holds arrays alone: nothing in it is executed.
+    """Read what `save_tree` wrote of a pytree like this one. The file holds only arrays: nothing in it is executed.
 
     Raises:
         ValueError: it holds other arrays, or arrays of other shapes.

@@ -121,7 +121,7 @@ class VotingFunction:
     Attributes:
         f: the module with its arrays.
         steps: mean and standard deviation of each standardisation.
-        binary: the loss that says how to read one output as two classes; None where there are as many outputs.
+        binary: the loss that says how to read one output as two classes; None where each class has its output.
     """
 
     f: FlaxFunction

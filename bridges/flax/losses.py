@@ -66,7 +66,7 @@ class Loss:
         return as_targets(y, number, self.classes, width, indices=self.takes_indices)
 
     def __call__(self, scores: jax.Array, labels: jax.Array) -> jax.Array:
-        """Return the loss as one number: its mean if it is one of many."""
+        """Return the loss as one number: the mean, if the function returns several."""
         return self.function(scores, labels).mean()
 
     def by_row(self, scores: jax.Array, labels: jax.Array) -> jax.Array:

@@ -12,9 +12,9 @@ from bridges.flax.layers import redrawn
 
 
 def as_jax(model: Any, variables: Any = None) -> FlaxFunction:
-    """Return a flax module as a function of inputs alone, in evaluation mode.
+    """Return a flax module as a function of its inputs only, in evaluation mode.
 
-    It is a callable pytree: under jit its arrays are arguments, so that new parameters compile nothing anew. Evaluation
+    It is a callable pytree: under jit its arrays are arguments, so that new parameters compile nothing. Evaluation
     mode is flax's own (`eval()` of nnx), and an argument `train`, `training`, `is_training`, `deterministic` or
     `use_running_average` of the module's `__call__` is set accordingly.
 

@@ -36,7 +36,7 @@ class Accelerated:
 
     @property
     def fixed_batch(self) -> bool:
-        """Whether another number of rows would have the module compiled anew."""
+        """Whether another number of rows would compile the module again."""
         return "compile" in self.ways
 
     @property

@@ -84,8 +84,7 @@ class TorchBackend:
                     outputs = self.loss_function.two_columns(outputs)
                 return outputs.detach().float().cpu().numpy()
 
-        # Once for all batches, since it takes a while. Gradients are off for the network alone, not for what prepares
-        # its inputs.
+        # Once for all batches, because it takes time. Gradients are off for the network only, not for the preprocessing.
         with contextlib.nullcontext() if training else evaluation_mode(self.model):
             yield scores
 
@@ -176,7 +175,7 @@ class TorchBackend:
             torch.save(self.optimizer.state_dict(), f"{path}.optimizer")
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote. The files hold tensors alone: nothing in them is executed."""
+        """Read what `save` wrote. The files hold only tensors: nothing in them is executed."""
         states = [torch.load(f"{path}.model", map_location=self.device, weights_only=True)]
         if self.optimizer is not None:
             states.append(torch.load(f"{path}.optimizer", map_location=self.device, weights_only=True))
@@ -190,7 +189,7 @@ class TorchBackend:
             raise
 
     def reset(self) -> None:
-        """Draw all parameters anew and forget the optimizer's state."""
+        """Draw all parameters again and forget the optimizer's state."""
         with torch.no_grad():
             reinitialise(self.model)
         if self.optimizer is not None:

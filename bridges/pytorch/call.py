@@ -22,11 +22,11 @@ def as_jax(module: Any) -> "TorchFunction":
     and `jax.shard_map`. Outside of jit arrays cross by DLPack; inside, XLA hands the module its own buffers, and the
     module's result is written into XLA's. The module is called in evaluation mode, without autocast or inference mode,
     with its own dtype and device, and is left as it was: modes, gradients, parameters. A training step that
-    changes the parameters takes effect at the next call; nothing is compiled anew.
+    changes the parameters takes effect at the next call and compiles nothing.
 
     Args:
-        module: takes one tensor `[B, *event]` and returns one `[B, *result]`, for every B, a row of the result
-            depending on that row of the input alone.
+        module: takes one tensor `[B, *event]` and returns one `[B, *result]`, for every B. A row of the result depends
+            only on that row of the input.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same module are equal. Results have
@@ -113,7 +113,7 @@ class TorchFunction(BridgedFunction):
         return to_jax(tensor.clone() if private else tensor)
 
     def write(self, tensor: torch.Tensor, out: Any) -> None:
-        """Write a tensor into a buffer of as many values."""
+        """Write a tensor into a buffer of the same size."""
         target = to_torch(out)
         if tensor.numel() != target.numel():
             raise ValueError(f"expected a result of shape {tuple(target.shape)}, got {tuple(tensor.shape)}")

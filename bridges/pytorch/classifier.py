@@ -30,7 +30,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
             log-probabilities, BCELoss as probabilities, any other as logits.
         input_shape: shape of one input.
         nb_classes: number of classes, at least 2.
-        optimizer: of the model's parameters; needed by `fit` alone.
+        optimizer: of the model's parameters; only `fit` needs it.
         channels_first: where the channels of an image are.
         clip_values: `(min, max)` of the inputs, for attacks.
         preprocessing_defences, postprocessing_defences: as in ART, by their methods.

@@ -36,10 +36,10 @@ def recorded(*layers: nn.Module) -> Generator[list[Any]]:
 
 
 def reinitialise(model: nn.Module) -> None:
-    """Draw every parameter anew, from PyTorch's generator.
+    """Draw every parameter again, from PyTorch's generator.
 
-    A part with a `reset_parameters` of its own, as the layers of torch.nn have, is initialised by it. Parameters of
-    other parts are drawn uniformly within 1 / sqrt(fan in), as a linear layer's are.
+    A part that has `reset_parameters`, as the layers of torch.nn have, is initialised by it. Parameters of other parts
+    are drawn uniformly within 1 / sqrt(fan in), like those of a linear layer.
     """
     for part in model.modules():
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)

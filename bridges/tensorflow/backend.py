@@ -162,7 +162,7 @@ class TensorFlowBackend:
             np.savez(f"{path}.optimizer.npz", *[v.numpy() for v in self.optimizer.variables])
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote. The files hold arrays alone: nothing in them is executed."""
+        """Read what `save` wrote. The files hold only arrays: nothing in them is executed."""
         before = self._variables()
         try:
             if isinstance(self.model, keras.Model):
@@ -177,7 +177,7 @@ class TensorFlowBackend:
             raise
 
     def reset(self) -> None:
-        """Draw all variables anew and forget the optimizer's state."""
+        """Draw all variables again and forget the optimizer's state."""
         reinitialise(self.model)
         forget(self.optimizer, getattr(self.model, "trainable_variables", []))
 
@@ -216,7 +216,7 @@ class TensorFlowBackend:
         return gradient(lambda x: self.loss_function(self._call(x, training), labels), x)
 
     def _vjp(self, training: bool, x: tf.Tensor, numbers: tf.Tensor) -> Any:
-        # One graph, out of which the weights are asked for: of two, the second would make every variable's gradient.
+        # One graph that asks Python for the weights. With two graphs, the second would compute every variable's gradient.
         def weigh(scores: Any) -> Any:
             weights = tf.numpy_function(
                 lambda scores, name: self._weights[int(name)](scores).astype(np.float32),

@@ -25,8 +25,8 @@ def as_jax(model: Any) -> "TensorFlowFunction":
 
     Args:
         model: Keras model (Sequential, functional, subclassed), `tf.Module`, `tf.function` or function, which takes one
-            tensor `[B, *event]` and returns one `[B, *result]`, for every B, a row of the result depending on that row
-            of the input alone.
+            tensor `[B, *event]` and returns one `[B, *result]`, for every B. A row of the result depends only on that
+            row of the input.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same model are equal. Results have
@@ -101,7 +101,7 @@ class TensorFlowFunction(BridgedFunction):
         return to_jax(tensor)
 
     def write(self, tensor: tf.Tensor, out: Any) -> None:
-        """Write a tensor into a buffer of as many values."""
+        """Write a tensor into a buffer of the same size."""
         target = np.asarray(out)
         values = to_numpy(tensor)
         if values.size != target.size:

@@ -11,7 +11,7 @@ from bridges.layers import layer_index
 
 
 def layer_names(model: Any) -> list[str] | None:
-    """Return the names of a Keras model's layers; None for what is no Keras model."""
+    """Return the names of a Keras model's layers; None for anything else."""
     return [layer.name for layer in model.layers] if isinstance(model, keras.Model) else None
 
 
@@ -29,7 +29,7 @@ def find_layer(model: Any, layer: Any) -> Any:
 
 def all_layers(model: Any) -> list[Any]:
     """Return the layers of a Keras model, those within layers included, and the model itself."""
-    # There is no public name for this, and other ways miss layers that a layer holds.
+    # There is no public name for this, and other ways miss layers that are inside layers.
     return list(model._flatten_layers()) if isinstance(model, keras.Layer) else []  # pyright: ignore
 
 
@@ -59,10 +59,10 @@ def recorded(*layers: Any) -> Generator[list[Any]]:
 
 
 def reinitialise(model: Any) -> None:
-    """Draw every variable anew.
+    """Draw every variable again.
 
-    A Keras layer gets the variables of a new layer of the same configuration. Trainable variables that belong to no
-    such layer are drawn uniformly within 1 / sqrt(fan in), as PyTorch draws a linear layer's.
+    A Keras layer gets the variables of a new layer of the same configuration. Trainable variables of no such layer are
+    drawn uniformly within 1 / sqrt(fan in), as PyTorch draws those of a linear layer.
     """
     done: set[int] = set()
     for layer in all_layers(model):
