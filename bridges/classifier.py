@@ -148,7 +148,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Check all settings, then take them over. Nothing after the checks can fail."""
         sizes = {name: settings[name] for name in ("sample_size", "scale", "alpha")}
         sample_size, alpha = check_smoothing(**sizes, n0=settings["n0"], output=settings["output"])
-        shape, classes = as_shape(settings["input_shape"]), as_integer("nb_classes", settings["nb_classes"], 2)
+        shape = as_shape(settings["input_shape"])
+        classes = as_integer("nb_classes", settings["nb_classes"], 2)
         clip_values = as_clip_values(settings["clip_values"])
         preprocessing = None
         if self._changes(settings, _STEPS):
@@ -194,7 +195,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
                 batch of -log of the probability of the label averaged over `sample_size` noisy copies (Salman et al.
                 2019, arXiv:1906.04584), at least 1e-20. The instance's `sampling` by default.
         """
-        x_, is_smoothed = as_inputs(x, self._input_shape), self.sampling if sampling is None else sampling
+        x_ = as_inputs(x, self._input_shape)
+        is_smoothed = self.sampling if sampling is None else sampling
         labels = as_labels(y, len(x_), self._nb_classes) if is_smoothed else self._as_targets(y, len(x_))
         if len(x_) == 0:
             return np.zeros_like(x_)
@@ -255,10 +257,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             layer_name: name, or index among `layer_names`.
             training_mode: run the network in training mode.
         """
-        x_, others = as_inputs(x, self._input_shape), as_inputs(y, self._input_shape)
+        x_ = as_inputs(x, self._input_shape)
+        others = as_inputs(y, self._input_shape)
         if len(x_) != len(others):
             raise ValueError(f"x and y must hold the same number of inputs, got {len(x_)} and {len(others)}")
-        (prepared, _), (compared, _) = self._preprocessing.before(x_), self._preprocessing.before(others)
+        (prepared, _) = self._preprocessing.before(x_)
+        (compared, _) = self._preprocessing.before(others)
         loss = activation_loss(loss_fn)
         if len(x_) == 0:
             return np.zeros_like(x_)
@@ -274,7 +278,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             reduction: "none", "mean" or "sum".
             training_mode: run the network in training mode.
         """
-        reduce, x = as_reduction(reduction), as_inputs(x, self._input_shape)
+        reduce = as_reduction(reduction)
+        x = as_inputs(x, self._input_shape)
         y = self._as_targets(y, len(x))
         if len(x) == 0:
             return np.zeros((0,) if reduction == "none" else (), np.float32)
@@ -287,7 +292,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> np.ndarray:
         """Return the loss of outputs of the network."""
-        reduce, scores = as_reduction(reduction), as_real("pred", pred, f"[N, {self._nb_classes}]")
+        reduce = as_reduction(reduction)
+        scores = as_real("pred", pred, f"[N, {self._nb_classes}]")
         if scores.ndim != 2 or scores.shape[1] != self._nb_classes:
             raise ValueError(f"pred must have shape [N, {self._nb_classes}], got {scores.shape}")
         return reduce(self._backend.loss_from_scores(scores, self._as_targets(y, len(scores))))
@@ -344,7 +350,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """
         refuse_keywords(kwargs)
         self._backend.refuse_untrainable()
-        x, batch_size = as_inputs(x, self._input_shape), as_integer("batch_size", batch_size, 1)
+        x = as_inputs(x, self._input_shape)
+        batch_size = as_integer("batch_size", batch_size, 1)
         y = self._as_targets(y, len(x))
         drawn = rows_drawn(len(x), batch_size, math.prod(self._input_shape))
 

@@ -79,7 +79,8 @@ def weighted_gradient(
         prepared, _ = preprocessing.before(noisy)
 
         def cotangent(scores: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
-            p, place = probabilities(scores, backend.loss_function.output), (np.arange(len(rows)), labels[rows])
+            p = probabilities(scores, backend.loss_function.output)
+            place = (np.arange(len(rows)), labels[rows])
             return label_derivative(p, place, backend.loss_function.output, weigh(p[place], rows))
 
         counts = np.bincount(rows - rows[0])  # in order, the copies of an input together

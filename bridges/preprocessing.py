@@ -124,7 +124,8 @@ class Preprocessing:
 
         If `is_affine`, x is not used, and one row of the gradient may be the sum of several.
         """
-        applied, inputs = self._at_fit if fit else self._at_predict, [x]
+        applied = self._at_fit if fit else self._at_predict
+        inputs = [x]
         for step in applied[:-1]:
             inputs.append(_apply(step, inputs[-1], None)[0])
         for step, x in zip(reversed(applied), reversed(inputs), strict=False):  # without steps there is an x too many

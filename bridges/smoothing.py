@@ -164,7 +164,8 @@ class RandomizedSmoothingMixin:
         Returns:
             `i64[N]` classes, -1 on abstention, and `f64[N]` radii in the units of x, 0 on abstention.
         """
-        n, x = as_integer("n", n, 1), as_inputs(x, getattr(self, "input_shape", None))
+        n = as_integer("n", n, 1)
+        x = as_inputs(x, getattr(self, "input_shape", None))
         n0 = self.sample_size if self.n0 is None else self.n0
         f, plan, compiled = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
         result = jaxsmooth.certify(
@@ -219,7 +220,8 @@ class RandomizedSmoothingMixin:
         if batch_size is not None:
             batch_size = as_integer("batch_size", batch_size, 1)
         training_mode = kwargs.pop("training_mode", False)
-        widest, features = self._find_widest(x), math.prod(x.shape[1:])
+        widest = self._find_widest(x)
+        features = math.prod(x.shape[1:])
         plan = plan_votes(len(x) * n, features, widest, self._limits, batch_size, even=even)
         if self.check and not (self._was_checked or training_mode or len(x) == 0):
             self._check(x[:4], plan.rows, kwargs)
@@ -294,7 +296,8 @@ class RandomizedSmoothingMixin:
 def check_smoothing(sample_size: Any, scale: Any, alpha: Any, n0: Any, output: Any) -> tuple[int, float]:
     """Check the settings of smoothing, and return `sample_size` and `alpha` as numbers."""
     as_scale("scale", scale)
-    sample_size, alpha = as_integer("sample_size", sample_size, 1), as_alpha(alpha)
+    sample_size = as_integer("sample_size", sample_size, 1)
+    alpha = as_alpha(alpha)
     if n0 is not None:
         as_integer("n0", n0, 1)
     refuse_unknown("output", output, _OUTPUTS)

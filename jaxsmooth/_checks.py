@@ -92,7 +92,8 @@ def as_host_inputs(x: Any) -> jax.Array | np.ndarray:
     """Return inputs as `as_inputs` does, but arrays that are not JAX's as NumPy's, in a dtype that JAX has."""
     expected = "a batch [N, *event] of real floating-point inputs"
     array = as_array("x", x, expected)
-    dtype, shape = array.dtype, array.shape
+    dtype = array.dtype
+    shape = array.shape
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"x must be {expected}, got dtype {dtype}: convert it, since the noise is in its units")
     if len(shape) < 2:
@@ -160,7 +161,8 @@ def as_batch_size(batch_size: Any) -> int:
 def shape_of_scores(scores: Any, rows: int) -> tuple[int, ...]:
     """Return the shape `(*components, K)` of one row of real scores `[B, *components, K]`, K >= 2."""
     expected = f"real scores of shape [{rows}, *components, K] with K >= 2 classes"
-    shape, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
+    shape = getattr(scores, "shape", None)
+    dtype = getattr(scores, "dtype", None)
     if shape is None or dtype is None:
         raise TypeError(f"f must return {expected}, got {type(scores).__name__}")
     if len(shape) < 2 or shape[0] != rows or shape[-1] < 2 or 0 in shape[1:]:

@@ -93,7 +93,8 @@ def _convolve(x: Any, kernel: Any, *, dimension_numbers: Any, batch_group_count:
     x = jnp.transpose(x, (batch, *space, feature))
     kernel = jnp.transpose(kernel, (*window, into, out))
     last = x.ndim - 1
-    axes, kernel_axes = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
+    axes = (0, last, *range(1, last))
+    kernel_axes = (last, last - 1, *range(last - 1))
     layout = lax.ConvDimensionNumbers(axes, kernel_axes, axes)
     y = lax.conv_general_dilated_p.bind(x, kernel, dimension_numbers=layout, batch_group_count=1, **params)
     back = [0] * y.ndim

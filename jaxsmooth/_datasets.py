@@ -34,10 +34,8 @@ class Item(NamedTuple):
         if not hasattr(pair, "__len__") or isinstance(pair, (str, bytes)) or len(pair) != 2:
             raise ValueError(f"data must hold pairs (x, label), got {pair!r} at index {self.idx}")
         place = f"of input {self.idx} of data"
-        x, label = (
-            as_array(f"x {place}", pair[0], "an array", host=True),
-            as_array(f"the label {place}", pair[1], "a class", host=True),
-        )
+        x = as_array(f"x {place}", pair[0], "an array", host=True)
+        label = as_array(f"the label {place}", pair[1], "a class", host=True)
         if like is not None and describe(x) != like:
             raise ValueError(f"all inputs of data must be like the first, {like}, got {describe(x)} at {self.idx}")
         if label.size != 1:

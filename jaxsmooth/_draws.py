@@ -92,7 +92,8 @@ def fold_host(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
 def threefry2x32(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     """Encrypt a counter of two 32-bit words under a key of two, by Threefry with 20 rounds; arrays of JAX or NumPy."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
-    left, right = counter[0] + schedule[0], counter[1] + schedule[1]
+    left = counter[0] + schedule[0]
+    right = counter[1] + schedule[1]
     for block in range(5):
         for rotation in _ROTATIONS[block % 2]:
             left = left + right

@@ -107,6 +107,7 @@ def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
     """Check what samples are drawn from, the keys apart."""
     x = as_host_inputs(x)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
+    # The loop reads its inputs, so it cannot run under jit.
     refuse_traced("the host loop", (noise, x, ids))
     return HostTask(as_noise(noise), keys, np.asarray(x), np.asarray(ids))
 
@@ -166,6 +167,7 @@ def count_requests(
     """
     if len(requests.row) == 0:
         return _no_votes(step, task, batch_size)
+    # All requests form one sequence of samples. Request r has the samples from ends[r - 1] to ends[r] of it.
     ends = np.cumsum(requests.samples)
     total = int(ends[-1])
     counts: np.ndarray | None = None
@@ -184,12 +186,14 @@ def count_requests(
             if running is not None:
                 window, batch, batches, end, started = running
                 votes, _ = step.finish(started, batch)
-                if counts is None:
+                if counts is None:  # the first votes say how many components and classes there are
                     counts = np.zeros((len(ends), *votes.shape[1:]), np.int32)
+                # Slots beyond the requests of this window are padding.
                 counts[window] += votes[: window.stop - window.start]
                 if advance is not None:
                     advance(end)
                 finished += batches
+                # Fast batches share one call of the program; slow ones get a call each, so that Ctrl-C is seen soon.
                 seconds = (time.perf_counter() - began) / finished
                 size = int(np.clip(_SECONDS_OF_A_CALL / seconds, 1, step.most))
             running = upcoming
@@ -264,6 +268,7 @@ def _cut(
         most: batches in the arrays, the others being padding.
     """
     total = int(ends[-1])
+    # The window is the range of requests that these batches serve, the first and the last perhaps in part.
     first = int(np.searchsorted(ends, taken, "right"))
     size = min(size, -(-(total - taken) // batch_size))
     while True:
@@ -273,6 +278,7 @@ def _cut(
         if served <= batch_size or size == 1:
             break
         size -= 1
+    # How many of these samples belong to each request of the window, and which ones they are.
     starts = ends[window] - requests.samples[window]
     shares = np.minimum(ends[window], stop) - np.maximum(starts, taken)
     slot = np.repeat(np.arange(served, dtype=np.int32), shares)
@@ -320,9 +326,11 @@ def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> t
     if flat.dtype.kind == "V" or flat.dtype.itemsize < 4:  # NumPy is slow with small floats, and knows not all of them
         flat = flat.astype(np.float32)
     flat = flat.reshape(len(flat), -1, row[-1])
+    # Padding and rows with a score that is not finite vote for no class.
     valid = np.broadcast_to(batch.slot[0][:, None] < len(batch.x), flat.shape[:2])
-    if not np.isfinite(flat).all():
+    if not np.isfinite(flat).all():  # the test of all at once is fast, and usually enough
         valid = valid & np.isfinite(flat).all(axis=-1)
+    # One number for each (slot, component, class), and a histogram of these numbers.
     cells = batch.slot[0][:, None] * flat.shape[1] + np.arange(flat.shape[1])
     votes = np.bincount((cells * row[-1] + flat.argmax(axis=-1))[valid], minlength=len(batch.x) * flat[0].size)
     return votes.reshape(len(batch.x), *row).astype(np.int32), scores
@@ -336,6 +344,7 @@ def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.n
 
 def _noisy(noise: Noise, x: Any, keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
     """Return the noisy rows of one batch: the program that draws."""
+    # fold_in(fold_in(key, id), sample): the same noise as in `_sampling.draw`.
     own = jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32").at[slot].get(mode="clip")
     words = jnp.stack([jnp.asarray(ids).at[slot].get(mode="clip"), sample])
     sampled = sample_noise(noise, fold_words(own, words), x.shape[1:], x.dtype)
@@ -351,7 +360,8 @@ def _vote(
 ) -> tuple[jax.Array, jax.Array]:
     """Draw some batches, run the classifier on each, and count: the program of a compiled classifier."""
     f: Classifier = merge_callable(arrays, static)
-    slots, (_, rows) = batch.x.shape[0], batch.slot.shape
+    slots = batch.x.shape[0]
+    (_, rows) = batch.slot.shape
 
     def vote(at: Any, votes: Any) -> tuple[jax.Array, jax.Array]:
         slot = jnp.asarray(batch.slot)[at]
@@ -360,6 +370,7 @@ def _vote(
         votes = jnp.zeros((slots, 1, *row), jnp.int32) if votes is None else votes
         return add_votes(votes, scores, slot, jnp.zeros_like(slot)), scores
 
+    # The number of real batches is traced: one program serves all of them.
     empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(vote, 0, None))
     votes, scores = lax.fori_loop(0, batches, lambda at, found: vote(at, found[0]), empty)
     return votes[:, 0], scores

@@ -106,7 +106,8 @@ class Sampler(NamedTuple):
         inputs = len(self.task.x)
         if known:
             both = count_streams(self.step, self.task, n0, known, self.batch_size, advance)
-            selection, counts = both[:, 0], both[:, 1]
+            selection = both[:, 0]
+            counts = both[:, 1]
         else:
             requests = samples_of_each(inputs, n0)
             selection = count_requests(self.step, self.task, requests, self.batch_size, advance)
@@ -118,6 +119,7 @@ class Sampler(NamedTuple):
         """Return the votes after a round: whole batches, filled with estimation samples that inputs need, in order."""
         share = share_of_round(needed, self.batch_size)
         row = np.flatnonzero(share)
+        # Fresh samples: those after the ones that each input has already.
         requests = Requests(row, np.ones_like(row), votes.n[row].astype(np.int64), share[row])
         counts = votes.counts.copy()
         counts[row] += count_requests(self.step, self.task, requests, self.batch_size)
@@ -126,7 +128,8 @@ class Sampler(NamedTuple):
 
 def as_sampler(f: Any, noise: Any, key: Any, x: Any, batch_size: Any, ids: Any, compiled: bool) -> Sampler:
     """Check where the votes come from."""
-    step, batch_size = make_step(f, compiled), as_batch_size(batch_size)
+    step = make_step(f, compiled)
+    batch_size = as_batch_size(batch_size)
     return Sampler(step, as_host_task(noise, key_data(key, DECISION), x, ids), batch_size)
 
 
@@ -157,6 +160,7 @@ def run(
         is_known = mode.known == mode.n
         with progress_bar("votes", inputs * (mode.n0 + mode.n), progress and is_known) as advance:
             votes = sampler.first(mode.n0, mode.known, mode.rule, advance)
+        # Only now is the number of components known, among which alpha is divided.
         plan = mode.plan(noise, alpha, votes.components)
         state = mode.begin(plan, votes)
         cast = int(votes.n.sum())
@@ -167,6 +171,7 @@ def run(
         while True:
             needed = mode.needed(plan, state)
             advance(int((needed == 0).sum()))
+            # Stopping early is always sound: what is certified so far was decided by the plan.
             if not needed.any() or cast >= most_votes:
                 return mode.certificate(plan, state)
             before = int(state.votes.n.sum())
@@ -184,6 +189,7 @@ def share_of_round(needed: np.ndarray, batch_size: int) -> np.ndarray:
         >>> share_of_round(np.array([5, 0, 5, 5]), 4)
         array([5, 0, 5, 2])
     """
+    # Inputs are served in order until the batches of the round are full.
     total = min(int(needed.sum()), _BATCHES_OF_A_ROUND * batch_size)
     whole = total - total % batch_size if total >= batch_size else total
     return np.clip(whole - (np.cumsum(needed) - needed), 0, needed)

@@ -79,6 +79,7 @@ def rows_of_chunks(samples: int, batch_size: int) -> int:
     Chunks of `batch_size` rows would have up to twice as many rows as there are samples. A scan is compiled for its
     number of samples in any case, so another size of chunk costs nothing.
     """
+    # As many chunks as full ones would be, of equal size.
     chunks = max(1, -(-samples // batch_size))
     equal = max(1, -(-samples // chunks))
     return min(batch_size, -(-equal // 8) * 8)
@@ -114,6 +115,7 @@ def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, lengths: Len
             counts = jnp.zeros((inputs, len(lengths), *row), jnp.int32)
         return add_votes(counts, scores, pairs.row, pairs.stream)
 
+    # Each chunk adds its votes, so that memory does not grow with the number of samples.
     counts = scan_chunks(add_chunk, inputs, sum(lengths), rows)
     # A traced input that is not finite could not be refused. It gets no votes.
     finite = jnp.isfinite(task.x).all(axis=tuple(range(1, task.x.ndim)))
@@ -128,6 +130,7 @@ def add_votes(counts: jax.Array, scores: jax.Array, row: jax.Array, stream: jax.
     inputs, streams, *_, classes = counts.shape
     flat = scores.reshape(len(scores), -1, classes)
     valid = jnp.isfinite(flat).all(axis=-1)
+    # A scatter-add over (input, stream, component, class). Indices out of range are dropped.
     place = (
         jnp.where(valid, row[:, None], inputs),
         jnp.broadcast_to(stream[:, None], valid.shape),
@@ -171,6 +174,7 @@ def draw_noise(task: Task, position: Position, lengths: Lengths, rows: int) -> t
     """Return the noise of one chunk, float32 or wider, and which pairs it is for."""
     pairs = _pairs(position, lengths, rows)
     ids = jnp.asarray(task.ids).at[pairs.row].get(mode="clip")
+    # The noise of a sample depends on (key, id, sample) only: fold in the one after the other.
     key = task.key if len(lengths) == 1 else decision_keys(task.key)[pairs.stream]
     keys = fold_words(key, jnp.stack([ids, jnp.asarray(task.first) + pairs.sample]))
     return sample_noise(task.noise, keys, task.x.shape[1:], task.x.dtype), pairs
@@ -180,9 +184,11 @@ def _pairs(position: Position, lengths: Lengths, rows: int) -> Pairs:
     n = sum(lengths)
     offset = position.sample + jnp.arange(rows, dtype=jnp.int32)
     passed = lax.div(offset, jnp.int32(n))  # nothing is negative: `//` and `%` would compute more
-    row, sample = position.row + passed, offset - passed * n
+    row = position.row + passed
+    sample = offset - passed * n
     if len(lengths) == 1:
         return Pairs(row, jnp.zeros_like(row), sample.astype(jnp.uint32))
+    # Of the samples of an input, the first n0 are selection samples and the others estimation samples.
     second = (sample >= lengths[0]).astype(jnp.int32)
     return Pairs(row, second, (sample - second * lengths[0]).astype(jnp.uint32))
 

@@ -50,6 +50,7 @@ def certify_anytime(
         ValueError, TypeError: an argument is not as described.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from jaxsmooth import Gaussian
         >>> f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], -1)
         >>> x = jnp.array([[1.0, 5.0], [0.5, 0.0]])
@@ -70,6 +71,7 @@ def _certificates(mode: "Anytime", sampler: Sampler, alpha: float) -> Iterator[C
     state = mode.begin(plan, votes)
     while True:
         yield mode.certificate(plan, state)
+        # Vote until every input has the same number of votes again, and only then look.
         target = state.votes.n.max(initial=0) + mode.votes
         votes = state.votes
         while (votes.n < target).any():
@@ -141,6 +143,7 @@ class Anytime:
 
     def certificate(self, plan: "AnytimePlan", state: "AnytimeState") -> Certificate:
         """Return the radius of the largest lower bound so far."""
+        # By Ville's inequality the bounds at all numbers of votes hold together, so the largest one holds.
         p_lower = state.p_lower
         radius = rounded_radius(plan.noise, np.maximum(plan.noise.unit_radius(p_lower), 0.0))
         certified = (p_lower > 0.5) & (radius > 0)

@@ -63,7 +63,8 @@ def clopper_pearson_lower(count: ArrayLike, n: int, alpha: float) -> np.ndarray:
         >>> clopper_pearson_lower(100_000, 100_000, 0.001).round(12)
         np.float64(0.999930924833)
     """
-    n, alpha = as_integer("n", n, 1), as_alpha(alpha)
+    n = as_integer("n", n, 1)
+    alpha = as_alpha(alpha)
     count = np.asarray(count)
     if not np.issubdtype(count.dtype, np.integer):
         raise TypeError(f"count must be integers, got dtype {count.dtype}")
@@ -125,7 +126,9 @@ def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndar
         (k >= 0) & (k <= total) & (total >= 1) & (total < np.inf) & (k == np.floor(k)) & (total == np.floor(total))
     ).all():
         raise ValueError(f"count must hold integers in [0, n] and n integers of at least 1, got {count!r} and {n!r}")
-    low, high = np.zeros(k.shape), k / total
+    low = np.zeros(k.shape)
+    high = k / total
+    # Bisect for the largest probability that the evidence refutes. It lies below the share of successes.
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         refuted = _log_evidence(middle, k, total) >= -np.log(alpha)
@@ -139,7 +142,9 @@ def _log_evidence(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
 
     For such q the upper part of the posterior holds about half of it or more, so its logarithm is accurate.
     """
-    a, b, inside = k + 0.5, n - k + 0.5, np.clip(q, 1e-300, 1.0)
+    a = k + 0.5
+    b = n - k + 0.5
+    inside = np.clip(q, 1e-300, 1.0)
     posterior = special.betaln(a, b) + np.log(np.maximum(special.betainc(b, a, 1 - inside), 1e-300))
     prior = special.betaln(0.5, 0.5) + np.log(np.maximum(special.betainc(0.5, 0.5, 1 - inside), 1e-300))
     return posterior - prior - special.xlogy(k, inside) - special.xlog1py(n - k, -inside)
@@ -248,6 +253,7 @@ def binomial_p_value(top: jax.Array, rival: jax.Array, n: int) -> jax.Array:
     """
     whole, fraction = (jnp.asarray(table) for table in _log2_factorials(n))
     total = top + rival
+    # The first term of the tail is C(total, top) / 2^total, here as a power of 2 with a float32 fraction.
     exponent = whole[total] - whole[top] - whole[rival] - total + 1
     first = jnp.ldexp(jnp.exp2(fraction[total] - fraction[top] - fraction[rival]), jnp.maximum(exponent, -126))
 
@@ -260,6 +266,7 @@ def binomial_p_value(top: jax.Array, rival: jax.Array, n: int) -> jax.Array:
         return j + 1, term, tail + term
 
     one = jnp.ones_like(first)
+    # Each further term is the one before times rival / (top + 1), (rival - 1) / (top + 2), ...
     tail = jax.lax.while_loop(unfinished, add_term, (jnp.zeros_like(top), one, one))[2]
     return jnp.where(top > rival, jnp.clip(first * tail, jnp.finfo(jnp.float32).tiny, 1.0), 1.0)
 
@@ -286,6 +293,7 @@ def split_radii(unit_radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     They are stepped down by half a float32 rounding error, which covers a scale that float32 rounded up.
     """
+    # One float32 does not hold a float64 radius: `high` takes its leading bits and `low` the rest.
     safe = unit_radius * (1 - 2.0**-24) * (1 - _MARGIN)
     high = safe.astype(np.float32)
     return high, round_down(safe - high)
@@ -298,6 +306,7 @@ def scaled_radius(scale: Any, high: Any, low: Any) -> Any:
     """
     xp: Any = np if isinstance(high, np.ndarray) else jnp
     product = scale * high
+    # `product` is rounded to nearest. Its exact error says whether to step down.
     # The exact error of the product, by Dekker's splitting. The halves are cut off bitwise, so their products are
     # exact, and neither a fused multiply-add nor another order of evaluation changes the result.
     a, b = _halves(scale)

@@ -98,7 +98,8 @@ def certify(
         task = as_task(noise, key, x, ids)
         both = scan_votes(f, task, (n0, n), batch_size)
     else:
-        step, task = make_step(f, compiled=False), as_host_task(noise, key_data(key, DECISION), x, ids)
+        step = make_step(f, compiled=False)
+        task = as_host_task(noise, key_data(key, DECISION), x, ids)
         with progress_bar("votes", len(task.x) * (n0 + n), progress) if progress else nullcontext() as advance:
             both = count_streams(step, task, n0, n, batch_size, advance)
     votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost_radius(task.noise, task.x))
@@ -141,7 +142,9 @@ def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound
         >>> certificate(votes, Gaussian(0.5)).radius
         Array([0.98..., 0. ...], dtype=float32)
     """
-    alpha, noise, votes = as_alpha(alpha), as_noise(noise), as_votes(votes)
+    alpha = as_alpha(alpha)
+    noise = as_noise(noise)
+    votes = as_votes(votes)
     refuse_bound(bound, noise)
     if votes.rule != "fixed":
         raise ValueError(
@@ -251,15 +254,19 @@ def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificat
 
 def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tuple[Any, Any, Any]:
     """Return label, radius and p_lower. Neither time nor memory grows with n."""
+    # cA <- top index in counts0 (the lowest in a tie), k <- counts[cA]
     label = votes.selection.argmax(axis=-1).astype(np.int32)
     is_static = isinstance(votes.n, int)
     n = votes.n if is_static else per_input(votes.n, label.ndim)
     k = at_label(np, votes.counts, label)
     if bound == "cohen":
+        # pA <- LowerConfBound(k, n, 1 - alpha); if pA > 1/2 the radius is sigma Phi^-1(pA), else ABSTAIN
         p_lower = lower_bound(k, n, alpha)
         unit = np.where(p_lower > 0.5, noise.unit_radius(p_lower), 0.0)
         high, low = split_radii(unit)
     else:
+        # Theorem 1 with both bounds. No union over classes is needed: the bound of the largest other count is at least
+        # the bound of the true runner-up's own count.
         p_lower = lower_bound(k, n, alpha / 2)
         rival_lower = lower_bound(n - largest_rival(np, votes.counts, label, n), n, alpha / 2)  # 1 - U
         unit = (special.ndtri(p_lower) + special.ndtri(rival_lower)) / 2
@@ -267,7 +274,8 @@ def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tupl
     if is_static:
         radius = scaled_radius(np.asarray(noise.scale, np.float32), high, low)
     else:
-        radius, high = rounded_radius(noise, np.maximum(unit, 0.0)), unit
+        radius = rounded_radius(noise, np.maximum(unit, 0.0))
+        high = unit
     return _finish(np, votes, noise, label, n, radius, high > 0, round_down(p_lower))
 
 
@@ -276,6 +284,7 @@ def _decide_traced(votes: Votes, noise: Noise, *, alpha: float, bound: Bound) ->
     """Return what `_decide_host` does, from tables over all counts from 0 to n."""
     label = jnp.argmax(votes.selection, axis=-1).astype(jnp.int32)
     k = at_label(jnp, votes.counts, label)
+    # float32 arithmetic is not sound here: compiled code looks up what the host computed in float64 for every count.
     if bound == "cohen":
         bounds = lower_bounds(votes.n, alpha)
         unit = np.where(bounds > 0.5, noise.unit_radius(bounds), 0.0)

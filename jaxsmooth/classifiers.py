@@ -51,7 +51,8 @@ def check_classifier(
         ValueError: f must be a function of each row, but its scores depend on the batch: those of 8 of 8 rows...
     """
     refuse_uncallable(f)
-    x, classes = as_host_inputs(x), None if classes is None else as_integer("classes", classes, 2)
+    x = as_host_inputs(x)
+    classes = None if classes is None else as_integer("classes", classes, 2)
     inputs = len(x)
     if inputs == 0:
         raise ValueError("x must have at least one input, got none")
@@ -90,6 +91,7 @@ def refuse_faults(
         finite: whether scores must be finite.
     """
     call = partial(_call, scores, number)
+    # The third call repeats the first batch: a change is chance or a state, not a neighbour.
     before, beside, after = map(call, (first, second, first))
     if not before.shape == beside.shape == after.shape:
         raise ValueError(
@@ -102,6 +104,7 @@ def refuse_faults(
     if finite and broken.any():
         faults.append(f"its scores are not finite in {broken.sum()} of {len(before)} rows")
     if (changed := _differing(before, after)).any():
+        # A fourth call tells chance from a state.
         steady = not _differing(after, call(first)).any()
         kind = "it has a state: scores changed after another batch" if steady else "it is random, or has a state"
         faults.append(f"{kind}, in {changed.sum()} of {len(before)} rows")
@@ -122,7 +125,8 @@ def _call(scores: Callable[[Any], Any], rows: int, batch: Any) -> np.ndarray:
 
 def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return which rows differ by more than rounding explains, or are finite at different places."""
-    wide, beside = one.astype(np.float64), other.astype(np.float64)
+    wide = one.astype(np.float64)
+    beside = other.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(beside)
     largest = max(np.abs(wide[finite]).max(initial=0.0), np.abs(beside[finite]).max(initial=0.0))
     tolerance = largest * max(_TOLERANCE, 8 * _resolution(one))

@@ -52,7 +52,9 @@ class _OverDevices:
     mesh: Mesh
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        rows, parts = x.shape[0], self.mesh.size
+        rows = x.shape[0]
+        parts = self.mesh.size
+        # Every device needs the same number of rows.
         padded = jnp.pad(x, [(0, -rows % parts)] + [(0, 0)] * (x.ndim - 1))
         spec: Any = PartitionSpec("device")
         return jax.shard_map(self.f, mesh=self.mesh, in_specs=spec, out_specs=spec)(padded)[:rows]

@@ -88,11 +88,14 @@ class LatticeGaussian:
         """Draw independent noise of this shape as `i32` multiples of step."""
         size = math.prod(shape)
         words = random_words(as_key(key), 2 * size)
-        first, second = words[:size], words[size:]
+        first = words[:size]
+        second = words[size:]
         low, high, alias, least = map(jnp.asarray, self._table)
         bits = len(low).bit_length() - 1
+        # The leading bits choose a column, the 64 - bits others whether it keeps its outcome or gives its alias.
         column = (first >> np.uint32(32 - bits)).astype(jnp.int32)
-        rest, bar = first & np.uint32(2 ** (32 - bits) - 1), high[column]
+        rest = first & np.uint32(2 ** (32 - bits) - 1)
+        bar = high[column]
         keeps = (rest < bar) | ((rest == bar) & (second < low[column]))
         return jnp.where(keeps, column + least, alias[column]).reshape(shape)
 
@@ -102,7 +105,8 @@ class LatticeGaussian:
 
     def lost_radius(self, x: ArrayLike) -> jax.Array:
         """Return what is taken off the radius of each input, `f32[N]`: 0 on the lattice, infinite beyond its reach."""
-        inputs, step = jnp.asarray(x), jnp.asarray(self.step)
+        inputs = jnp.asarray(x)
+        step = jnp.asarray(self.step)
         integers = _to_integers(inputs, step)
         distance = jnp.abs(inputs.astype(jnp.float32) - integers.astype(jnp.float32) * step) / step
         axes = tuple(range(1, inputs.ndim))
@@ -119,7 +123,8 @@ class LatticeGaussian:
 
     def cdf(self, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return P(Z < z) and P(Z <= z) of one feature's noise at multiples of step, in float64 on the host."""
-        step, sigma = float(np.asarray(self.step)), float(np.asarray(self.sigma))
+        step = float(np.asarray(self.step))
+        sigma = float(np.asarray(self.sigma))
         integers = np.round(np.asarray(values, np.float64) / step)
         return special.ndtr((integers - 0.5) * step / sigma), special.ndtr((integers + 0.5) * step / sigma)
 
@@ -149,6 +154,7 @@ def _to_integers(x: jax.Array, step: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _lattice_sum(x: jax.Array, noise: jax.Array, step: jax.Array) -> jax.Array:
+    # Two integers are added exactly, so the result depends only on the lattice point.
     integers = _to_integers(x, step) + _to_integers(noise, step)
     return integers.astype(jnp.float32) * step
 
@@ -171,14 +177,19 @@ def _alias_table(steps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     if variation > _VARIATION:
         raise ValueError(f"the table of sigma / step = {steps} errs by {variation}, more than {_VARIATION}")
     bits = max(1, (len(weights) - 1).bit_length())
-    columns, capacity = 2**bits, 2 ** (_BITS - bits)
+    columns = 2**bits
+    capacity = 2 ** (_BITS - bits)
     left = weights + [0] * (columns - len(weights))
-    bars, alias = list(left), list(range(columns))
+    bars = list(left)
+    alias = list(range(columns))
     small = [c for c in range(columns) if left[c] < capacity]
     large = [c for c in range(columns) if left[c] >= capacity]
+    # Walker: each column with too little mass takes the rest of its share from one with too much.
     while small:
-        poor, rich = small.pop(), large[-1]
-        bars[poor], alias[poor] = left[poor], rich
+        poor = small.pop()
+        rich = large[-1]
+        bars[poor] = left[poor]
+        alias[poor] = rich
         left[rich] -= capacity - left[poor]
         if left[rich] < capacity:
             small.append(large.pop())
@@ -219,6 +230,7 @@ def lattice_weights(steps: float) -> tuple[list[int], int, float]:
     mass = (np.exp(-(points**2) / 2) * _WEIGHTS).sum(axis=(1, 2)) / (2 * parts * steps * math.sqrt(2 * math.pi))
     weights = [int(math.ldexp(m, _BITS)) for m in mass.tolist()]
     rounding = sum(abs(w - math.ldexp(m, _BITS)) for w, m in zip(weights, mass.tolist(), strict=True))
+    # What rounding lost goes to the centre, where it matters least.
     missing = 2**_BITS - sum(weights)
     weights[reach] += missing
     beyond = 2 * float(special.ndtr(-(reach + 0.5) / steps))

@@ -68,6 +68,7 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
         raise TypeError(f"rows must be rows of a log, got {rows!r}")
     lines = [HEADER, *map(format_row, rows)]
     path = Path(path)
+    # Replace the file as a whole: a reader never sees a part of it.
     draft = path.with_name(path.name + ".partial")
     draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
     draft.replace(path)
@@ -112,6 +113,7 @@ def format_row(row: LogRow) -> str:
     words = row.claim.split(" ") if row.claim else []
     if any("=" not in word or word != "".join(word.split()) for word in words):
         raise ValueError(f"claim must be name=value words with one space between, got {row.claim!r} for idx {row.idx}")
+    # Decimal rounds the exact value of the float, toward zero: no printed radius is larger than the certified one.
     radius = Decimal(float(row.radius)).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR)
     time = timedelta(seconds=float(row.seconds))
     fields = (row.idx, row.label, row.predict, radius, int(row.correct), time, row.votes, row.claim)

@@ -149,15 +149,18 @@ def smoothadv(
     if attack not in ("pgd", "ddn"):
         raise ValueError(f"attack must be 'pgd' or 'ddn', got {attack!r}")
     e = noise.sample(key, (m, *x.shape), jnp.float32)
-    bound, norm = jnp.float32(epsilon), jnp.full(len(x), epsilon, jnp.float32)
+    bound = jnp.float32(epsilon)
+    norm = jnp.full(len(x), epsilon, jnp.float32)
     step = 2 * bound / max(steps, 1)
     delta = jnp.zeros(x.shape, jnp.float32)
+    # The attack sees the same noise draws as the loss below.
     for _ in range(steps):
         gradient, p = _ascent(f, e, x + delta, y)
         delta = delta + step * _unit(gradient)
         if attack == "ddn":
             norm = jnp.minimum(norm * jnp.where(p.argmax(axis=-1) != y, 0.95, 1.05), bound)
             delta = along_rows(norm, delta) * _unit(delta)
+        # Back into the ball.
         length = _length(delta)
         delta = delta * along_rows(jnp.minimum(1.0, bound / jnp.where(length > 0, length, 1.0)), delta)
     return _cross_entropy(_log_probabilities(f, lax.stop_gradient(x + delta)[None] + e), y).mean()
@@ -199,7 +202,9 @@ def macer(
     loss = -at_labels(_log_mean(jax.nn.log_softmax(scores)), y)
     p = jax.nn.softmax(beta * scores).mean(axis=0)
     others = jnp.where(jnp.arange(p.shape[1])[None] == y[:, None], -1.0, p)
-    top, second = at_labels(p, y), others.max(axis=1)
+    top = at_labels(p, y)
+    second = others.max(axis=1)
+    # Only inputs that the mean classifies correctly have a radius to enlarge.
     counted = (top > second) & (top < 1) & (second > 0)
     # `where` inside ndtri, too: otherwise inputs that do not count would have a NaN gradient instead of zero.
     high, low = (jax.scipy.special.ndtri(jnp.where(counted, p, 0.5)) for p in (top, second))
@@ -245,6 +250,7 @@ def smoothmix(
     adversarial = x
     for _ in range(steps):
         adversarial = adversarial + alpha * _unit(_ascent(f, e, adversarial, y)[0])
+    # The key itself draws the noise, so the mixing weights need one of their own.
     mixing = jax.random.uniform(jax.random.fold_in(key, 1), (len(x),), maxval=0.5)
     mixture = x + along_rows(mixing, x) * (lax.stop_gradient(adversarial) - x)
     soft = lax.stop_gradient(jnp.exp(_log_mean(log_p)))

@@ -20,7 +20,9 @@ from jaxsmooth._sampling import Position, as_task, draw_noise
 from jaxsmooth.arguments import as_alpha, as_integer, refuse_traced
 from jaxsmooth.types import Noise
 
-_VALUES, _MOST_SAMPLES, _MOST_FEATURES = 2**18, 2048, 1024
+_VALUES = 2**18
+_MOST_SAMPLES = 2048
+_MOST_FEATURES = 1024
 _TAILS = (2.0**-4, 2.0**-8, 2.0**-12)
 
 
@@ -110,7 +112,8 @@ def noise_report(
     if n is not None:
         n = as_integer("n", n, 1)
     x = as_inputs(x)
-    number, features = len(x), math.prod(x.shape[1:])
+    number = len(x)
+    features = math.prod(x.shape[1:])
     if number == 0:
         raise ValueError("x must have at least one input, got none")
     samples = max(2, min(_MOST_SAMPLES, _VALUES // (number * features))) if n is None else n
@@ -132,6 +135,7 @@ _draw_noise = partial(jax.jit, static_argnums=(2, 3))(draw_noise)
 def _report(u: np.ndarray, number: int, false_alarm: float) -> NoiseReport:
     """Return the report on values `[samples, features]` that should be independent and uniform; `number` inputs."""
     means = [*_marginal(u), *_correlations(2 * u - 1, number)]
+    # Each test gets an equal share of the false alarms (Bonferroni).
     share = false_alarm / (len(means) + 1)
     distance = math.sqrt(math.log(2 / share) / (2 * u.size))
     statistics = [NoiseStatistic("distance", _distance(u), distance)]
@@ -169,7 +173,8 @@ def _marginal(u: np.ndarray) -> list[_Means]:
 
 def _correlations(centred: np.ndarray, number: int) -> list[_Means]:
     """Return means of products of values that should be independent."""
-    squares, means = (3 * centred**2 - 1) / 2, list[_Means]()
+    squares = (3 * centred**2 - 1) / 2
+    means = list[_Means]()
     features = centred.shape[1]
     # The generator makes two words at a time, and they are half a sample apart.
     lags = (("features", 1, {1, -(-features // 2)}), ("samples", 0, {1, 2}))

@@ -53,7 +53,8 @@ def make_looks(n: int, first: int = 64, growth: float = 1.25) -> tuple[int, ...]
         >>> make_looks(200), len(make_looks(100_000))
         ((64, 80, 100, 125, 157, 196, 200), 34)
     """
-    n, first = as_integer("n", n, 1), as_integer("first", first, 1)
+    n = as_integer("n", n, 1)
+    first = as_integer("first", first, 1)
     if not 1 < growth < math.inf:
         raise ValueError(f"growth must be a number above 1, got {growth!r}")
     looks = [min(first, n)]
@@ -178,7 +179,8 @@ def _walk(
         cut = min(max(int(bar) - start, 0), len(mass))
         above = mass[cut:].sum()
         skip = 0 if give_up is None else min(max(look - int(give_up[index]) + 1 - start, 0), cut)
-        start, mass = start + skip, mass[skip:cut]
+        start = start + skip
+        mass = mass[skip:cut]
         yield look, mass.sum(), above
         if not len(mass):
             return
@@ -195,7 +197,8 @@ def _convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _binomial(n: int, p: float) -> tuple[int, np.ndarray]:
     """Return the probabilities of a binomial distribution from some count on, without tails of less than 1e-30."""
     reach = 12 * math.sqrt(n * p * (1 - p)) + 50
-    low, high = max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach))
+    low = max(0, math.floor(n * p - reach))
+    high = min(n, math.ceil(n * p + reach))
     return low, scipy.stats.binom.pmf(np.arange(low, high + 1), n, p)
 
 
@@ -222,7 +225,8 @@ def _calibrated(p: float, looks: tuple[int, ...], alpha: float) -> np.ndarray:
         return crossing_probability(looks, bars, p, _convolve)
 
     # Bisect for the largest level whose bars keep alpha.
-    low, high = math.log(alpha) - 20, 0.0
+    low = math.log(alpha) - 20
+    high = 0.0
     found = bars(math.exp(low))
     beyond = bars(math.exp(high))
     while high - low > 1e-9 and (found != beyond).any():

@@ -116,6 +116,7 @@ class Within:
 
     def begin(self, plan: "WithinPlan", votes: Votes) -> "WithinState":
         """Return the state once the pilot's votes are there: they decide how many votes each input gets."""
+        # A and its share p^ = k0 / n0 come from the pilot, and so does n: nothing of it depends on the fresh votes.
         label = votes.selection.argmax(axis=-1)
         wanted = plan.wanted[at_label(np, votes.selection, label)]
         return WithinState(votes, wanted.max(axis=tuple(range(1, wanted.ndim))))

@@ -58,7 +58,8 @@ def predict(
         >>> predict(f, Gaussian(1.0), jax.random.key(0), jnp.array([[2.0, 0.0], [0.0, 0.0], [-2.0, 0.0]])).label
         Array([ 0, -1,  1], dtype=int32)
     """
-    alpha, n = as_alpha(alpha), as_n(n)
+    alpha = as_alpha(alpha)
+    n = as_n(n)
     # counts <- SampleUnderNoise(f, x, n, sigma)
     if compiled:
         refuse_uncallable(f)
@@ -92,7 +93,8 @@ def prediction(votes: Votes, *, alpha: float = 1e-3) -> Prediction:
         >>> prediction(Votes(counts=jnp.array([[80, 20], [55, 45], [30, 0]]), n=100)).label
         Array([ 0, -1, -1], dtype=int32)
     """
-    alpha, votes = as_alpha(alpha), as_votes(votes)
+    alpha = as_alpha(alpha)
+    votes = as_votes(votes)
     if votes.rule != "fixed":
         raise ValueError(
             f"votes must be of the rule 'fixed', got {votes.rule!r}: their sampling stopped because of the votes, and "
@@ -122,7 +124,8 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
 @partial(jax.jit, static_argnames="alpha")
 def _decide_traced(votes: Votes, *, alpha: float) -> tuple[jax.Array, jax.Array]:
     """Return label and p-value, the label from a table over all totals from 0 to n."""
-    counts, n = votes.counts, votes.n
+    counts = votes.counts
+    n = votes.n
     label = jnp.argmax(counts, axis=-1).astype(jnp.int32)
     top = counts.max(axis=-1)
     rival = largest_rival(jnp, counts, label, n)

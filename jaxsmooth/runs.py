@@ -159,7 +159,8 @@ def predict_dataset(
         >>> [row.predict for row in rows]
         [0, 1, 2]
     """
-    alpha, n = as_alpha(alpha), as_n(n)
+    alpha = as_alpha(alpha)
+    n = as_n(n)
     few = min(n, 100)
     voter = _as_voter(f, noise, key, batch_size, compiled, devices, streams=None)
 
@@ -247,7 +248,8 @@ def _as_voter(
 ) -> _Voter:
     """Check where the votes of a run come from."""
     refuse_uncallable(f)
-    noise, key = as_noise(noise), as_key(key)
+    noise = as_noise(noise)
+    key = as_key(key)
     settings = origin(f, noise, key)
     f, batch_size = _spread(f, as_batch_size(batch_size), compiled, devices)
     return _Voter(make_step(f, compiled), noise, key_data(key, streams), batch_size, settings)
@@ -301,6 +303,7 @@ def _examine(voter: _Voter, x: np.ndarray, ids: np.ndarray) -> NoiseReport | Non
     # In the second batch every other sample is one place further on, among samples that the first batch does not have.
     moved = samples + np.uint32(rows)
     moved[places + 1] = samples[places]
+    # Scores come from the run's own program, so that nothing is compiled for the test.
     refuse_faults(partial(scores_of_first, voter.step, task), samples, moved, rows, (places, places + 1))
     if not hasattr(voter.noise, "cdf"):
         return None
@@ -337,9 +340,11 @@ def _as_request(
 ) -> _Request:
     """Check what a run is asked for."""
     group = None if group is None else as_integer("group", group, 1)
-    skip, most = as_integer("skip", skip, 1), None if most is None else as_integer("most", most, 0)
+    skip = as_integer("skip", skip, 1)
+    most = None if most is None else as_integer("most", most, 0)
     part = as_share(share)
-    items, total = list_items(data, skip, most, part), count_items(data, skip, most, part)
+    items = list_items(data, skip, most, part)
+    total = count_items(data, skip, most, part)
     own = share_path(Path(path), *part)
     return _Request(items, total, Path(path), own, group, check and not own.exists(), verbose)
 
@@ -363,7 +368,8 @@ class _Progress(NamedTuple):
 
 def _run(job: _Job, request: _Request) -> list[LogRow]:
     """Do a job over the inputs that are asked for, and return their rows of the log."""
-    path, own = request.path, request.own
+    path = request.path
+    own = request.own
     first = next(request.items, None)
     if first is None:
         if not own.exists():
@@ -373,6 +379,7 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
     like = describe(x)
     settings = {**job.settings, **like}
     words = claim(settings)
+    # Everything that can be refused is refused before a file is touched.
     if path.exists() and not list_stores(path):
         raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
     report = job.examine(x[None], np.array([first.idx])) if request.check else None
@@ -381,6 +388,7 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
     with _open(job, settings, own, first.idx, x) as store:
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
+        # Inputs that another process or an earlier call certified under the same settings are not certified again.
         done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
         with progress_bar("inputs", request.total, request.verbose) as advance:
             for batch in _batches(itertools.chain([first], request.items), request.group or job.group):
@@ -396,6 +404,7 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
                 wanted += [done[item.idx] for item in batch]
                 progress = progress.add(wanted[-len(batch) :])
                 advance(progress.done, **progress.notes(job.n))
+        # The log in the order of the inputs replaces the one in the order of their certificates.
         write_log(own, in_order(done.values() if own == path else store.rows, words))
     return in_order(wanted, words)
 
@@ -430,6 +439,7 @@ def _certified(job: _Job, batch: list[Item], like: dict[str, Any]) -> list[VoteR
 
 def _open(job: _Job, settings: dict[str, Any], path: Path, idx: int, x: np.ndarray) -> VoteStore:
     """Open the store, once the first input gets the same selection votes as before, and write the log from it."""
+    # A digest tells arrays apart, but not functions: so the first input votes again.
     selection = job.select(x[None], np.array([idx]))[0]
     if selection.ndim > 1:
         raise ValueError(

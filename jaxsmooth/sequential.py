@@ -81,6 +81,7 @@ def certify_radii(
         ValueError, TypeError: an argument is not as described; the state is of other arguments.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from jaxsmooth import Gaussian
         >>> f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], -1)
         >>> x = jnp.array([[1.0, 5.0], [0.3, 0.0], [0.0, 0.0]])
@@ -147,6 +148,7 @@ class Grid:
 
     def needed(self, plan: RadiiPlan, state: "GridState") -> np.ndarray:
         """Return how many votes each input lacks for its next look, 0 where no radius is open."""
+        # The next look is the first one after the votes so far.
         drawn = state.votes.n.astype(np.int64)
         upcoming = plan.looks[np.minimum(np.searchsorted(plan.looks, drawn, side="right"), len(plan.looks) - 1)]
         return np.where(state.is_settled, 0, upcoming - drawn)
@@ -157,6 +159,7 @@ class Grid:
 
     def certificate(self, plan: RadiiPlan, state: "GridState") -> Certificate:
         """Return the largest radius certified. Its edge is the lower bound on the probability."""
+        # `certified` counts radii from the smallest, so it is the place of the largest one. Place 0 is an abstention.
         radius = np.concatenate([[0.0], round_down(plan.radii)]).astype(np.float32)[state.certified]
         p_lower = np.concatenate([[0.0], round_down(plan.edges)]).astype(np.float32)[state.certified]
         label = np.where(state.certified > 0, state.label, ABSTAIN).astype(np.int32)
@@ -206,6 +209,7 @@ def look_at_votes(plan: RadiiPlan, state: GridState) -> GridState:
         array([1], dtype=int32)
     """
     votes = state.votes
+    # The test is on k, the votes for the selected class, and on the misses, which are all other samples.
     hits = at_label(np, votes.counts, state.label)
     at = np.minimum(np.searchsorted(plan.looks, votes.n), len(plan.looks) - 1)
     is_look = per_input(plan.looks[at] == votes.n, hits.ndim)
@@ -222,6 +226,7 @@ def look_at_votes(plan: RadiiPlan, state: GridState) -> GridState:
 
 def _digest(mode: Grid, task: HostTask, alpha: float) -> np.ndarray:
     """Return a digest of all that a run must keep from its first vote to its last, the classifier apart."""
+    # The classifier is left out: it cannot be told from another one.
     digest = hashlib.sha256(repr((mode, alpha, type(task.noise).__name__, task.x.dtype.name)).encode())
     noise = [np.asarray(leaf) for leaf in jax.tree.leaves(task.noise)]
     for array in (*noise, task.keys, task.ids, task.x):

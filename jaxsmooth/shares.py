@@ -49,6 +49,7 @@ def merge_shares(path: str | Path) -> list[LogRow]:
         if header.settings != settings:
             raise ValueError(f"{store} was made under other settings than {first}: {header.settings}, {settings}")
         for row in rows:
+            # Two processes may have certified the same input, after a crash. They must agree.
             other = done.setdefault(row.idx, row)
             if (other.predict, other.radius) != (row.predict, row.radius):
                 raise ValueError(f"{store} certifies input {row.idx} otherwise than another file of {path}")

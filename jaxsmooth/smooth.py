@@ -189,6 +189,7 @@ def _pathwise_backward(
     weights: jax.Array,
 ) -> tuple[list[Any], Task]:
     """Return the gradient of <weights, average> in every floating-point array of f and of the task."""
+    # Everything that can have a gradient: the arrays of f, x, and the scale of the noise.
     leaves, treedef = jax.tree.flatten(residuals[:2])
     places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
@@ -201,6 +202,7 @@ def _pathwise_backward(
 
     def add_chunk(total: list[jax.Array] | None, position: Position) -> list[jax.Array]:
         gradients = canonical_convolutions(jax.grad(weighted))([leaves[place] for place in places], position)
+        # Sums over many chunks are float32, also for a bfloat16 network.
         wide = [gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32)) for gradient in gradients]
         return wide if total is None else [a + b for a, b in zip(total, wide, strict=True)]
 
@@ -241,7 +243,8 @@ def _differentiable(backward: Callable[..., Any]) -> Callable[..., jax.Array]:
     return jax.jit(average, static_argnums=(0, 1, 2, 3))
 
 
-_pathwise, _score = _differentiable(_pathwise_backward), _differentiable(_score_backward)
+_pathwise = _differentiable(_pathwise_backward)
+_score = _differentiable(_score_backward)
 
 
 def _probabilities(f: Classifier, noisy: jax.Array, hard: bool) -> jax.Array:
@@ -249,6 +252,7 @@ def _probabilities(f: Classifier, noisy: jax.Array, hard: bool) -> jax.Array:
     scores = f(noisy)
     classes = shape_of_scores(scores, len(noisy))[-1]
     finite = jnp.isfinite(scores).all(axis=-1, keepdims=True)
+    # `where` comes first: the softmax of an infinite score would have a NaN gradient.
     scores = jnp.where(finite, scores, 0).astype(jnp.float32)
     h = jax.nn.one_hot(jnp.argmax(scores, axis=-1), classes) if hard else jax.nn.softmax(scores, axis=-1)
     return jnp.where(finite, h, 0)

@@ -115,6 +115,7 @@ class VoteStore:
         self.path = Path(path)
         self._type = _record_type(header.row)
         data = _header_bytes(header)
+        # A header that a crash tore is written again; any other header must be the same.
         if not self.path.exists() or _is_torn_header(self.path, data):
             _write_whole(self.path, data)
         found, self.rows, end = _read(self.path)
@@ -144,6 +145,7 @@ class VoteStore:
         Raises:
             OSError: for example, the disk is full. The file then ends with the record before.
         """
+        # One write and one sync: a crash leaves either the whole record or a torn last one, which is cut off.
         record = np.zeros((), self._type)
         for name, value in row._asdict().items():
             record[name] = value
@@ -154,6 +156,7 @@ class VoteStore:
                 raise OSError(f"{self.path}: the disk took only part of a record")
             os.fsync(self._file.fileno())
         except OSError:
+            # Take back what was written of the record, so that the file stays readable.
             self._file.truncate(self._end)
             self._file.seek(self._end)
             raise
@@ -216,7 +219,9 @@ def read_votes(path: str | Path) -> StoredRun:
         rule=header.rule,
     )
     decided = column("predict", np.int32), column("radius", np.float32), column("p_lower", np.float32)
-    idx, truth, seconds = column("idx", np.int64), column("label", np.int64), column("seconds", np.float64)
+    idx = column("idx", np.int64)
+    truth = column("label", np.int64)
+    seconds = column("seconds", np.float64)
     return StoredRun(dict(header.settings), idx, truth, seconds, Certificate(*decided, votes))  # pyright: ignore
 
 
@@ -278,7 +283,7 @@ def _read(path: Path) -> tuple[bytes, list[VoteRow], int]:
     rows: list[VoteRow] = []
     for place, record in enumerate(records):
         if zlib.crc32(record.tobytes()[:-4]) != record["checksum"]:
-            if place == len(records) - 1:
+            if place == len(records) - 1:  # torn by a crash
                 return data[:end], rows, end + place * kind.itemsize
             raise ValueError(f"{path} is damaged in record {place} of {len(records)}: nothing was changed")
         rows.append(_row(record))

@@ -87,6 +87,7 @@ def add_noise(noise: Noise, key: jax.Array, x: ArrayLike) -> jax.Array:
         ValueError, TypeError: an argument is not as described.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from jaxsmooth import Gaussian
         >>> add_noise(Gaussian(0.5), jax.random.key(0), jnp.zeros((2, 3))).shape
         (2, 3)
@@ -126,12 +127,14 @@ def stream_samples(
         ValueError, TypeError: as `count_votes`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from jaxsmooth import Gaussian
         >>> samples = stream_samples(Gaussian(1.0), jax.random.key(0), jnp.zeros((2, 5)), n=3, batch_size=4)
         >>> [rows.tolist() for noisy, rows in samples]
         [[0, 0, 0, 1], [1, 1, 2, 2]]
     """
-    n, batch_size = as_n(n), as_batch_size(batch_size)
+    n = as_n(n)
+    batch_size = as_batch_size(batch_size)
     refuse_traced("stream_samples", (key, first))
     task = as_host_task(noise, key_data(key), x, ids)
     return draw_requests(task, samples_of_each(len(task.x), n, int(as_first(first, n))), batch_size)

@@ -63,7 +63,8 @@ def count_votes(
         Array([[1000,    0],
                [ 492,  508]], dtype=int32)
     """
-    n, batch_size = as_n(n), as_batch_size(batch_size)
+    n = as_n(n)
+    batch_size = as_batch_size(batch_size)
     refuse_uncallable(f)
     return scan_votes(f, as_task(noise, key, x, ids, as_first(first, n)), (n,), batch_size)[:, 0]
 
@@ -106,7 +107,8 @@ def stream_votes(
                [ 492,  508]], dtype=int32)
     """
     step = make_step(f, compiled=False)
-    n, batch_size = as_n(n), as_batch_size(batch_size)
+    n = as_n(n)
+    batch_size = as_batch_size(batch_size)
     refuse_traced("stream_votes", first)
     task = as_host_task(noise, key_data(key), x, ids)
     requests = samples_of_each(len(task.x), n, int(as_first(first, n)))

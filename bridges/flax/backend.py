@@ -64,7 +64,8 @@ class FlaxBackend:
     @property
     def layer_names(self) -> list[str]:
         """Names of the submodules that the module calls; those in a list get its name and their place in it."""
-        f, names = self.network.function(), list[str]()
+        f = self.network.function()
+        names = list[str]()
 
         def record(x: jax.Array) -> None:
             names.extend(path[0] for path in f.structure.record(f.params, f.state, x) if len(path) == 1)
@@ -183,7 +184,9 @@ class FlaxBackend:
 
     def take_over(self, other: "FlaxBackend") -> None:
         """Go on where the training of another one, of the same module and optimizer, stands."""
-        self.optimizer_state, self.steps, self.key = other.optimizer_state, other.steps, other.key
+        self.optimizer_state = other.optimizer_state
+        self.steps = other.steps
+        self.key = other.key
 
     def next_key(self) -> jax.Array:
         """Return a new key at every call."""

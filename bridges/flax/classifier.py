@@ -92,11 +92,13 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         super().__init__(arguments(locals()))
 
     def _make_backend(self, settings: Mapping[str, Any], old: Any) -> FlaxBackend:
-        model, optimizer = settings["model"], settings["optimizer"]
+        model = settings["model"]
+        optimizer = settings["optimizer"]
         network = as_model(model, settings["variables"])
         if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise TypeError(f"optimizer must be an optax transformation or None, got {type(optimizer).__name__}")
-        classes, shape = as_integer("nb_classes", settings["nb_classes"], 2), as_shape(settings["input_shape"])
+        classes = as_integer("nb_classes", settings["nb_classes"], 2)
+        shape = as_shape(settings["input_shape"])
         loss = Loss(settings["loss"], classes, settings["from_logits"])
         key = jaxsmooth.stream_key(settings["seed"] if old is None else self.key, Stream.MODULE)
         backend = FlaxBackend(network, loss, optimizer, classes, shape, key)

@@ -84,7 +84,7 @@ class TorchBackend:
                     outputs = self.loss_function.two_columns(outputs)
                 return outputs.detach().float().cpu().numpy()
 
-        # Once for all batches, because it takes time. Gradients are off for the network only, not for the preprocessing.
+        # Once for all batches, because it takes time. Gradients are off only for the network.
         with contextlib.nullcontext() if training else evaluation_mode(self.model):
             yield scores
 

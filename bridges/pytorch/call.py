@@ -144,10 +144,13 @@ class TorchFunction(BridgedFunction):
     ) -> Signature:
         # Where the module is: a copy made on the way there would hide what the module does to its input.
         x = torch.zeros(2, *event, dtype=dtype, device=home)
-        version, observer = x._version, StorageWeakRef(x.untyped_storage())
+        version = x._version
+        observer = StorageWeakRef(x.untyped_storage())
         result = self.model(_move(x, home, own, private=False))
         self._check_result(result, 2)
-        shape, result_dtype, writes = tuple(result.shape[1:]), result.dtype, x._version != version
+        shape = tuple(result.shape[1:])
+        result_dtype = result.dtype
+        writes = x._version != version
         own_tensors = (*self.model.parameters(), *self.model.buffers())
         held = {tensor.untyped_storage().data_ptr() for tensor in (x, *own_tensors)}
         borrowed = result.untyped_storage().data_ptr() in held
@@ -168,7 +171,8 @@ class TorchFunction(BridgedFunction):
 @contextlib.contextmanager
 def _on_stream(pointer: int, device: torch.device) -> Generator[None]:
     """Run on XLA's stream, after what PyTorch's own was given before, and before what it will be given."""
-    own, xla = torch.cuda.current_stream(device), torch.cuda.ExternalStream(pointer, device=device)
+    own = torch.cuda.current_stream(device)
+    xla = torch.cuda.ExternalStream(pointer, device=device)
     xla.wait_stream(own)  # a training step may still be writing the weights
     try:
         with torch.cuda.stream(xla):

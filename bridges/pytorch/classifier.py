@@ -90,7 +90,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         super().__init__({**arguments(locals()), **_MIXED_PRECISION})
 
     def _make_backend(self, settings: Mapping[str, Any], old: Any) -> TorchBackend:
-        model, optimizer = settings["model"], settings["optimizer"]
+        model = settings["model"]
+        optimizer = settings["optimizer"]
         check_types(model, optimizer)
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
         device = as_device(settings["device_type"])

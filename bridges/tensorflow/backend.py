@@ -119,7 +119,8 @@ class TensorFlowBackend:
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch, in the mode asked for."""
         for x, y in batches:
-            images, labels = _tensor(x), self._labels(x, y)
+            images = _tensor(x)
+            labels = self._labels(x, y)
             if self.train_step is not None:
                 self.train_step(self.model, images, labels)
                 continue
@@ -216,7 +217,7 @@ class TensorFlowBackend:
         return gradient(lambda x: self.loss_function(self._call(x, training), labels), x)
 
     def _vjp(self, training: bool, x: tf.Tensor, numbers: tf.Tensor) -> Any:
-        # One graph that asks Python for the weights. With two graphs, the second would compute every variable's gradient.
+        # One graph that asks Python for the weights. The second of two graphs would compute every variable's gradient.
         def weigh(scores: Any) -> Any:
             weights = tf.numpy_function(
                 lambda scores, name: self._weights[int(name)](scores).astype(np.float32),

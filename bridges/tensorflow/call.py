@@ -138,7 +138,8 @@ class TensorFlowFunction(BridgedFunction):
         self._run(tf.zeros_like(x))  # makes the variables of a Keras model that has none yet
         result = self._forward(x)
         self.check_rows(tuple(result.shape), 2)
-        shape, result_dtype = tuple(result.shape[1:]), to_jax_dtype(result.dtype)
+        shape = tuple(result.shape[1:])
+        result_dtype = to_jax_dtype(result.dtype)
         observer = weakref.ref(memory)
         del x, words, result, memory
         return Signature(shape, result_dtype, observer() is not None, lends_its_result=False)

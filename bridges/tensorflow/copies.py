@@ -77,7 +77,8 @@ def assign(variables: list[Any], values: list[np.ndarray]) -> None:
     Raises:
         ValueError: there are more or fewer of them, or shapes differ.
     """
-    shapes, given = [tuple(v.shape) for v in variables], [value.shape for value in values]
+    shapes = [tuple(v.shape) for v in variables]
+    given = [value.shape for value in values]
     if shapes != given:
         raise ValueError(f"expected variables of shapes {shapes}, got {given}")
     for variable, value in zip(variables, values, strict=True):
