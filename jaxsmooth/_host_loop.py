@@ -104,7 +104,7 @@ class Step(NamedTuple):
 
 
 def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
-    """Check what samples are drawn from, the keys apart."""
+    """Check what samples are drawn from; the keys are checked by `key_data`."""
     x = as_host_inputs(x)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
     # The loop reads its inputs, so it cannot run under jit.
@@ -113,10 +113,8 @@ def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
 
 
 def evaluating() -> AbstractContextManager[Any]:
-    """Evaluate in the body what JAX would otherwise trace: the caller may be traced though no argument is.
-
-    Only where it is: inside this context, programs take longer to trace.
-    """
+    """Let JAX evaluate in the body what it would trace if the caller is traced, though no argument is."""
+    # Only where it is needed: inside this context JAX takes longer to trace a program.
     return jax.ensure_compile_time_eval() if is_traced(jax.device_put(np.int32(0))) else nullcontext()
 
 
@@ -147,6 +145,11 @@ def make_step(f: Any, compiled: bool) -> Step:
         return Step(f, True, partial(_vote, arrays, static), _finish_compiled, _MOST_IN_A_CALL)
     refuse_uncallable(f)
     return Step(f, False, _start_called, partial(_finish_called, f), 1)
+
+
+def own_inputs(task: HostTask) -> HostTask:
+    """Return a task with a copy of the inputs, for iterators: the caller may change an array between two steps."""
+    return task._replace(x=task.x.copy())
 
 
 def count_requests(
@@ -227,7 +230,8 @@ def draw_requests(task: HostTask, requests: Requests, batch_size: int) -> Iterat
     for taken in range(0, int(ends[-1]) if len(ends) else 0, batch_size):
         window, batch, _ = _cut(task, requests, ends, taken, batch_size, 1, 1)
         served = np.where(batch.slot[0] < len(batch.x), batch.slot[0] + window.start, len(ends))
-        upcoming = _start_called(task.noise, batch, 1), served
+        with evaluating():
+            upcoming = _start_called(task.noise, batch, 1), served
         if running is not None:
             yield running
         running = upcoming
@@ -327,13 +331,16 @@ def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> t
         flat = flat.astype(np.float32)
     flat = flat.reshape(len(flat), -1, row[-1])
     # Padding and rows with a score that is not finite vote for no class.
-    valid = np.broadcast_to(batch.slot[0][:, None] < len(batch.x), flat.shape[:2])
+    slot = batch.slot[0].astype(np.int64)
+    real = slot < len(batch.x)
+    valid = np.broadcast_to(real[:, None], flat.shape[:2])
     if not np.isfinite(flat).all():  # the test of all at once is fast, and usually enough
         valid = valid & np.isfinite(flat).all(axis=-1)
     # One number for each (slot, component, class), and a histogram of these numbers.
-    cells = batch.slot[0][:, None] * flat.shape[1] + np.arange(flat.shape[1])
-    votes = np.bincount((cells * row[-1] + flat.argmax(axis=-1))[valid], minlength=len(batch.x) * flat[0].size)
-    return votes.reshape(len(batch.x), *row).astype(np.int32), scores
+    cells = slot[:, None] * flat.shape[1] + np.arange(flat.shape[1])
+    slots = int(slot[real].max()) + 1
+    votes = np.bincount((cells * row[-1] + flat.argmax(axis=-1))[valid], minlength=slots * flat[0].size)
+    return votes.reshape(slots, *row).astype(np.int32), scores
 
 
 def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.ndarray, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_sizes
+from jaxsmooth._host_loop import own_inputs
 from jaxsmooth._modes import Sampler, as_sampler
 from jaxsmooth.arguments import as_alpha, as_integer
 from jaxsmooth.bounds import anytime_lower_bound, at_label, per_input, reduced, round_down, rounded_radius
@@ -62,7 +63,8 @@ def certify_anytime(
     """
     alpha = as_alpha(alpha)
     mode = Anytime(n0=n0, votes=votes)
-    return _certificates(mode, as_sampler(f, noise, key, x, batch_size, ids, compiled), alpha)
+    sampler = as_sampler(f, noise, key, x, batch_size, ids, compiled)
+    return _certificates(mode, sampler._replace(task=own_inputs(sampler.task)), alpha)
 
 
 def _certificates(mode: "Anytime", sampler: Sampler, alpha: float) -> Iterator[Certificate]:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_first, as_inputs, as_n, as_noise
 from jaxsmooth._draws import fold_host
-from jaxsmooth._host_loop import as_host_task, draw_requests, key_data, samples_of_each
+from jaxsmooth._host_loop import as_host_task, draw_requests, key_data, own_inputs, samples_of_each
 from jaxsmooth._programs import WideJit
 from jaxsmooth.arguments import as_integer, as_key, is_traced, refuse_traced
 from jaxsmooth.types import Noise
@@ -136,5 +136,5 @@ def stream_samples(
     n = as_n(n)
     batch_size = as_batch_size(batch_size)
     refuse_traced("stream_samples", (key, first))
-    task = as_host_task(noise, key_data(key), x, ids)
+    task = own_inputs(as_host_task(noise, key_data(key), x, ids))
     return draw_requests(task, samples_of_each(len(task.x), n, int(as_first(first, n))), batch_size)
