@@ -92,6 +92,7 @@ class RandomizedSmoothingMixin:
         sample_size, alpha = check_smoothing(sample_size, scale, alpha, n0, output)
         key = key_of_seed(seed)
         super().__init__(*args, **kwargs)
+        self._input_shape = getattr(self, "input_shape", None)
         self.sample_size = sample_size
         self.scale = scale
         self.alpha = alpha
@@ -133,7 +134,7 @@ class RandomizedSmoothingMixin:
             `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
         abstains = bool(kwargs.pop("is_abstain", True))
-        x = as_inputs(x, getattr(self, "input_shape", None))
+        x = as_inputs(x, self._input_shape)
         voter = self._voter(x, self.sample_size, batch_size, even=False, verbose=verbose, **kwargs)
         counts = self._count_votes(voter, x, verbose)
         self._predicted = (self._predicted + self.sample_size) % 2**31
@@ -165,7 +166,7 @@ class RandomizedSmoothingMixin:
             `i64[N]` classes, -1 on abstention, and `f64[N]` radii in the units of x, 0 on abstention.
         """
         n = as_integer("n", n, 1)
-        x = as_inputs(x, getattr(self, "input_shape", None))
+        x = as_inputs(x, self._input_shape)
         n0 = self.sample_size if self.n0 is None else self.n0
         f, plan, compiled = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
         result = jaxsmooth.certify(
@@ -193,7 +194,7 @@ class RandomizedSmoothingMixin:
             nb_epochs: number of epochs; the hook is called once for each.
             **kwargs: go to the hook.
         """
-        x = as_inputs(x, getattr(self, "input_shape", None))
+        x = as_inputs(x, self._input_shape)
         for _ in range(as_integer("nb_epochs", nb_epochs, 0)):
             self._fit_classifier(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
 

@@ -304,25 +304,19 @@ def scaled_radius(scale: Any, high: Any, low: Any) -> Any:
 
     It takes arrays of NumPy or of JAX and gives the same bits.
     """
-    xp: Any = np if isinstance(high, np.ndarray) else jnp
+    on_host = isinstance(high, np.ndarray)
+    xp: Any = np if on_host else jnp
     product = scale * high
-    # `product` is rounded to nearest. Its exact error says whether to step down.
-    # The exact error of the product, by Dekker's splitting. The halves are cut off bitwise, so their products are
-    # exact, and neither a fused multiply-add nor another order of evaluation changes the result.
-    a, b = _halves(scale)
-    c, d = _halves(high)
+    # `product` is rounded to nearest. Its exact error, by Dekker's splitting, says whether to step down. The leading 12
+    # bits are cut off bitwise, so the products of the halves are exact, and neither a fused multiply-add nor another
+    # order of evaluation changes the result.
+    halves: list[Any] = []
+    for value in (scale, high):
+        bits = value.view(np.uint32) if on_host else jax.lax.bitcast_convert_type(value, jnp.uint32)
+        bits = bits & np.uint32(0xFFFFF000)
+        leading = bits.view(np.float32) if on_host else jax.lax.bitcast_convert_type(bits, jnp.float32)
+        halves += [leading, value - leading]
+    a, b, c, d = halves
     rest = ((a * c - product) + a * d + b * c) + b * d + scale * low
     nearest = product + rest
     return xp.where(rest < nearest - product, xp.nextafter(nearest, xp.zeros_like(nearest)), nearest)
-
-
-def _halves(value: Any) -> tuple[Any, Any]:
-    """Split float32 values exactly into their leading 12 bits and the rest."""
-    mask = np.uint32(0xFFFFF000)
-    leading: Any
-    if isinstance(value, (np.ndarray, np.generic)):
-        leading = (np.asarray(value).view(np.uint32) & mask).view(np.float32)
-    else:
-        bits = jax.lax.bitcast_convert_type(value, jnp.uint32) & mask
-        leading = jax.lax.bitcast_convert_type(bits, jnp.float32)
-    return leading, value - leading
