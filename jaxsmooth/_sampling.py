@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +110,7 @@ def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, lengths: Len
 
     def add_chunk(counts: jax.Array | None, position: Position) -> jax.Array:
         noisy, pairs = draw(task, position, lengths, rows)
+        chex.assert_shape(noisy, (rows, *task.x.shape[1:]))
         scores = f(noisy)
         row = shape_of_scores(scores, rows)
         if counts is None:
@@ -127,6 +129,8 @@ def add_votes(counts: jax.Array, scores: jax.Array, row: jax.Array, stream: jax.
 
     Padding has a row beyond the counts, and invalid scores are given one: both are dropped.
     """
+    chex.assert_shape([row, stream], (len(scores),))
+    chex.assert_shape(scores, (None, *counts.shape[2:]))
     inputs, streams, *_, classes = counts.shape
     flat = scores.reshape(len(scores), -1, classes)
     valid = jnp.isfinite(flat).all(axis=-1)
@@ -196,7 +200,10 @@ def _pairs(position: Position, lengths: Lengths, rows: int) -> Pairs:
 def sample_noise(noise: Noise, keys: jax.Array, event: tuple[int, ...], dtype: Any) -> jax.Array:
     """Return the noise of each key, `[B, *event]`, in float32 or a wider dtype of the inputs."""
     wide = np.dtype(dtype) if np.dtype(dtype).itemsize > 4 else np.dtype(np.float32)
-    return jax.vmap(lambda key: noise.sample(key, event, wide))(keys)
+    sampled = jax.vmap(lambda key: noise.sample(key, event, wide))(keys)
+    if sampled.shape != (len(keys), *event):  # it would be broadcast, one number for many features
+        raise ValueError(f"noise.sample must return the shape {event} that it is asked for, got {sampled.shape[1:]}")
+    return sampled
 
 
 def add_noise(noise: Noise, x: jax.Array, sampled: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -266,6 +267,7 @@ def _noisy(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
 def _scores(f: Classifier, noisy: jax.Array) -> jax.Array:
     """Return the scores `f32[m, N, K]` of `[m, N, *event]`, in one call of f."""
     scores = f(noisy.reshape(-1, *noisy.shape[2:]))
+    chex.assert_shape(scores, (noisy.shape[0] * noisy.shape[1], None))
     return scores.astype(jnp.float32).reshape(*noisy.shape[:2], -1)
 
 
@@ -275,11 +277,14 @@ def _log_probabilities(f: Classifier, noisy: jax.Array) -> jax.Array:
 
 def _cross_entropy(log_p: jax.Array, y: jax.Array) -> jax.Array:
     """Return the cross-entropy of each input, `[m, N, K] -> [N]`."""
+    chex.assert_rank([log_p, y], [3, 1])
+    chex.assert_equal(log_p.shape[1], len(y))
     return -jax.vmap(at_labels, (0, None))(log_p, y).mean(axis=0)
 
 
 def _log_mean(log_p: jax.Array) -> jax.Array:
     """Return the log of the mean probabilities, at least 1e-20, `[m, N, K] -> [N, K]`."""
+    chex.assert_rank(log_p, 3)
     mean = jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(log_p))
     return jnp.maximum(mean, jnp.log(LEAST_PROBABILITY))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -198,6 +199,7 @@ def _pathwise_backward(
         arrays, task = treedef.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(leaves)])
         noisy, pairs = draw(task, position, (n,), rows)
         h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        chex.assert_equal_shape_suffix([h, weights], h.ndim - 1)
         return (h * weights.at[pairs.row].get(mode="fill", fill_value=0)).sum() / n
 
     def add_chunk(total: list[jax.Array] | None, position: Position) -> list[jax.Array]:
@@ -226,6 +228,7 @@ def _score_backward(
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
         noise, pairs = draw_noise(task, position, (n,), rows)
         noisy = add_noise(task.noise, task.x.at[pairs.row].get(mode="clip"), noise)
+        chex.assert_equal_shape([noisy, noise])
         h = _probabilities(merge_callable(arrays, static), noisy, hard)
         difference = (h - average.at[pairs.row].get(mode="clip")) * weights.at[pairs.row].get(mode="clip")
         weight = difference.sum(axis=tuple(range(1, h.ndim))) / ((n - 1) * variance)

@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
     """
 
     f: Any
-    optimizer_state: Any
+    optimizer_state: optax.OptState
     step: jax.Array
 
 
