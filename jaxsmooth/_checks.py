@@ -1,6 +1,7 @@
 """Checks of what the core works on: classifier, noise, inputs, ids, scores, votes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +59,7 @@ def merge_callable(arrays: list[Any], static: StaticCallable) -> Callable[..., A
 def as_noise(noise: Any) -> Noise:
     """Return a noise of strongly typed arrays, whose scale is positive and finite unless it is traced."""
     # isinstance with a protocol does the same, and takes 20 times as long on Python 3.11.
-    if isinstance(noise, type) or not _NOISE_MEMBERS.issubset(dir(noise)):
+    if isinstance(noise, type) or not all(map(partial(hasattr, noise), _NOISE_MEMBERS)):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
     as_scale(f"the scale of {type(noise).__name__}", noise.scale)
     try:

@@ -108,7 +108,7 @@ def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
     x = as_host_inputs(x)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
     # The loop reads its inputs, so it cannot run under jit.
-    refuse_traced("the host loop", (noise, x, ids))
+    refuse_traced("this function", (noise, x, ids))
     return HostTask(as_noise(noise), keys, np.asarray(x), np.asarray(ids))
 
 
@@ -120,7 +120,7 @@ def evaluating() -> AbstractContextManager[Any]:
 
 def key_data(key: Any, streams: tuple[int, ...] | None = None) -> np.ndarray:
     """Return the data of a key, or of its streams of these numbers, `u32[streams, 2]`."""
-    refuse_traced("the host loop", key)
+    refuse_traced("this function", key)
     with jax.ensure_compile_time_eval():
         data = np.asarray(jax.random.key_data(as_key(key)))
     return data[None] if streams is None else _streams(data.tobytes(), streams)
@@ -139,7 +139,7 @@ def samples_of_each(inputs: int, n: int, first: int = 0) -> Requests:
 
 def make_step(f: Any, compiled: bool) -> Step:
     """Return the step of a classifier that runs inside a compiled program, or that is called."""
-    refuse_traced("the host loop", f)
+    refuse_traced("this function", f)
     if compiled:
         arrays, static = split_callable(f)
         return Step(f, True, partial(_vote, arrays, static), _finish_compiled, _MOST_IN_A_CALL)

@@ -57,15 +57,17 @@ class Votes:
         """Return the votes of both, which must be of the same inputs and of disjoint ranges of samples.
 
         Raises:
-            ValueError: the rules differ, or the sampling of one stopped because of its counts: such votes do not add
-                up. One has selection votes and the other has none.
+            ValueError: the sampling of one stopped because of its counts: such votes do not add up. Or one has
+                selection votes, or a lost radius, and the other has none.
         """
         if self.rule != "fixed" or other.rule != "fixed":
             raise ValueError(f"only votes of the rule 'fixed' add up, got {self.rule!r} and {other.rule!r}")
         if (self.selection is None) != (other.selection is None):
             raise ValueError("votes with selection votes and votes without them do not add up")
+        if (self.lost is None) != (other.lost is None):
+            raise ValueError("votes whose lost radius is known and votes without it do not add up")
         selection = None if self.selection is None else self.selection + other.selection
-        lost = other.lost if self.lost is None else self.lost
+        lost = None if self.lost is None else jnp.maximum(self.lost, other.lost)
         return Votes(counts=self.counts + other.counts, n=self.n + other.n, selection=selection, lost=lost)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], tuple[int | None, str]]:
