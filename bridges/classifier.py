@@ -504,11 +504,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Return the noisy copies that gradients average over, the same in every pass."""
         noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
         n = self.sample_size
+        key = self._streams[Stream.GRADIENTS]
+        ids = input_ids(x)
         rows = plan_gradients(len(x), n, math.prod(x.shape[1:]), self._find_widest(x), self._limits)
-        key = jaxsmooth.stream_key(self.key, Stream.GRADIENTS)
 
         def draw() -> Iterator[np.ndarray | jax.Array]:
-            for noisy, _ in jaxsmooth.stream_samples(noise, key, x, n=n, batch_size=rows, ids=input_ids(x)):
+            for noisy, _ in jaxsmooth.stream_samples(noise, key, x, n=n, batch_size=rows, ids=ids):
                 yield self._as_batch(noisy)
 
         return Copies(x, n, rows, draw)

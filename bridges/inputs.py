@@ -131,10 +131,10 @@ def input_ids(x: np.ndarray) -> np.ndarray:
         True
     """
     rows = np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:])).view(np.uint8)
-    ids = np.empty(len(rows), np.uint32)
-    for index, row in enumerate(rows):  # processors have instructions for this hash
-        ids[index] = int.from_bytes(hashlib.sha256(row.data).digest()[:4], "little")
-    return ids
+    ids = bytearray()
+    for row in rows:
+        ids += hashlib.sha256(row.data).digest()[:4]  # processors have instructions for this hash
+    return np.frombuffer(ids, np.uint32)
 
 
 def refuse_keywords(kwargs: dict[str, Any]) -> None:

@@ -116,7 +116,10 @@ class RandomizedSmoothingMixin:
     @key.setter
     def key(self, key: jax.Array) -> None:
         self._key = as_key(key)
-        self._prediction_key = jaxsmooth.stream_key(self._key, Stream.PREDICTION)
+        # Key data of the streams that are drawn from in every call: a typed key would be read each time.
+        streams = (Stream.PREDICTION, Stream.GRADIENTS)
+        self._streams = {stream: _data(jaxsmooth.stream_key(self._key, stream)) for stream in streams}
+        self._key_data = _data(self._key)
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: bool = False, **kwargs: Any) -> np.ndarray:
         """Predict with `sample_size` noisy votes for each input.
@@ -172,7 +175,7 @@ class RandomizedSmoothingMixin:
         result = jaxsmooth.certify(
             f,
             jaxsmooth.Gaussian(self.scale),
-            self._key,
+            self._key if compiled else self._key_data,
             x,
             n0=n0,
             n=n,
@@ -200,7 +203,7 @@ class RandomizedSmoothingMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, the key as plain data."""
-        return {**self.__dict__, "_key": np.asarray(jax.random.key_data(self.key)), "_prediction_key": None}
+        return {**self.__dict__, "_key": self._key_data, "_streams": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the attributes back."""
@@ -246,7 +249,7 @@ class RandomizedSmoothingMixin:
         return jaxsmooth.stream_votes(
             voter.f,
             jaxsmooth.Gaussian(self.scale),
-            self._prediction_key,
+            self._streams[Stream.PREDICTION],
             x,
             n=self.sample_size,
             batch_size=voter.plan.drawn,
@@ -292,6 +295,10 @@ class RandomizedSmoothingMixin:
         key = jaxsmooth.stream_key(self._key, Stream.TRAINING, self._draws)
         self._draws += 1
         return np.asarray(jaxsmooth.add_noise(jaxsmooth.Gaussian(self.scale), key, x))
+
+
+def _data(key: jax.Array) -> np.ndarray:
+    return np.asarray(jax.random.key_data(key))
 
 
 def check_smoothing(sample_size: Any, scale: Any, alpha: Any, n0: Any, output: Any) -> tuple[int, float]:

@@ -189,6 +189,7 @@ def as_votes(votes: Any) -> Votes:
 def _as_counts(name: str, counts: Any) -> jax.Array | np.ndarray:
     """Return vote counts as `i32[N, *components, K]`, not negative unless they are traced."""
     expected = "integer vote counts of shape [N, *components, K] with K >= 2 classes"
+    given = counts
     counts = as_array(name, counts, expected, host=True)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         raise TypeError(f"{name} must be {expected}, got dtype {counts.dtype}")
@@ -200,6 +201,8 @@ def _as_counts(name: str, counts: Any) -> jax.Array | np.ndarray:
         most = int(counts.sum(axis=-1, dtype=np.float64).max())
         if most > 2**31 - 1:
             raise ValueError(f"{name} must add up to at most 2**31 - 1 votes for each input, got {most}")
+    if isinstance(given, jax.Array):  # what JAX gave stays JAX's
+        return given.astype(np.int32) if given.dtype != np.int32 else given
     return counts.astype(np.int32)
 
 
@@ -219,8 +222,8 @@ def _as_samples(n: Any, inputs: int) -> Any:
 
 def _refuse_more_votes(counts: Any, n: Any) -> None:
     """Refuse more votes than there were samples, where both are known."""
-    if isinstance(counts, np.ndarray) and not is_traced(n) and counts.size:
-        cast = counts.sum(axis=-1, dtype=np.int64).reshape(len(counts), -1).max(axis=1)
+    if not is_traced(counts) and not is_traced(n) and counts.size:
+        cast = np.asarray(counts).sum(axis=-1, dtype=np.int64).reshape(len(counts), -1).max(axis=1)
         if (cast > n).any():
             at = int(np.argmax(cast > n))
             samples = np.broadcast_to(n, cast.shape)[at]

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxsmooth.arguments import is_traced
+from jaxsmooth.arguments import evaluating, is_traced
 
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
 
@@ -37,9 +36,7 @@ class WideJit:
         """Run the program."""
         if self.wide is self.plain or any(map(is_traced, jax.tree.leaves((args, kwargs)))):
             return self.plain(*args, **kwargs)
-        if not is_traced(jax.device_put(np.int32(0))):
-            return self.wide(*args, **kwargs)
-        with jax.ensure_compile_time_eval():  # the caller is traced though no argument is
+        with evaluating():
             return self.wide(*args, **kwargs)
 
 

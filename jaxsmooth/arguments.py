@@ -7,6 +7,7 @@ JAX traces cannot be read, so only its shape and dtype are checked.
 import math
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ __all__ = [
     "as_key",
     "as_numbers",
     "as_scale",
+    "evaluating",
     "is_traced",
     "refuse_traced",
     "refuse_uncallable",
@@ -35,6 +37,16 @@ _INT32 = 2**31 - 1
 def is_traced(value: Any) -> bool:
     """Tell whether a value is known only while JAX traces, so that it cannot be read."""
     return isinstance(value, jax.core.Tracer)
+
+
+def evaluating() -> AbstractContextManager[Any]:
+    """Let JAX evaluate in the body what it would trace if the caller is traced, though no argument is."""
+    # Only where it is needed: inside this context JAX takes longer to trace a program.
+    return jax.ensure_compile_time_eval() if is_traced(_zero()) else _NOTHING
+
+
+_zero = jax.jit(lambda: np.int32(0))
+_NOTHING = nullcontext()
 
 
 def as_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:

@@ -71,7 +71,7 @@ def certify(
         alpha: failure probability for each input, static, in (0, 1).
         bound: see `certificate`. Fix it before you look at any votes.
         compiled: run f in one compiled scan. If false, call it from the host: f may then be any function of a JAX
-            array, and this function does not run under `jax.jit`.
+            array, this function does not run under `jax.jit`, and what it returns are NumPy arrays.
         progress: show a bar over the votes; only with `compiled=False` (needs tqdm, the extra `progress`).
 
     Returns:
@@ -128,7 +128,7 @@ def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound
         bound: "cohen" or "runner_up".
 
     Returns:
-        A `Certificate`.
+        A `Certificate`, of JAX arrays where the counts are, else of NumPy arrays.
 
     Raises:
         ValueError, TypeError: an argument is not as described: the sampling stopped because of the votes, they have no
@@ -240,6 +240,7 @@ def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificat
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
         label, radius, p_lower = _decide_traced(votes, noise, alpha=alpha, bound=bound)
         return Certificate(label, radius, p_lower, votes)
+    as_jax = isinstance(votes.counts, jax.Array)
     votes = replace(
         votes,
         counts=np.asarray(votes.counts),
@@ -248,7 +249,8 @@ def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificat
     )
     with np.errstate(over="ignore", invalid="ignore"):
         label, radius, p_lower = _decide_host(votes, noise, alpha, bound)
-    label, radius, p_lower = jax.device_put((label, radius, p_lower))  # jnp.asarray would compile a program
+    if as_jax:
+        label, radius, p_lower = jax.device_put((label, radius, p_lower))  # jnp.asarray would compile a program
     return Certificate(label, radius, p_lower, votes)
 
 

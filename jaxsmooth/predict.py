@@ -82,7 +82,8 @@ def prediction(votes: Votes, *, alpha: float = 1e-3) -> Prediction:
         alpha: level of the test, static, in (0, 1).
 
     Returns:
-        A `Prediction`. `p_value` has a relative error below 1e-4; the decision is exact and not read off it.
+        A `Prediction`, of JAX arrays where the counts are, else of NumPy arrays. `p_value` has a relative error below
+        1e-4; the decision is exact and not read off it.
 
     Raises:
         ValueError, TypeError: an argument is not as described: the sampling stopped because of the votes. A traced row
@@ -110,6 +111,7 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
         label, p_value = _decide_traced(votes, alpha=alpha)
         return Prediction(label, p_value, votes)
+    as_jax = isinstance(votes.counts, jax.Array)
     votes = jax.tree.map(np.asarray, votes)
     label = votes.counts.argmax(axis=-1).astype(np.int32)
     top = votes.counts.max(axis=-1)
@@ -117,7 +119,8 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
     # if BinomPValue(nA, nA + nB, 0.5) <= alpha return cA else ABSTAIN
     label = np.where(passes_binomial_test(top, rival, alpha), label, ABSTAIN)
     p_value = np.maximum(two_sided_p_value(top, top + rival), np.finfo(np.float32).tiny).astype(np.float32)
-    label, p_value = jax.device_put((label, p_value))
+    if as_jax:
+        label, p_value = jax.device_put((label, p_value))
     return Prediction(label, p_value, votes)
 
 

@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_batch_size, as_first, as_inputs, as_n, as_noise
-from jaxsmooth._draws import fold_host
+from jaxsmooth._checks import as_batch_size, as_first, as_host_inputs, as_n, as_noise
 from jaxsmooth._host_loop import as_host_task, draw_requests, key_data, own_inputs, samples_of_each
 from jaxsmooth._programs import WideJit
-from jaxsmooth.arguments import as_integer, as_key, is_traced, refuse_traced
+from jaxsmooth.arguments import as_integer, as_key, refuse_traced
 from jaxsmooth.types import Noise
 
 __all__ = ["Stream", "add_noise", "decision_keys", "stream_key", "stream_samples"]
@@ -54,16 +53,11 @@ def stream_key(key: jax.Array, stream: int, turn: int | None = None) -> jax.Arra
         ... )
         Array(True, dtype=bool)
     """
-    key = as_key(key)
-    numbers = [as_integer("stream", stream, 0), *([] if turn is None else [as_integer("turn", turn, 0, 2**32 - 1)])]
-    if is_traced(key):
-        for number in numbers:
-            key = jax.random.fold_in(key, np.uint32(number))
-        return key
-    data = key_data(key)
-    for number in numbers:
-        data = fold_host(data, np.array([number], np.uint32))
-    return as_key(data[0])
+    key = _fold_in(as_key(key), as_integer("stream", stream, 0))
+    return key if turn is None else _fold_in(key, as_integer("turn", turn, 0, 2**32 - 1))
+
+
+_fold_in = jax.jit(jax.random.fold_in)
 
 
 def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -92,7 +86,7 @@ def add_noise(noise: Noise, key: jax.Array, x: ArrayLike) -> jax.Array:
         >>> add_noise(Gaussian(0.5), jax.random.key(0), jnp.zeros((2, 3))).shape
         (2, 3)
     """
-    return _add(as_noise(noise), as_key(key), as_inputs(x))
+    return _add(as_noise(noise), as_key(key), as_host_inputs(x))
 
 
 @WideJit

@@ -149,7 +149,7 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         counts = jaxsmooth.count_votes(
             voter.f,
             jaxsmooth.Gaussian(self.scale),
-            self._prediction_key,
+            self._streams[Stream.PREDICTION],
             np.concatenate([x, np.zeros((padding, *x.shape[1:]), np.float32)]),
             n=self.sample_size,
             batch_size=voter.plan.rows,
