@@ -20,6 +20,21 @@ def half_space(x):
     return jnp.stack([x[:, 0], -x[:, 0]], axis=1)
 
 
+def grid_of_features(x):
+    """Score two classes in each of 2 x 3 components: component (i, j) is the half space of feature 3 i + j."""
+    features = x[:, :6].reshape(len(x), 2, 3)
+    return jnp.stack([features, -features], axis=-1)
+
+
+def one_of_the_grid(row, column):
+    """Return the classifier that is one component of `grid_of_features`."""
+
+    def f(x):
+        return grid_of_features(x)[:, row, column]
+
+    return f
+
+
 def inputs(number, event=(5,), seed=0):
     """Inputs near the decision boundaries of `first_features` at noise of scale 1."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=(number, *event)), jnp.float32)

@@ -65,7 +65,16 @@ def main(path, kind, port, index, count, pace=""):
 
     f, compiled = (slow, False) if pace else (f, compiled)
     jaxsmooth.certify_dataset(
-        f, NOISE, KEY, examples(), path, n=N, group=1, batch_size=64, compiled=compiled, verbose=False
+        f,
+        NOISE,
+        KEY,
+        examples(),
+        path,
+        mode=jaxsmooth.Fixed(n=N),
+        group=1,
+        batch_size=64,
+        compiled=compiled,
+        verbose=False,
     )
     print("done", flush=True)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from jaxsmooth import ABSTAIN, Gaussian, anytime_lower_bound, certify_anytime
+from jaxsmooth import ABSTAIN, Anytime, Gaussian, anytime_lower_bound, certify_anytime, count_votes, decision_keys
 from jaxsmooth.bounds import clopper_pearson_lower
+from tests.classifiers import grid_of_features, inputs, one_of_the_grid
 
 
 @pytest.mark.parametrize("p", [0.5, 0.8, 0.97])
@@ -72,7 +73,8 @@ def test_certificates_grow_with_the_votes_and_are_true():
     x = np.zeros((40, 3), np.float32)
     x[:, 0] = np.linspace(-1, 1, 40)
     results = list(itertools.islice(certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x, alpha=0.01), 12))
-    assert [result.votes for result in results] == [256 * i for i in range(1, 13)]
+    assert [result.votes.n for result in results] == [256 * i for i in range(1, 13)]
+    assert {result.votes.rule for result in results} == {"anytime"}
     for before, after in itertools.pairwise(results):
         assert (before.radius <= after.radius).all()
         assert ((before.label == after.label) | (before.label == ABSTAIN)).all()
@@ -94,7 +96,30 @@ def test_certificates_do_not_depend_on_batches_or_on_how_f_is_called():
     expected = third()
     for other in (third(batch_size=7), third(f=lambda x: np.asarray(sign(x)), compiled=False)):
         np.testing.assert_array_equal(other.radius, expected.radius)
-        np.testing.assert_array_equal(other.hits, expected.hits)
+        np.testing.assert_array_equal(other.votes.counts, expected.votes.counts)
+
+
+def test_votes_of_a_certificate_are_those_of_count_votes():
+    x = np.array([[0.4, 0.0], [-0.2, 1.0]], np.float32)
+    noise, key = Gaussian(0.5), jax.random.key(0)
+    result = list(itertools.islice(certify_anytime(sign, noise, key, x, n0=30, votes=100), 3))[-1]
+    for stream, votes, n in zip(
+        decision_keys(key), (result.votes.selection, result.votes.counts), (30, 300), strict=True
+    ):
+        np.testing.assert_array_equal(votes, count_votes(sign, noise, stream, x, n=n))
+
+
+def test_components_are_decided_at_their_share_of_alpha():
+    x, noise, key = inputs(3, (6,)), Gaussian(0.5), jax.random.key(0)
+    settings = {"n0": 50, "votes": 200}
+    whole = list(itertools.islice(certify_anytime(grid_of_features, noise, key, x, alpha=0.06, **settings), 3))
+    assert whole[-1].label.shape == whole[-1].radius.shape == whole[-1].p_lower.shape == (3, 2, 3)
+    for i, j in itertools.product(range(2), range(3)):
+        alone = certify_anytime(one_of_the_grid(i, j), noise, key, x, alpha=0.06 / 6, **settings)
+        for result, one in zip(whole, alone, strict=False):
+            for name in ("label", "radius", "p_lower"):
+                np.testing.assert_array_equal(getattr(result, name)[:, i, j], getattr(one, name))
+            np.testing.assert_array_equal(result.votes.counts[:, i, j], one.votes.counts)
 
 
 def test_bad_arguments_are_refused_before_the_first_certificate():
@@ -103,5 +128,19 @@ def test_bad_arguments_are_refused_before_the_first_certificate():
         certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x, alpha=1.0)
     with pytest.raises(ValueError, match="votes must be an integer"):
         certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x, votes=0)
-    with pytest.raises(TypeError, match="certify_anytime runs on the host"):
+    with pytest.raises(TypeError, match="runs on the host and takes no traced values"):
         jax.jit(lambda x: next(certify_anytime(sign, Gaussian(0.5), jax.random.key(0), x)).label)(x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"until": 3}, TypeError, "until must be a function"),
+        ({"n0": 0}, ValueError, "n0 must be an integer"),
+        ({"votes": 0}, ValueError, "votes must be an integer"),
+        ({"n": 0.5}, TypeError, "n must be an integer"),
+    ],
+)
+def test_a_bad_mode_is_refused_by_name(settings, error, message):
+    with pytest.raises(error, match=message):
+        Anytime(**settings)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsmooth import Gaussian, Uniform, certificate, certify, count_votes, predict, prediction, stream_votes
+from jaxsmooth import Gaussian, Uniform, Votes, certificate, certify, count_votes, predict, prediction, stream_votes
 from tests.classifiers import first_features, inputs
 
 RUNS = {"count_votes": count_votes, "stream_votes": stream_votes, "predict": predict, "certify": certify}
@@ -158,6 +158,17 @@ def test_an_unhashable_callable_is_refused(run):
         call(run, f=Model())
 
 
+DECIDE = [
+    pytest.param(prediction, id="prediction"),
+    pytest.param(lambda votes, **settings: certificate(votes, Gaussian(1.0), **settings), id="certificate"),
+]
+
+
+def votes(**changes):
+    """Return good votes of one input but for the changes."""
+    return Votes(**{"counts": np.array([[90, 10]]), "n": 100, "selection": np.array([[9, 1]]), **changes})
+
+
 COUNTS = [
     ("votes", TypeError, "must be integer vote counts"),
     (np.zeros((2, 3)), TypeError, "must be integer vote counts"),
@@ -168,25 +179,70 @@ COUNTS = [
 ]
 
 
+@pytest.mark.parametrize("decide", DECIDE)
 @pytest.mark.parametrize(("counts", "error", "message"), COUNTS)
-def test_counts_are_checked(counts, error, message):
+def test_counts_are_checked(decide, counts, error, message):
     with pytest.raises(error, match=message):
-        prediction(counts, n=100)
+        decide(votes(counts=counts))
+
+
+VOTES = [
+    ({"n": 0}, ValueError, "n must be an integer"),
+    ({"n": 10.0}, TypeError, "n must be an integer"),
+    ({"n": True}, TypeError, "n must be an integer"),
+    ({"n": 2**30 + 1}, ValueError, "n must be an integer"),
+    ({"n": np.array([100, 100])}, ValueError, "one for each of the 1 inputs"),
+    ({"n": np.array([-1])}, ValueError, "n must lie in"),
+    ({"n": np.array([100.0])}, TypeError, "n must be an integer or integers"),
+    ({"n": np.array([9])}, ValueError, "counts must add up to at most n = 9"),
+    ({"selection": np.zeros((2, 2), int)}, ValueError, "selection and counts must have one shape"),
+    ({"selection": np.zeros((1, 2))}, TypeError, "selection must be integer vote counts"),
+    ({"selection": np.array([[-1, 2]])}, ValueError, "selection must not be negative"),
+    ({"lost": "lost"}, TypeError, "lost must be"),
+    ({"lost": np.zeros(2)}, ValueError, "lost must have one radius for each of the 1 inputs"),
+    ({"lost": np.array([-0.1])}, ValueError, "lost must not be negative"),
+    ({"lost": np.array([np.nan])}, ValueError, "lost must not be negative or NaN"),
+    ({"rule": "grid"}, ValueError, "votes must be of the rule 'fixed', got 'grid'"),
+    ({"rule": "anytime"}, ValueError, "votes must be of the rule 'fixed', got 'anytime'"),
+    ({"rule": 3}, (ValueError, TypeError), "rule"),
+    ({"rule": np.array(["fixed", "grid"])}, (ValueError, TypeError), "rule"),
+    ({"rule": "other"}, ValueError, "votes must be of the rule 'fixed', got 'other'"),
+]
+
+
+@pytest.mark.parametrize("decide", DECIDE)
+@pytest.mark.parametrize(("changes", "error", "message"), VOTES, ids=lambda value: str(value)[:40])
+def test_votes_are_checked(decide, changes, error, message):
     with pytest.raises(error, match=message):
-        certificate(counts, counts, Gaussian(1.0), n=100)
+        decide(votes(**changes))
 
 
-def test_selection_and_counts_have_one_shape():
-    with pytest.raises(ValueError, match="selection and counts must have one shape"):
-        certificate(np.zeros((1, 3), int), np.zeros((2, 3), int), Gaussian(1.0), n=100)
+@pytest.mark.parametrize("decide", DECIDE)
+def test_naked_counts_are_no_votes(decide):
+    for naked in (np.eye(2, dtype=int), (np.eye(2, dtype=int), 100), None):
+        with pytest.raises(TypeError, match=r"votes must be jaxsmooth\.Votes"):
+            decide(naked)
 
 
-@pytest.mark.parametrize("decide", [lambda **k: prediction(np.eye(2, dtype=int), **k)])
-def test_decisions_check_n_and_alpha(decide):
-    with pytest.raises(ValueError, match="n must be an integer"):
-        decide(n=0)
-    with pytest.raises(ValueError, match="alpha must be a number"):
-        decide(n=10, alpha=1.0)
+def test_votes_without_selection_certify_nothing():
+    with pytest.raises(ValueError, match="votes must have selection votes"):
+        certificate(votes(selection=None), Gaussian(1.0))
+    assert prediction(votes(selection=None)).label[0] == 0
+
+
+@pytest.mark.parametrize("decide", DECIDE)
+def test_decisions_check_alpha(decide):
+    for alpha in (0.0, 1.0, -0.1, np.nan):
+        with pytest.raises(ValueError, match="alpha must be a number"):
+            decide(votes(), alpha=alpha)
+    with pytest.raises(TypeError, match="alpha must be a number"):
+        decide(votes(), alpha="0.1")
+
+
+@pytest.mark.parametrize("decide", DECIDE)
+def test_n_must_be_static_under_jit(decide):
+    with pytest.raises(TypeError, match=r"votes\.n must be one static int under jax\.jit"):
+        jax.jit(lambda counts: decide(votes(counts=counts, n=np.array([100]))).label)(np.array([[90, 10]]))
 
 
 def test_nothing_is_printed_or_warned_and_arguments_stay_as_they_were(capsys):

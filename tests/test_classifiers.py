@@ -77,7 +77,7 @@ def test_functions_of_each_row_pass(f, noise, dtype):
     ids=["batch norm", "first row", "place", "dropout", "running", "remembering", "NaN", "infinity"],
 )
 def test_faults_are_named(f, fault):
-    with pytest.raises(ValueError, match=f"f must be a function of each row alone, but .*{fault}"):
+    with pytest.raises(ValueError, match=f"f must be a function of each row, but .*{fault}"):
         check_classifier(f, inputs(6))
 
 
@@ -110,7 +110,7 @@ def test_inputs_of_few_bits_whose_votes_are_others_are_named():
         scaled = x.astype(jnp.float32)[:, :1] * 2.0**14
         return jnp.concatenate([scaled - jnp.floor(scaled) - 0.25, jnp.zeros_like(scaled)], axis=1)
 
-    with pytest.raises(ValueError, match=r"the votes of \d+ of 100 rows are others for inputs in float32"):
+    with pytest.raises(ValueError, match=r"the votes of \d+ of 100 rows change for inputs in float32"):
         check_classifier(fine, x, noise=Gaussian(0.5))
 
 
@@ -132,8 +132,8 @@ def test_rounding_and_ties_at_other_places_pass():
         ({"x": np.zeros(5)}, ValueError, "x must be a batch"),
         ({"noise": 0.5}, TypeError, "noise must be an instance"),
         ({"classes": 1}, ValueError, "classes must be an integer"),
-        ({"f": lambda x: x[:1]}, ValueError, r"f must return real scores of shape \[12, K\]"),
-        ({"f": lambda x: (x, x)}, ValueError, r"f must return real scores of shape \[12, K\]"),
+        ({"f": lambda x: x[:1]}, ValueError, r"f must return real scores of shape \[12, \*components, K\]"),
+        ({"f": lambda x: (x, x)}, ValueError, r"f must return real scores of shape \[12, \*components, K\]"),
     ],
 )
 def test_arguments_are_checked(changes, error, message):

@@ -8,14 +8,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxsmooth
-from jaxsmooth import Gaussian
-from tests.classifiers import assert_same, first_features, inputs
+from jaxsmooth import Fixed, Gaussian
+from tests.classifiers import first_features, inputs
 from tests.memory import needs_proc, resident
 
 KEY, NOISE = jax.random.key(4), Gaussian(1.0)
@@ -35,7 +36,7 @@ class Interrupted:
 
 
 class InterruptedProgram(Interrupted):
-    """The same, inside a compiled program that takes so many seconds: the signal comes from another thread."""
+    """The same, inside a compiled program, each call of which takes `seconds`: the signal comes from another thread."""
 
     def __init__(self, seconds):
         super().__init__()
@@ -57,19 +58,20 @@ def forever(f, compiled, path):
     x, data = inputs(3), (np.asarray(inputs(3)), np.arange(3))
     many = {"n": 2**17, "batch_size": 8}
     settings = {**many, "n0": 8, "compiled": compiled}
-    anytime = {key: value for key, value in settings.items() if key != "n"}
+    fewer = {"batch_size": 8, "compiled": compiled}
     yield lambda: jaxsmooth.certify_radii(f, NOISE, KEY, x * 0, [0.001], looks=[2**17], **settings)
     yield lambda: jaxsmooth.certify_within(f, NOISE, KEY, x, 1e-4, **settings)
-    yield lambda: list(itertools.islice(jaxsmooth.certify_anytime(f, NOISE, KEY, x, votes=2**17, **anytime), 1))
-    run = {**settings, "path": path, "verbose": False, "check": False}
+    yield lambda: list(itertools.islice(jaxsmooth.certify_anytime(f, NOISE, KEY, x, n0=8, votes=2**17, **fewer), 1))
+    run = {**fewer, "mode": Fixed(n0=8, n=2**17), "path": path, "verbose": False, "check": False}
     run |= {"devices": jax.local_devices()[:1]} if compiled else {}
     yield lambda: jaxsmooth.certify_dataset(f, NOISE, KEY, data, **run)
     if not compiled:
         yield lambda: jaxsmooth.stream_votes(f, NOISE, KEY, x, **many)
+        yield lambda: jaxsmooth.certify(f, NOISE, KEY, x, **settings)
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 def test_an_interrupt_stops_a_classifier_that_is_called_within_two_batches(tmp_path, place):
     f = Interrupted()
     calls = list(forever(f, False, tmp_path / "a.tsv"))
@@ -129,7 +131,7 @@ def test_eight_threads_certify_as_one_does():
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(certify, list(range(8)) * 4))
     for place, result in enumerate(together):
-        assert_same(result, alone[place % 8])
+        chex.assert_trees_all_equal(result, alone[place % 8])
 
 
 def test_eight_threads_go_through_a_stream_each():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import jaxsmooth
-from tests.bridges.reference import watch_scores
+from tests.bridges.reference import Keeps, watch_gradients, watch_scores
 
 torch = pytest.importorskip("torch")
 bridge = pytest.importorskip("bridges.pytorch")
 modules = pytest.importorskip("tests.bridges.modules")
+TorchBackend = pytest.importorskip("bridges.pytorch.backend").TorchBackend
 nn, images, loss, network = torch.nn, modules.images, modules.loss, modules.network
 
 pytestmark = [
@@ -66,8 +67,8 @@ def test_certificates_of_the_same_counts_are_the_cpu_s(n):
         results = []
         for place in (jax.devices()[0], cpu()):
             with jax.default_device(place):
-                decide = jax.jit(partial(jaxsmooth.certificate, noise=jaxsmooth.Gaussian(scale), n=n, alpha=0.001))
-                results.append(decide(jnp.asarray(counts), jnp.asarray(counts)))
+                decide = jax.jit(partial(jaxsmooth.certificate, noise=jaxsmooth.Gaussian(scale), alpha=0.001))
+                results.append(decide(jaxsmooth.Votes(selection=jnp.asarray(counts), counts=jnp.asarray(counts), n=n)))
         np.testing.assert_array_equal(results[0].label, results[1].label)
         np.testing.assert_array_equal(results[0].radius, results[1].radius)
 
@@ -194,15 +195,11 @@ def classifier(net, **settings):
     return bridge.PyTorchRandomizedSmoothing(net, nn.CrossEntropyLoss(), **common, **settings)
 
 
-def watch_gradients(classifier, monkeypatch):
-    """Return a list that will hold every batch that gradients are taken in."""
-    seen, vjp = [], classifier._backend.vjp
-    monkeypatch.setattr(classifier._backend, "vjp", lambda x, *a, **k: (seen.append(x), vjp(x, *a, **k))[1])
-    return seen
+def check_against_the_cpu(on_gpu, make_on_cpu, backend, monkeypatch):
+    """Compare votes and gradients of a class on the GPU with those of one that is made where JAX is on the CPU.
 
-
-def check_against_the_cpu(on_gpu, make_on_cpu, monkeypatch):
-    """Compare votes and gradients of a class on the GPU with those of one that is made where JAX is on the CPU."""
+    Return the batches that were scored on the GPU one by one. They, and those of gradients, stay there.
+    """
     x, y = np.asarray(images(8)), np.arange(8) % 3
     calls = (
         lambda classifier: classifier.certify(x, 1000),
@@ -211,20 +208,22 @@ def check_against_the_cpu(on_gpu, make_on_cpu, monkeypatch):
         lambda classifier: classifier.loss_gradient(x, y, sampling=True),
         lambda classifier: classifier.class_gradient(x, sampling=True),
     )
-    scored, differentiated = watch_scores(on_gpu, monkeypatch), watch_gradients(on_gpu, monkeypatch)
     # Tensor cores round to 10 bits, by which a ReLU may switch in one copy of 32.
     with jax.default_matmul_precision("float32"):
-        (label, radius), predicted, *gradients = [call(on_gpu) for call in calls]
+        with monkeypatch.context() as watching:
+            scored, differentiated = watch_scores(backend, watching), watch_gradients(backend, watching)
+            (label, radius), predicted, *gradients = [call(on_gpu) for call in calls]
         with jax.default_device(cpu()):
             on_cpu = make_on_cpu()
             (expected, expected_radius), expected_predicted, *expected_gradients = [call(on_cpu) for call in calls]
-    assert scored
+    assert differentiated
     assert all(isinstance(batch, jax.Array) for batch in scored + differentiated)
     np.testing.assert_array_equal(label, expected)
     np.testing.assert_allclose(radius, expected_radius, atol=0.02)  # a few votes of 1,000
     np.testing.assert_array_equal(predicted, expected_predicted)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0.05, atol=0.002 * np.abs(theirs).max())
+    return scored
 
 
 def check_training(trained, folder):
@@ -241,8 +240,9 @@ def check_training(trained, folder):
 
 def test_pytorch_class_votes_and_differentiates_on_the_gpu_as_on_the_cpu(monkeypatch):
     net = network().cuda().eval()
-    on_cpu, on_gpu = classifier(copy.deepcopy(net), device_type="cpu"), classifier(net)
-    check_against_the_cpu(on_gpu, lambda: on_cpu, monkeypatch)
+    # The check of an instance's first call is on arrays of NumPy.
+    on_cpu, on_gpu = classifier(copy.deepcopy(net), device_type="cpu"), classifier(net, check=False)
+    assert check_against_the_cpu(on_gpu, lambda: on_cpu, TorchBackend, monkeypatch)
     assert next(net.parameters()).is_cuda
 
 
@@ -251,7 +251,7 @@ def test_pytorch_class_trains_on_the_gpu(tmp_path):
     check_training(classifier(net, optimizer=torch.optim.Adam(net.parameters(), 0.01)), tmp_path)
 
 
-def flax_classifier():
+def flax_classifier(**settings):
     optax, flax = pytest.importorskip("optax"), pytest.importorskip("bridges.flax")
     net = pytest.importorskip("tests.bridges.flax_networks").LinenNetwork(3, None)
     return flax.FlaxRandomizedSmoothing(
@@ -264,11 +264,16 @@ def flax_classifier():
         scale=0.5,
         seed=3,
         preprocessing=(0.1, 2.0),
+        **settings,
     )
 
 
-def test_flax_class_votes_and_differentiates_on_the_gpu_as_on_the_cpu(monkeypatch):
-    check_against_the_cpu(flax_classifier(), flax_classifier, monkeypatch)
+@pytest.mark.parametrize("settings", [{}, {"postprocessing_defences": Keeps()}], ids=["one program", "batch by batch"])
+def test_flax_class_votes_and_differentiates_on_the_gpu_as_on_the_cpu(settings, monkeypatch):
+    backend = pytest.importorskip("bridges.flax.backend").FlaxBackend
+    on_gpu = flax_classifier(check=False, **settings)
+    scored = check_against_the_cpu(on_gpu, flax_classifier, backend, monkeypatch)
+    assert bool(scored) == bool(settings)
 
 
 def test_flax_class_trains_on_the_gpu(tmp_path):

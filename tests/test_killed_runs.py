@@ -8,13 +8,13 @@ import time
 
 import numpy as np
 
-from jaxsmooth.stores import read_votes
+from jaxsmooth import read_votes
 
 SERVER = """
 import os, sys, time
 from pathlib import Path
 import jax, numpy as np
-from jaxsmooth import Gaussian, certify_dataset
+from jaxsmooth import Fixed, Gaussian, certify_dataset
 
 def slow(x):
     time.sleep(0.0005)
@@ -23,8 +23,8 @@ def slow(x):
 def run(path):
     rng = np.random.default_rng(0)
     data = [(rng.normal(size=4).astype(np.float32), idx % 3) for idx in range(11)]
-    settings = {"n0": 20, "n": 100, "batch_size": 40, "group": 2, "compiled": False, "verbose": False}
-    certify_dataset(slow, Gaussian(0.5), jax.random.key(3), data, path, **settings)
+    settings = {"batch_size": 40, "group": 2, "compiled": False, "verbose": False}
+    certify_dataset(slow, Gaussian(0.5), jax.random.key(3), data, path, mode=Fixed(n0=20, n=100), **settings)
 
 for line in sys.stdin:
     child = os.fork()
@@ -48,7 +48,7 @@ class Server:
         self.process = subprocess.Popen(command, env={**os.environ, **settings}, **pipes)
 
     def run(self, path, kill_after=None):
-        """Return the exit status of a run, which is killed after so many seconds."""
+        """Return the exit status of a run, which is killed `kill_after` seconds after its start."""
         self.process.stdin.write(f"{path}\n")
         self.process.stdin.flush()
         child = int(self.process.stdout.readline())
@@ -75,10 +75,9 @@ def assert_same_run(path, whole):
     logs = ([line.split("\t") for line in p.read_text().splitlines()] for p in (path, whole))
     without_time, expected = ([fields[:5] + fields[6:] for fields in log] for log in logs)
     assert without_time == expected
-    rows, others = (sorted(read_votes(f"{p}.votes")[1], key=lambda row: row.idx) for p in (path, whole))
-    assert [row.idx for row in rows] == list(range(11))
-    for row, other in zip(rows, others, strict=True):
-        np.testing.assert_array_equal(row.counts, other.counts)
+    run, other = (read_votes(f"{p}.votes") for p in (path, whole))
+    assert sorted(run.idx) == list(range(11))
+    np.testing.assert_array_equal(run.votes.counts[run.idx.argsort()], other.votes.counts[other.idx.argsort()])
 
 
 def test_a_run_killed_at_30_random_moments_ends_in_the_same_certificates(tmp_path):
@@ -89,7 +88,7 @@ def test_a_run_killed_at_30_random_moments_ends_in_the_same_certificates(tmp_pat
     lasted = min(duration_of_a_run(server, tmp_path / f"again_{i}.tsv") for i in range(3))
     while statuses.count(-signal.SIGKILL) < 30:
         statuses.append(server.run(path, rng.uniform(0, lasted)))
-        if statuses[-1] == 0:  # done before the kill came: begin anew
+        if statuses[-1] == 0:  # done before the kill came: begin again
             assert_same_run(path, whole)
             path.unlink()
             votes.unlink()

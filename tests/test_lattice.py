@@ -1,5 +1,8 @@
 """Gaussian noise on a lattice: exact sums, an exact table, no leak of low bits, radii reduced off the lattice."""
 
+from dataclasses import replace
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ from scipy import stats
 
 import jaxsmooth
 from jaxsmooth import ABSTAIN, Gaussian, LatticeGaussian
-from jaxsmooth.lattice import _VARIATION, _alias_table, lattice_weights
+from jaxsmooth.lattice import lattice_weights
 
 STEP = 1 / 255
 NOISE = LatticeGaussian(0.25, STEP)
@@ -24,13 +27,15 @@ def test_the_table_errs_by_no_more_than_it_says(steps):
         exact = lower + lower[-2::-1]
         error = sum(abs(mp.mpf(w) / 2**64 - p) for w, p in zip(weights, exact, strict=True)) / 2 + edges[0]
     assert sum(weights) == 2**64
-    assert error <= variation <= _VARIATION
+    assert error <= variation <= 1e-15  # what `LatticeGaussian` promises of a feature
 
 
 @pytest.mark.parametrize("steps", [0.3, 63.75, 1000.0])
 def test_the_alias_table_has_the_weights_exactly(steps):
-    weights, least, _ = lattice_weights(steps)
-    low, high, alias, first = _alias_table(steps)
+    """The noise is a pytree: sigma, step, and the two words of each bar, the aliases and the least integer."""
+    noise = LatticeGaussian(steps, 1.0)
+    weights, least, _ = lattice_weights(float(noise.sigma))
+    _, _, low, high, alias, first = map(np.asarray, jax.tree.leaves(noise))
     capacity, mass = 2**64 // len(low), dict.fromkeys(range(least, least + len(low)), 0)
     for column in range(len(low)):
         bar = int(high[column]) * 2**32 + int(low[column])
@@ -104,14 +109,70 @@ def test_radii_off_the_lattice_are_reduced_and_say_so(key):
         assert ((reduced.label == ABSTAIN) == (reduced.radius == 0)).all()
 
 
-def test_a_run_over_a_data_set_reduces_radii_too(tmp_path, key):
-    x = (np.array([[100, 0, 7], [120, 76.5, 7]]) / 255).astype(np.float32)
-    f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], axis=1)  # noqa: E731
-    data, path = (x, np.zeros(2, int)), tmp_path / "a.tsv"
-    rows = jaxsmooth.certify_dataset(f, NOISE, key, data, path, n=1000, verbose=False)
-    result = jaxsmooth.certify(f, NOISE, key, x, n=1000)
-    assert result.rounded.tolist() == [False, True]
+def half(x):
+    return jnp.stack([x[:, 0], -x[:, 0]], axis=1)
+
+
+@pytest.fixture
+def three():
+    """One input on the lattice, one whose radius is reduced, and one whose radius is used up."""
+    x = np.zeros((3, 9), np.float32)
+    x[:, 0], x[:, 1] = [100, 120, 10], [0, 76.5, 76.5]
+    return x / np.float32(255)
+
+
+def test_votes_that_are_read_again_give_the_certificates_of_certify(tmp_path, key, three):
+    path, mode = tmp_path / "a.tsv", jaxsmooth.Fixed(n=1000)
+    rows = jaxsmooth.certify_dataset(half, NOISE, key, (three, np.zeros(3, int)), path, mode=mode, verbose=False)
+    result = jaxsmooth.certify(half, NOISE, key, three, n=1000)
+    run = jaxsmooth.read_votes(f"{path}.votes")
+    again = jaxsmooth.certificate(run.votes, NOISE)
     assert [row.radius for row in rows] == result.radius.tolist()
+    for found in (result, run.certificate):
+        assert found.rounded.tolist() == [False, True, True]
+        assert found.label.tolist() == [0, 0, ABSTAIN]
+        np.testing.assert_array_equal(found.radius, result.radius)
+        np.testing.assert_array_equal(found.votes.lost, NOISE.lost_radius(three))
+    # The number of samples is one for each input here, and the radius is then rounded once instead of twice.
+    assert again.rounded.tolist() == [False, True, True]
+    assert again.label.tolist() == [0, 0, ABSTAIN]
+    np.testing.assert_allclose(again.radius, result.radius, rtol=3e-7)
+    np.testing.assert_array_equal(again.p_lower, result.p_lower)
+
+
+def test_votes_that_do_not_say_what_rounding_lost_are_refused(key, three):
+    """With a loss of 0 they would get a radius that no theorem gives."""
+    result = jaxsmooth.certify(half, NOISE, key, three, n=1000)
+    unsaid = replace(result.votes, lost=None)
+    with pytest.raises(ValueError, match=r"votes\.lost must be noise\.lost_radius\(x\) for LatticeGaussian"):
+        jaxsmooth.certificate(unsaid, NOISE)
+    with pytest.raises(ValueError, match=r"votes\.lost must be noise\.lost_radius\(x\)"):
+        jax.jit(lambda votes: jaxsmooth.certificate(votes, NOISE).radius)(unsaid)
+    said = jaxsmooth.certificate(replace(unsaid, lost=NOISE.lost_radius(three)), NOISE)
+    chex.assert_trees_all_equal(said, result)
+    # What the refusal prevents: a larger radius, and one where none is left.
+    careless = jaxsmooth.certificate(replace(unsaid, lost=np.zeros(3)), NOISE)
+    assert careless.label.tolist() == [0, 0, 0]
+    assert careless.radius[0] == result.radius[0]
+    assert float(careless.radius[1] - result.radius[1]) >= STEP * np.sqrt(9)
+    assert careless.radius[2] > 0 == result.radius[2]
+    # Noise that does not round loses nothing.
+    assert not jaxsmooth.certificate(unsaid, Gaussian(0.25)).rounded.any()
+
+
+def test_a_sum_of_votes_keeps_what_rounding_lost(key, three):
+    votes = jaxsmooth.certify(half, NOISE, key, three, n=500).votes
+    other = jaxsmooth.count_votes(half, NOISE, jaxsmooth.decision_keys(key)[1], three, n=500, first=500)
+    more = jaxsmooth.Votes(counts=np.asarray(other), n=500, selection=np.zeros_like(votes.selection), lost=votes.lost)
+    expected = jaxsmooth.certify(half, NOISE, key, three, n=1000)
+    for total in (votes + more, more + votes):
+        chex.assert_trees_all_equal(jaxsmooth.certificate(total, NOISE), expected)
+    # Of two losses the larger one counts. Votes that know of none do not say that there is none.
+    larger = votes + replace(more, lost=votes.lost + np.float32(0.25))
+    np.testing.assert_array_equal(larger.lost, votes.lost + np.float32(0.25))
+    for one, two in ((votes, replace(more, lost=None)), (replace(votes, lost=None), more)):
+        with pytest.raises(ValueError, match="whose lost radius is known and votes without it do not add up"):
+            one + two
 
 
 def test_certificates_are_those_of_gaussian_noise_up_to_the_error_of_the_table():

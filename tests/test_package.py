@@ -40,8 +40,8 @@ def test_import_loads_no_framework_and_touches_nothing():
         "tqdm",
         "matplotlib",
     }
-    # Beyond jax, scipy.special and chex, importing costs the files of the package alone: what else there is of SciPy
-    # takes longer to load than they do, and comes with the first plan.
+    # Beyond jax, scipy.special and chex, importing loads only the files of the package. The rest of SciPy takes longer
+    # to load than they do, and comes with the first plan.
     assert "scipy.stats" not in probe["modules"]
     assert [name for name in probe["modules"] if not name.startswith(("jaxsmooth", "scipy.", "jax.", "decimal"))] == []
 
@@ -110,12 +110,14 @@ x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
 f, noise, key = lambda x: x[:, :3], jaxsmooth.Gaussian(0.3), jax.random.key(0)
 results = [jaxsmooth.certify(f, noise, key, x, n=500), jaxsmooth.predict(f, noise, key, x, n=500)]
 results += [jaxsmooth.certify_radii(f, noise, key, x, [0.1, 0.2], n=500), jaxsmooth.certify_within(f, noise, key, x)]
-leaves = [leaf for result in results for leaf in jax.tree.leaves(result)]
-print([leaf.tolist() for leaf in leaves])
-print(*(leaf.dtype for leaf in leaves))
+results += [next(jaxsmooth.certify_anytime(f, noise, key, x))]
+results += [jaxsmooth.certify(f, noise, key, x, n=500, compiled=False)]
+named = [entry for result in results for entry in jax.tree_util.tree_leaves_with_path(result)]
+print([leaf.tolist() for _, leaf in named])
+print(*(f"{jax.tree_util.keystr(path)}:{leaf.dtype}" for path, leaf in named))
 if jax.config.jax_enable_x64:
     wide = jaxsmooth.certify(f, noise, key, x.astype(np.float64), n=500)
-    assert (wide.counts == results[0].counts).all() and (wide.radius == results[0].radius).all()
+    assert (wide.votes.counts == results[0].votes.counts).all() and (wide.radius == results[0].radius).all()
 """
 
 
@@ -127,8 +129,9 @@ def test_results_do_not_depend_on_jax_settings():
         for flag in ("0", "1")
     )
     assert plain == x64
-    dtypes = plain.decode().split("\n")[1]
-    assert dtypes.startswith(
-        "int32 float32 float32 int32 int32 bool int32 float32 int32 int32 float32 int32 bool int32"
-    )
-    assert dtypes.endswith("uint32 bool int32 float32 float32 int32 int32 int32 bool")
+    dtypes = dict(entry.split(":") for entry in plain.decode().split("\n")[1].split())
+    expected = dict.fromkeys((".label", ".votes.counts", ".votes.n", ".votes.selection"), "int32")
+    expected |= dict.fromkeys((".radius", ".p_lower", ".p_value"), "float32")
+    expected |= {f".state{name}": "int32" for name in (".votes.counts", ".votes.n", ".votes.selection")}
+    expected |= {".state.certified": "int32", ".state.open_until": "int32", ".state.settings": "uint32"}
+    assert dtypes == expected

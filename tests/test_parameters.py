@@ -61,7 +61,7 @@ MODULE = Linen()
 
 
 @pytest.mark.parametrize("make", [equinox, linen_partial, nnx_partial])
-def test_new_parameters_compile_nothing_anew(key, make):
+def test_new_parameters_compile_nothing_again(key, make):
     first, second = make(0), make(1)
     TRACES.clear()
 

@@ -1,4 +1,4 @@
-"""Plans are exact: their error probabilities are computed anew, by direct convolution of exact binomials."""
+"""Plans are exact: their error probabilities are computed again, by direct convolution of exact binomials."""
 
 import itertools
 

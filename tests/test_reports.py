@@ -7,7 +7,7 @@ import pytest
 from jaxsmooth import LogRow, draw_curves, read_log, report_table
 from tests.test_logs import PUBLISHED
 
-CLAIM = "noise=Gaussian scale=0.5 norm=2 mode=fixed n0=100 n=1000 alpha=0.001 dtype=float32 jaxsmooth=0.1.0"
+CLAIM = "noise=Gaussian(sigma=0.5) norm=2 mode=fixed n0=100 n=1000 alpha=0.001 dtype=float32 jaxsmooth=0.1.0"
 
 
 def rows(number=50, radius=0.6, claim=CLAIM, votes=1000):
@@ -25,19 +25,19 @@ def test_the_table_has_accuracy_and_what_is_certain_of_it():
     assert cells[2] == ["at least", "0.760", "0.280", "0.000"]
     assert cells[3][:3] == ["other", "50", "0.800"]
     assert lines[5:] == [
-        "noise Gaussian, scale 0.5, norm 2, mode fixed, n0 100, n 1000, alpha 0.001, dtype float32, jaxsmooth 0.1.0"
+        "noise Gaussian(sigma=0.5), norm 2, mode fixed, n0 100, n 1000, alpha 0.001, dtype float32, jaxsmooth 0.1.0"
     ]
 
 
-def test_the_table_says_what_runs_claim_together_and_alone():
+def test_the_table_says_what_runs_claim_together_and_each_by_itself():
     mixed = rows()[:25] + rows(claim=CLAIM.replace("n=1000", "n=500"))[25:]
     runs = {"a": rows(claim=CLAIM.replace("n0=100", "n0=50")), "b": mixed, "published": rows(claim="")}
     assert report_table(runs, [0.0]).splitlines()[7:] == [
-        "a: noise Gaussian, scale 0.5, norm 2, mode fixed, n0 50, n 1000, alpha 0.001, dtype float32, jaxsmooth 0.1.0",
-        "b: noise Gaussian, scale 0.5, norm 2, mode fixed, n0 100, alpha 0.001, dtype float32, jaxsmooth 0.1.0",
+        "a: noise Gaussian(sigma=0.5), norm 2, mode fixed, n0 50, n 1000, alpha 0.001, dtype float32, jaxsmooth 0.1.0",
+        "b: noise Gaussian(sigma=0.5), norm 2, mode fixed, n0 100, alpha 0.001, dtype float32, jaxsmooth 0.1.0",
     ]
     lines = report_table({"a": runs["a"], "b": mixed}, [0.0], style="markdown").splitlines()[6:]
-    shared = "noise Gaussian, scale 0.5, norm 2, mode fixed, alpha 0.001, dtype float32, jaxsmooth 0.1.0"
+    shared = "noise Gaussian(sigma=0.5), norm 2, mode fixed, alpha 0.001, dtype float32, jaxsmooth 0.1.0"
     assert lines == ["", shared, "", "a: n0 50, n 1000", "", "b: n0 100"]
 
 
@@ -50,7 +50,7 @@ def test_markdown_and_latex_have_the_same_cells():
     latex = report_table(runs, radii, style="latex").splitlines()
     assert latex[0] == r"\begin{tabular}{lrrrrrr}"
     assert latex[4].startswith(r"a\_b \& c & 50 & 0.800")
-    assert latex[-3].startswith(r"\multicolumn{7}{l}{\footnotesize noise Gaussian, scale 0.5")
+    assert latex[-3].startswith(r"\multicolumn{7}{l}{\footnotesize noise Gaussian(sigma=0.5), norm 2")
     assert latex[-1] == r"\end{tabular}"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from jaxsmooth import ABSTAIN, Gaussian, Laplace, certificate, certify
+from jaxsmooth import ABSTAIN, Gaussian, Laplace, Votes, certificate, certify
 from jaxsmooth.bounds import clopper_pearson_lower
 
 N, ALPHA, SIGMA = 500, 0.01, 0.5
@@ -16,6 +16,12 @@ def random_counts(number=3000, classes=4):
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.full(classes + 1, 0.3), size=number)
     return np.array([rng.multinomial(N, p)[:classes] for p in shares], np.int32)
+
+
+def decide(counts, selection=None, **settings):
+    selection = counts if selection is None else selection
+    votes = Votes(selection=selection, counts=counts, n=N)
+    return certificate(votes, Gaussian(SIGMA), **{"alpha": ALPHA, "bound": "runner_up", **settings})
 
 
 def radii_by_scipy(counts, label):
@@ -31,7 +37,7 @@ def radii_by_scipy(counts, label):
 def test_radii_are_those_of_scipy_rounded_down():
     counts = random_counts()
     label = counts.argmax(axis=1)
-    result = certificate(counts, counts, Gaussian(SIGMA), n=N, alpha=ALPHA, bound="runner_up")
+    result = decide(counts)
     expected = radii_by_scipy(counts, label)
     np.testing.assert_array_equal(result.label, np.where(expected > 1e-6, label, ABSTAIN))
     radius = np.asarray(result.radius, np.float64)
@@ -41,8 +47,7 @@ def test_radii_are_those_of_scipy_rounded_down():
 
 def test_it_is_at_least_cohen_s_at_half_of_alpha_and_more_where_classes_share_the_rest():
     counts = random_counts()
-    runner_up = certificate(counts, counts, Gaussian(SIGMA), n=N, alpha=ALPHA, bound="runner_up")
-    cohen = certificate(counts, counts, Gaussian(SIGMA), n=N, alpha=ALPHA / 2)
+    runner_up, cohen = decide(counts), decide(counts, alpha=ALPHA / 2, bound="cohen")
     assert (np.asarray(runner_up.radius) >= np.asarray(cohen.radius) - 1e-6).all()
     assert int((runner_up.label >= 0).sum()) > int((cohen.label >= 0).sum())
 
@@ -54,7 +59,7 @@ def test_false_certificates_are_as_rare_as_claimed(shares):
     counts = rng.multinomial(N, shares, size=trials).astype(np.int32)
     selection = np.zeros_like(counts)
     selection[:, 0] = 1
-    result = certificate(selection, counts, Gaussian(SIGMA), n=N, alpha=ALPHA, bound="runner_up")
+    result = decide(counts, selection)
     true = SIGMA / 2 * (special.ndtri(shares[0]) - special.ndtri(shares[1]))
     false = int(((result.label == 0) & (np.asarray(result.radius, np.float64) > true)).sum())
     # Binomial of probability at most alpha: an alarm is false with probability below 1e-6.
@@ -63,7 +68,7 @@ def test_false_certificates_are_as_rare_as_claimed(shares):
 
 def test_invalid_votes_are_a_rival():
     counts = np.array([[300, 0, 0], [300, 200, 0]], np.int32)
-    result = certificate(counts, counts, Gaussian(SIGMA), n=N, alpha=ALPHA, bound="runner_up")
+    result = decide(counts)
     assert result.radius[0] == result.radius[1] > 0
 
 
@@ -86,6 +91,6 @@ def test_it_works_in_certify_under_jit_and_vmap():
 def test_bad_bounds_are_refused_by_name(noise, bound, error):
     counts = np.ones((1, 2), int)
     with pytest.raises(error, match="bound"):
-        certificate(counts, counts, noise, n=2, bound=bound)
+        certificate(Votes(selection=counts, counts=counts, n=2), noise, bound=bound)
     with pytest.raises(error, match="bound"):
         certify(lambda x: x, noise, jax.random.key(0), np.zeros((1, 2)), n=2, bound=bound)

@@ -1,6 +1,9 @@
 """A run over a data set: the certificates of `certify`, whatever its order, its groups and its source."""
 
+import json
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +12,20 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxsmooth
-from jaxsmooth import Gaussian, read_log
-from jaxsmooth.runs import certify_dataset
-from jaxsmooth.stores import read_votes
+from jaxsmooth import (
+    Anytime,
+    Fixed,
+    Gaussian,
+    Grid,
+    LatticeGaussian,
+    Within,
+    certificate,
+    certify_dataset,
+    prediction,
+    read_log,
+    read_votes,
+)
+from tests.classifiers import grid_of_features
 
 KEY, NOISE = jax.random.key(3), Gaussian(0.5)
 
@@ -27,7 +41,8 @@ def examples(number=11):
 
 def run(path, data=None, f=sign, **changes):
     data = examples() if data is None else data
-    return certify_dataset(f, NOISE, KEY, data, path, **{"n": 500, "verbose": False, **changes})
+    noise = changes.pop("noise", NOISE)
+    return certify_dataset(f, noise, KEY, data, path, **{"mode": Fixed(n=500), "verbose": False, **changes})
 
 
 def certificates(rows):
@@ -45,20 +60,55 @@ def test_certificates_are_those_of_certify(tmp_path):
     assert [row[:3] for row in logged] == [row[:3] for row in rows]
     # Radii are written rounded down.
     assert all(0 <= row.radius - log.radius < 1e-6 for row, log in zip(rows, logged, strict=True))
-    _, votes = read_votes(tmp_path / "a.tsv.votes")
-    np.testing.assert_array_equal([row.counts for row in votes], result.counts)
-    np.testing.assert_array_equal([row.selection for row in votes], result.selection)
+    found = read_votes(tmp_path / "a.tsv.votes")
+    np.testing.assert_array_equal(found.votes.counts, result.votes.counts)
+    np.testing.assert_array_equal(found.votes.selection, result.votes.selection)
+    np.testing.assert_array_equal(found.votes.n, [500] * 11)
+    assert (found.votes.rule, found.votes.lost) == ("fixed", None)
+    for name in ("label", "radius", "p_lower"):
+        np.testing.assert_array_equal(getattr(found.certificate, name), getattr(result, name))
 
 
-@pytest.mark.parametrize("mode", [{"radii": [0.1, 0.3]}, {"precision": 0.1, "n": 3000}])
-def test_sequential_modes_give_their_own_certificates(tmp_path, mode):
-    rows, x = run(tmp_path / "a.tsv", **mode), np.array([x for x, _ in examples()])
-    function = jaxsmooth.certify_radii if "radii" in mode else jaxsmooth.certify_within
-    grid = mode.get("radii", mode.get("precision"))
-    result = function(sign, NOISE, KEY, x, grid, n0=100, n=mode.get("n", 500))
+MODES = {
+    "grid": (Grid([0.1, 0.3], n=500), lambda x: jaxsmooth.certify_radii(sign, NOISE, KEY, x, [0.1, 0.3], n=500)),
+    "within": (
+        Within(0.1, n0=100, n=3000),
+        lambda x: jaxsmooth.certify_within(sign, NOISE, KEY, x, 0.1, n0=100, n=3000),
+    ),
+    "by the runner-up": (
+        Fixed(n0=50, n=700, bound="runner_up"),
+        lambda x: jaxsmooth.certify(sign, NOISE, KEY, x, n0=50, n=700, bound="runner_up"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_each_mode_gives_the_certificates_of_its_function(tmp_path, name):
+    mode, certify = MODES[name]
+    rows, result = run(tmp_path / "a.tsv", mode=mode), certify(np.array([x for x, _ in examples()]))
     assert [row.predict for row in rows] == result.label.tolist()
     assert [row.radius for row in rows] == result.radius.tolist()
-    assert [row.votes for row in read_votes(tmp_path / "a.tsv.votes")[1]] == result.votes.tolist()
+    votes = read_votes(tmp_path / "a.tsv.votes").votes
+    np.testing.assert_array_equal(votes.n, np.broadcast_to(result.votes.n, 11))
+    np.testing.assert_array_equal(votes.counts, result.votes.counts)
+    assert votes.rule == result.votes.rule
+
+
+INTEGERS = {
+    "fixed": lambda kind: Fixed(n0=kind(20), n=kind(100)),
+    "grid": lambda kind: Grid([0.1], n0=kind(20), n=kind(100), looks=[kind(50), kind(100)]),
+    "within": lambda kind: Within(0.1, n0=kind(20), n=kind(100)),
+    "anytime": lambda kind: Anytime(n0=kind(20), votes=kind(50), n=kind(100)),
+}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.int16, np.array])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_numpy_integers_in_a_mode_are_integers(tmp_path, name, kind):
+    """A run that was begun with the one goes on with the other."""
+    run(tmp_path / "a.tsv", mode=INTEGERS[name](int), most=5)
+    whole = certificates(run(tmp_path / "b.tsv", mode=INTEGERS[name](int)))
+    assert certificates(run(tmp_path / "a.tsv", mode=INTEGERS[name](kind))) == whole
 
 
 class Indexed:
@@ -91,15 +141,15 @@ def test_until_is_the_rule_that_holds_at_every_number_of_votes(tmp_path):
     asked = []
 
     def until(result):
-        asked.append(result.votes)
+        asked.append(result.votes.n)
         return bool((result.radius >= 0.2).all())
 
-    rows, x = run(tmp_path / "a.tsv", until=until, n=2000), np.array([x for x, _ in examples()])
+    rows, x = run(tmp_path / "a.tsv", mode=Anytime(until, n=2000)), np.array([x for x, _ in examples()])
     assert max(asked) < 2000
     for row, one in zip(rows, x, strict=True):
         results = jaxsmooth.certify_anytime(sign, NOISE, KEY, one[None], ids=[row.idx])
-        result = next(r for r in results if r.votes >= 2000 or float(r.radius[0]) >= 0.2)
-        assert (row.predict, row.radius, row.votes) == (int(result.label[0]), float(result.radius[0]), result.votes)
+        result = next(r for r in results if r.votes.n >= 2000 or float(r.radius[0]) >= 0.2)
+        assert (row.predict, row.radius, row.votes) == (int(result.label[0]), float(result.radius[0]), result.votes.n)
     assert {row.settings["mode"] for row in rows} == {"anytime"}
 
 
@@ -110,7 +160,13 @@ def test_predictions_are_those_of_predict_and_resume(tmp_path):
     rows, result = predict(), jaxsmooth.predict(sign, NOISE, KEY, x, n=150)
     assert [row.predict for row in rows] == result.label.tolist()
     assert -1 in result.label
-    np.testing.assert_array_equal([row.counts for row in read_votes(f"{path}.votes")[1]], result.counts)
+    votes = read_votes(f"{path}.votes").votes
+    np.testing.assert_array_equal(votes.counts, result.votes.counts)
+    again = prediction(votes)
+    np.testing.assert_array_equal(again.label, result.label)
+    np.testing.assert_array_equal(again.p_value, result.p_value)
+    with pytest.raises(ValueError, match="votes must have selection votes"):
+        certificate(votes, NOISE)
     assert rows[0].settings["mode"] == "prediction"
     with pytest.raises(ValueError, match="was made under other settings"):
         predict(alpha=0.01)
@@ -125,7 +181,7 @@ def test_skipping_and_shares_change_no_certificate(tmp_path):
     assert certificates(run(tmp_path / "d.tsv", generated, skip=2, most=6)) == whole[:6:2]
 
 
-def test_a_finished_run_calls_the_classifier_with_one_batch_alone(tmp_path):
+def test_a_finished_run_calls_the_classifier_with_one_batch_only(tmp_path):
     run(tmp_path / "a.tsv")
     calls = []
 
@@ -146,9 +202,11 @@ def scaled(weight):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n": 501}, "was made under other settings"),
+        ({"mode": Fixed(n=501)}, "was made under other settings"),
+        ({"mode": Fixed(n=500, bound="runner_up")}, "was made under other settings"),
         ({"alpha": 0.01}, "was made under other settings"),
-        ({"radii": [0.1]}, "was made under other settings"),
+        ({"mode": Grid([0.1], n=500)}, "was made under other settings"),
+        ({"noise": Gaussian(0.25)}, "was made under other settings"),
         ({"f": scaled(1.0)}, "was made under other settings"),
         ({"f": lambda x: -sign(x)}, "is of another classifier"),
         ({"data": [(x + 1, label) for x, label in examples()]}, "is of another classifier"),
@@ -171,7 +229,7 @@ def test_a_run_of_other_settings_or_another_classifier_is_refused_and_nothing_ch
         ([(np.zeros(4, np.float32), 0), (np.zeros(5, np.float32), 0)], "all inputs of data must be like the first"),
         ([(np.zeros(4, np.float32), 0), (np.zeros(4, np.float64), 0)], "all inputs of data must be like the first"),
         ([(np.zeros(4, np.float32),)], "data must hold pairs"),
-        ((np.zeros((3, 4), np.float32), np.zeros(2, int)), "as many inputs as labels"),
+        ((np.zeros((3, 4), np.float32), np.zeros(2, int)), "data must have one label for each input, got 3 and 2"),
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path, data, message):
@@ -191,7 +249,7 @@ def test_no_inputs_give_an_empty_log(tmp_path):
 
 
 def test_a_bar_shows_inputs_accuracy_and_votes_saved(tmp_path, capsys):
-    run(tmp_path / "a.tsv", radii=[0.1], verbose=True)
+    run(tmp_path / "a.tsv", mode=Grid([0.1], n=500), verbose=True)
     shown = capsys.readouterr().err
     assert "11.0/11.0" in shown
     assert "accuracy=" in shown
@@ -201,10 +259,10 @@ def test_a_bar_shows_inputs_accuracy_and_votes_saved(tmp_path, capsys):
 
 
 def test_a_certificate_says_what_it_claims(tmp_path):
-    run(tmp_path / "a.tsv", radii=[0.1, 0.25])
-    settings, row = read_votes(tmp_path / "a.tsv.votes")[0], read_log(tmp_path / "a.tsv")[0]
-    said = {"noise": "Gaussian", "norm": "2", "scale": "0.5", "alpha": "0.001", "n0": "100", "n": "500"}
-    said |= {"mode": "grid", "radii": "0.1,0.25", "bound": "cohen", "dtype": "float32"}
+    run(tmp_path / "a.tsv", mode=Grid([0.1, 0.25], n=500))
+    settings, row = read_votes(tmp_path / "a.tsv.votes").settings, read_log(tmp_path / "a.tsv")[0]
+    said = {"noise": "Gaussian(sigma=0.5)", "norm": "2", "alpha": "0.001", "n0": "100", "n": "500"}
+    said |= {"mode": "grid", "radii": "0.1,0.25", "dtype": "float32"}
     versions = {name: settings["versions"][name] for name in ("jaxsmooth", "jax")}
     assert row.settings == {**said, **versions}
     assert settings["key"] == [0, 3]
@@ -220,20 +278,188 @@ def test_a_log_without_votes_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"radii": [0.1], "precision": 0.1}, "give one of them"),
-        ({"radii": [0.1], "bound": "runner_up"}, "bound must be 'cohen' with radii"),
+        ({"mode": Anytime(bool), "group": 2}, "group must be 1 with Anytime"),
         ({"group": 0}, "group must be an integer"),
         ({"skip": 0}, "skip must be an integer"),
         ({"most": -1}, "most must be an integer"),
         ({"share": (2, 2)}, "share's index must be an integer"),
         ({"devices": []}, "devices must be some of this process's"),
         ({"devices": jax.local_devices(), "compiled": False}, "devices must be None where compiled is false"),
-        ({"until": bool, "bound": "runner_up"}, "bound must be 'cohen' with until"),
         ({"alpha": 2.0}, "alpha must be a number"),
-        ({"bound": "other"}, "bound must be"),
     ],
 )
 def test_bad_arguments_are_refused_before_a_file_is_made(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "a.tsv", **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "fixed"}, r"mode must be Fixed\(\.\.\.\), Grid"),
+        ({"mode": Grid}, "mode must be Fixed"),
+        ({"mode": None}, "mode must be Fixed"),
+        ({"mode": Fixed(bound="runner_up"), "noise": jaxsmooth.Laplace(0.5)}, "is for Gaussian noise"),
+        ({"mode": Within(bound="runner_up"), "noise": jaxsmooth.Laplace(0.5)}, "is for Gaussian noise"),
+        ({"f": 3}, "f must be a callable"),
+        ({"noise": 0.5}, "noise must be an instance"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_before_a_file_is_made(tmp_path, changes, message):
+    with pytest.raises(TypeError, match=message):
+        run(tmp_path / "a.tsv", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_components_are_refused_before_a_file_is_made(tmp_path):
+    """A log has one class for each input."""
+    data = [(np.zeros(6, np.float32), 0)] * 3
+    for mode in (Fixed(n=50), Grid([0.1], n=100), Within(n0=20, n=50), Anytime(n=300)):
+        with pytest.raises(ValueError, match=r"f must return scores \[B, K\], got components of shape \(2, 3\)"):
+            run(tmp_path / "a.tsv", data, f=grid_of_features, mode=mode)
+    with pytest.raises(ValueError, match="got components of shape"):
+        jaxsmooth.predict_dataset(grid_of_features, NOISE, KEY, data, tmp_path / "a.tsv", n=50, verbose=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def batch_mean(x):
+    return sign(x) - sign(x).mean(axis=0, keepdims=True)
+
+
+def predict_over(path, **changes):
+    changes.pop("mode", None)
+    return jaxsmooth.predict_dataset(changes.pop("f"), NOISE, KEY, examples(), path, n=500, verbose=False, **changes)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("run_over", [run, predict_over])
+def test_a_classifier_that_depends_on_the_batch_is_refused_before_anything_is_written(tmp_path, run_over, compiled):
+    arguments = {"path": tmp_path / "a.tsv", "f": batch_mean, "compiled": compiled}
+    with pytest.raises(ValueError, match=r"its scores depend on the batch: those of (\d+) of \1 rows"):
+        run_over(**arguments)
+    assert list(tmp_path.iterdir()) == []
+    assert len(run_over(**arguments, check=False)) == 11
+
+
+class Biased(NamedTuple):
+    """Gaussian noise of a generator with a planted bias."""
+
+    sigma: float
+    norm, scale, cdf, unit_radius = 2, Gaussian.scale, Gaussian.cdf, staticmethod(Gaussian.unit_radius)
+
+    def sample(self, key, shape, dtype=jnp.float32):
+        return Gaussian(self.sigma).sample(key, shape, dtype) + 0.1
+
+
+def test_noise_that_fails_its_tests_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(
+        ValueError, match="noise must have the named distribution, but it failed the tests distance, moment 1"
+    ):
+        run(tmp_path / "a.tsv", noise=Biased(0.5))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_tests_of_the_noise_found_is_kept_beside_the_log(tmp_path):
+    run(tmp_path / "a.tsv")
+    kept = json.loads((tmp_path / "a.tsv.noise").read_text())
+    report = jaxsmooth.noise_report(NOISE, jaxsmooth.decision_keys(KEY)[1], examples()[0][0][None])
+    assert kept["failed"] == []
+    assert (kept["samples"], kept["features"], kept["false_alarm"]) == (2048, 4, 1e-6)
+    assert kept["statistics"] == {s.name: {"value": s.value, "limit": s.limit} for s in report.statistics}
+    run(tmp_path / "b.tsv", check=False)
+    assert not (tmp_path / "b.tsv.noise").exists()
+
+
+class Scaled(NamedTuple):
+    """A user's noise: Gaussian, with one standard deviation for all features and a weight of at most 1 for each."""
+
+    sigma: Any
+    weights: Any
+    norm, scale, unit_radius = 2, Gaussian.scale, staticmethod(Gaussian.unit_radius)
+
+    def sample(self, key, shape, dtype=jnp.float32):
+        e = Gaussian(self.sigma).sample(key, shape, dtype)
+        return e * jnp.broadcast_to(jnp.asarray(self.weights, dtype), shape)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["sigma", "weights"], meta_fields=["kind"])
+@dataclass(frozen=True)
+class Dataclass:
+    """The same as a dataclass, with a static field."""
+
+    sigma: Any
+    weights: Any
+    kind: str = "mine"
+    norm, scale, unit_radius = 2, property(lambda self: self.sigma), staticmethod(Gaussian.unit_radius)
+    sample = Scaled.sample
+
+
+class Named(Scaled):
+    """One that says itself what a log says of it."""
+
+    def parameters(self):
+        return {"sigma": self.sigma, "own": 7.5}
+
+
+WEIGHTS = np.array([1.0, 0.5, 1.0, 1.0], np.float32)
+
+
+@pytest.mark.parametrize("kind", [Scaled, Dataclass])
+def test_a_log_claims_the_noise_with_its_own_parameters(tmp_path, kind):
+    run(tmp_path / "a.tsv", noise=kind(0.25, WEIGHTS))
+    (claimed,) = {row.settings["noise"] for row in read_log(tmp_path / "a.tsv")}
+    assert claimed.startswith(f"{kind.__name__}(sigma=0.25,weights=")
+    # Another array makes another claim, and cannot go on from these files.
+    run(tmp_path / "b.tsv", noise=kind(0.25, WEIGHTS[::-1].copy()))
+    assert read_log(tmp_path / "b.tsv")[0].settings["noise"] != claimed
+    run(tmp_path / "c.tsv", noise=kind(0.25, WEIGHTS))
+    assert read_log(tmp_path / "c.tsv")[0].settings["noise"] == claimed
+
+
+def test_a_log_claims_what_the_noise_says_of_itself(tmp_path):
+    data = [(np.float32([k, 0, 0, 0]) / 8, 0) for k in range(2)]
+    run(tmp_path / "a.tsv", data, noise=LatticeGaussian(0.25, 1 / 8))
+    assert read_log(tmp_path / "a.tsv")[0].settings["noise"] == "LatticeGaussian(sigma=0.25,step=0.125)"
+    run(tmp_path / "b.tsv", data, noise=Named(0.25, WEIGHTS))
+    assert read_log(tmp_path / "b.tsv")[0].settings["noise"] == "Named(sigma=0.25,own=7.5)"
+
+
+@pytest.mark.parametrize("kind", [Scaled, Dataclass, Named])
+def test_noises_that_differ_in_an_array_only_share_no_files(tmp_path, kind):
+    """Also where the words of the claim are the same: a digest of the arrays is among the settings."""
+    run(tmp_path / "a.tsv", noise=kind(0.25, WEIGHTS), most=3)
+    before = (tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()
+    with pytest.raises(ValueError, match="was made under other settings"):
+        run(tmp_path / "a.tsv", noise=kind(0.25, WEIGHTS[::-1].copy()))
+    assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()) == before
+    assert len(run(tmp_path / "a.tsv", noise=kind(0.25, WEIGHTS.copy()))) == 11  # equal arrays may go on
+
+
+def test_lattices_of_two_steps_share_no_files(tmp_path):
+    data = [(np.float32([k, 0, 0, 0]) / 8, 0) for k in range(4)]
+    run(tmp_path / "a.tsv", data, noise=LatticeGaussian(0.25, 1 / 8), most=2)
+    with pytest.raises(ValueError, match="was made under other settings"):
+        run(tmp_path / "a.tsv", data, noise=LatticeGaussian(0.25, 1 / 16))
+
+
+@pytest.mark.parametrize("mode", [Grid([0.1], n=500), Anytime(n=300)], ids=["grid", "anytime"])
+def test_votes_of_a_run_that_stopped_early_support_its_own_certificates_only(tmp_path, mode):
+    run(tmp_path / "a.tsv", mode=mode)
+    votes = read_votes(tmp_path / "a.tsv.votes").votes
+    for decide in (prediction, partial(certificate, noise=NOISE)):
+        with pytest.raises(ValueError, match=f"votes must be of the rule 'fixed', got '{mode.name}'"):
+            decide(votes)
+        with pytest.raises(ValueError, match=f"got '{mode.name}'"):
+            jax.jit(lambda v, decide=decide: decide(v).label)(replace(votes, n=500))
+
+
+def test_votes_of_a_run_within_a_precision_are_decided_again(tmp_path):
+    """The pilot set how many there are, not the votes that are counted."""
+    run(tmp_path / "a.tsv", mode=Within(0.1, n0=100, n=3000))
+    found = read_votes(tmp_path / "a.tsv.votes")
+    again = certificate(found.votes, NOISE)
+    for name in ("label", "radius", "p_lower"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found.certificate, name))
+    looser = certificate(found.votes, NOISE, alpha=0.05)
+    assert (np.asarray(looser.radius) >= np.asarray(again.radius)).all()

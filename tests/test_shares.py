@@ -7,11 +7,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
-import jaxsmooth
-from jaxsmooth import certify_dataset, merge_shares, read_log, read_votes
+from jaxsmooth import Fixed, certify_dataset, merge_shares, read_log, read_votes
+from jaxsmooth.stores import VoteStore
 from tests.shared_run import KEY, NOISE, N, examples
 
 
@@ -20,7 +19,8 @@ def whole(path):
 
 
 def certify(path, share=None, **changes):
-    return certify_dataset(lambda x: x[:, :3], NOISE, KEY, examples(), path, n=N, share=share, verbose=False, **changes)
+    settings = {"mode": Fixed(n=N), "share": share, "verbose": False, **changes}
+    return certify_dataset(lambda x: x[:, :3], NOISE, KEY, examples(), path, **settings)
 
 
 def certificates(rows):
@@ -62,7 +62,7 @@ def test_a_process_that_is_killed_leaves_its_share_alone_to_be_resumed(tmp_path)
     processes = start(path, "jax", 2, "slow")
     votes = tmp_path / "run.1-of-2.tsv.votes"
     limit = time.monotonic() + 60
-    while not (votes.exists() and len(read_votes(votes)[1]) >= 2):
+    while not (votes.exists() and len(read_votes(votes).idx) >= 2):
         assert time.monotonic() < limit
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGKILL)
@@ -76,7 +76,7 @@ def test_a_process_that_is_killed_leaves_its_share_alone_to_be_resumed(tmp_path)
     certify(path, share=(1, 2))
     assert votes.read_bytes().startswith(before)
     assert certificates(merge_shares(path)) == whole(tmp_path / "whole.tsv")
-    indices = [row.idx for p in tmp_path.glob("run*.votes") for row in read_votes(p)[1]]
+    indices = [idx for p in tmp_path.glob("run*.votes") for idx in read_votes(p).idx]
     assert sorted(indices) == list(range(13))
 
 
@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_more_or_fewer_processes(tmp_path):
     assert (
         certificates(merge_shares(path)) == expected == certificates(certify(path)) == certificates(merge_shares(path))
     )
-    indices = [row.idx for p in tmp_path.glob("run*.votes") for row in read_votes(p)[1]]
+    indices = [idx for p in tmp_path.glob("run*.votes") for idx in read_votes(p).idx]
     assert sorted(indices) == list(range(13))
 
 
@@ -101,10 +101,10 @@ def test_shares_of_other_settings_or_other_certificates_are_refused(tmp_path):
         merge_shares(path)
     with pytest.raises(ValueError, match="made under other settings"):
         certify(path, share=(0, 2))
-    settings, (row, *_) = read_votes(tmp_path / "run.0-of-2.tsv.votes")
+    header, (row, *_) = VoteStore.read(tmp_path / "run.0-of-2.tsv.votes")
     (tmp_path / "run.1-of-2.tsv.votes").unlink()
-    with jaxsmooth.stores.VoteStore(tmp_path / "run.1-of-2.tsv.votes", settings, 3) as store:
-        store.append(row._replace(radius=np.float32(9.0)))
+    with VoteStore(tmp_path / "run.1-of-2.tsv.votes", header) as store:
+        store.append(row._replace(radius=9.0))
     with pytest.raises(ValueError, match="certifies input 0 otherwise"):
         merge_shares(path)
     assert not path.exists()

@@ -1,55 +1,117 @@
 """The file of votes: what is written is read, torn ends are cut off, all other damage is an error."""
 
 import errno
+import io
+import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxsmooth import stores
-from jaxsmooth.stores import StoredVotes, VoteStore, read_votes
+from jaxsmooth.stores import VoteHeader, VoteRow, VoteStore, read_votes
 
 SETTINGS = {"sigma": 0.5, "radii": [0.25, 0.5], "key": [0, 7]}
+HEADER = VoteHeader(SETTINGS, (3,))
 
 
-def row(idx):
-    votes = np.array([idx, 2, 3], np.int32)
-    return StoredVotes(idx, idx % 3, -1, float(np.float32(0.1) * idx), 0.25, 100 + idx, votes, 2 * votes)
+def row(idx, votes=(2, 3)):
+    votes = np.array([idx, *votes], np.int32)
+    radius, p_lower = (float(np.float32(value) * np.float32(idx)) for value in (0.1, 0.01))
+    return VoteRow(idx, idx % 3, -1, radius, p_lower, 0.25, 100 + idx, 0.5, votes, 2 * votes)
 
 
-def filled(path, number=5):
-    with VoteStore(path, SETTINGS, 3) as store:
+def filled(path, number=5, header=HEADER):
+    with VoteStore(path, header) as store:
         for idx in range(number):
             store.append(row(idx))
     return path
 
 
 def same(rows, number):
-    assert [r[:6] for r in rows] == [row(idx)[:6] for idx in range(number)]
+    assert [r[:8] for r in rows] == [row(idx)[:8] for idx in range(number)]
     for found, expected in zip(rows, map(row, range(number)), strict=True):
         np.testing.assert_array_equal(found.selection, expected.selection)
         np.testing.assert_array_equal(found.counts, expected.counts)
 
 
+def sizes(tmp_path):
+    """Return how many bytes the header of `filled` takes, and each of its records."""
+    header, one = (filled(tmp_path / f"of_{number}.votes", number).stat().st_size for number in (0, 1))
+    return header, one - header
+
+
 def test_what_is_written_is_read_and_gone_on_from(tmp_path):
     path = filled(tmp_path / "a.votes")
-    settings, rows = read_votes(path)
-    assert settings == SETTINGS
+    header, rows = VoteStore.read(path)
+    assert header == HEADER
     same(rows, 5)
-    with VoteStore(path, SETTINGS, 3) as store:
+    with VoteStore(path, HEADER) as store:
         same(store.rows, 5)
         store.append(row(5))
-    same(read_votes(path)[1], 6)
+    same(VoteStore.read(path)[1], 6)
+
+
+def test_a_run_that_is_read_has_what_was_decided_and_votes_that_say_how_they_were_drawn(tmp_path):
+    run = read_votes(filled(tmp_path / "a.votes", header=HEADER._replace(rule="grid")))
+    assert run.settings == SETTINGS
+    assert run.votes.rule == "grid"
+    expected = [row(idx) for idx in range(5)]
+    columns = {"idx": run.idx, "label": run.truth, "seconds": run.seconds, "n": run.votes.n, "lost": run.votes.lost}
+    certificate = run.certificate
+    columns |= {"predict": certificate.label, "radius": certificate.radius, "p_lower": certificate.p_lower}
+    columns |= {"selection": run.votes.selection, "counts": run.votes.counts}
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, [getattr(r, name) for r in expected])
+    assert run.certificate.rounded.all()
+
+
+def test_selection_votes_that_chose_no_class_are_not_taken_for_such(tmp_path):
+    """A file of predictions: its selection votes are among the others and would not be independent of them."""
+    assert read_votes(filled(tmp_path / "a.votes", header=HEADER._replace(selects=False))).votes.selection is None
+    assert read_votes(filled(tmp_path / "b.votes")).votes.selection is not None
+
+
+def test_noise_that_does_not_round_leaves_no_loss(tmp_path):
+    with VoteStore(tmp_path / "a.votes", HEADER) as store:
+        for idx in range(3):
+            store.append(row(idx)._replace(lost=math.nan))
+    run = read_votes(tmp_path / "a.votes")
+    assert run.votes.lost is None
+    assert not run.certificate.rounded.any()
+
+
+def test_components_keep_their_axes(tmp_path):
+    path, header = tmp_path / "a.votes", VoteHeader(SETTINGS, row=(2, 3, 4))
+    counts = np.random.default_rng(0).integers(0, 100, (5, 2, 3, 4)).astype(np.int32)
+    with VoteStore(path, header) as store:
+        for idx in range(5):
+            store.append(row(idx)._replace(selection=counts[idx], counts=2 * counts[idx]))
+    run = read_votes(path)
+    np.testing.assert_array_equal(run.votes.selection, counts)
+    np.testing.assert_array_equal(run.votes.counts, 2 * counts)
+    assert run.votes.components == 6
+    with pytest.raises(ValueError, match="was made under other settings"):
+        VoteStore(path, header._replace(row=(3, 2, 4)))
+    with VoteStore(path, header) as store, pytest.raises(ValueError, match="broadcast"):
+        store.append(row(5)._replace(counts=np.zeros((3, 2, 4), np.int32)))
+
+
+def test_a_file_without_records_is_a_run_of_no_inputs(tmp_path):
+    run = read_votes(filled(tmp_path / "a.votes", 0))
+    assert run.votes.counts.shape == run.votes.selection.shape == (0, 3)
+    assert run.certificate.label.shape == run.idx.shape == (0,)
 
 
 def test_a_file_cut_off_at_any_byte_goes_on_from_its_last_whole_record(tmp_path):
     whole = filled(tmp_path / "whole.votes").read_bytes()
-    size = stores._record_type(3).itemsize
-    header = len(whole) - 5 * size
+    header, size = sizes(tmp_path)
+    assert len(whole) == header + 5 * size
     for length in range(len(whole) + 1):
         path = tmp_path / "cut.votes"
         path.write_bytes(whole[:length])
         kept = max(0, (length - header) // size)
-        with VoteStore(path, SETTINGS, 3) as store:
+        with VoteStore(path, HEADER) as store:
             same(store.rows, kept)
             for idx in range(kept, 5):
                 store.append(row(idx))
@@ -59,35 +121,73 @@ def test_a_file_cut_off_at_any_byte_goes_on_from_its_last_whole_record(tmp_path)
 
 def test_a_last_record_of_noise_is_cut_off_and_an_earlier_one_is_an_error(tmp_path):
     path = filled(tmp_path / "a.votes")
-    data, size = path.read_bytes(), stores._record_type(3).itemsize
+    data, (_, size) = path.read_bytes(), sizes(tmp_path)
     path.write_bytes(data[:-size] + bytes(size - 1) + b"\1")
-    same(read_votes(path)[1], 4)
+    same(VoteStore.read(path)[1], 4)
     damaged = data[: -2 * size + 3] + b"\xff" + data[-2 * size + 4 :]
     path.write_bytes(damaged)
-    for run in (lambda: read_votes(path), lambda: VoteStore(path, SETTINGS, 3)):
+    for run in (lambda: read_votes(path), lambda: VoteStore(path, HEADER)):
         with pytest.raises(ValueError, match="is damaged in record 3 of 5"):
             run()
     assert path.read_bytes() == damaged
 
 
 @pytest.mark.parametrize(
-    ("settings", "classes"), [({**SETTINGS, "sigma": 0.25}, 3), (SETTINGS, 4), ({"sigma": 0.5}, 3)]
+    "changes",
+    [
+        {"settings": {**SETTINGS, "sigma": 0.25}},
+        {"settings": {"sigma": 0.5}},
+        {"row": (4,)},
+        {"row": (1, 3)},
+        {"rule": "grid"},
+        {"selects": False},
+    ],
 )
-def test_other_settings_are_refused_and_the_file_is_left_alone(tmp_path, settings, classes):
+def test_another_header_is_refused_and_the_file_is_left_alone(tmp_path, changes):
     path = filled(tmp_path / "a.votes")
     before = path.read_bytes()
     with pytest.raises(ValueError, match="was made under other settings"):
-        VoteStore(path, settings, classes)
+        VoteStore(path, HEADER._replace(**changes))
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("data", [b"idx\tlabel\n", b"\0" * 100, b"jaxsmooth votes 1\n{]\n", b"jaxsmooth votes 1\n{}\n"])
+FORMAT = b"jaxsmooth votes 3\n"
+OTHERS = [b"idx\tlabel\n", b"\0" * 100, b"jaxsmooth votes 1\n{]\n", b"jaxsmooth votes 1\n{}\n"]
+OTHERS += [FORMAT + b"{]\n", FORMAT + b"{}\n", FORMAT + b"{} 00000000\n", FORMAT + b"\n"]
+
+
+@pytest.mark.parametrize("data", OTHERS)
 def test_other_files_are_refused_and_left_alone(tmp_path, data):
     path = tmp_path / "a.votes"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.votes"):
-        VoteStore(path, SETTINGS, 3)
+        VoteStore(path, HEADER)
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("place", range(10, 60, 7))
+def test_a_header_with_a_bent_byte_is_an_error(tmp_path, place):
+    path = filled(tmp_path / "a.votes")
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x15
+    path.write_bytes(data)
+    for run in (lambda: read_votes(path), lambda: VoteStore(path, HEADER)):
+        with pytest.raises(ValueError, match=r"a\.votes"):
+            run()
+    assert path.read_bytes() == bytes(data)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that becomes full: a write fails, or takes only part of what it is given."""
+
+    fails = None
+
+    def write(self, data):
+        if self.fails == "short write":
+            return super().write(data[:10])
+        if self.fails == "write":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
 
 
 @pytest.mark.parametrize("fails", ["write", "fsync", "short write"])
@@ -98,24 +198,16 @@ def test_a_full_disk_is_an_error_and_leaves_the_records_before(tmp_path, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with VoteStore(path, SETTINGS, 3) as store:
-        file = store._file
-        if fails == "fsync":
-            monkeypatch.setattr(stores.os, "fsync", full)
-        else:
-
-            class Disk:
-                def __getattr__(self, name):
-                    return getattr(file, name)
-
-                def write(self, data):
-                    return file.write(data[:10]) if fails == "short write" else full()
-
-            store._file = Disk()
-        with pytest.raises(OSError, match=r"No space left|took only part"):
-            store.append(row(2))
-        assert path.read_bytes() == before
-        monkeypatch.undo()
-        store._file = file
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: FullDisk(path, "r+b"))
+    with VoteStore(path, HEADER) as store:
+        with monkeypatch.context() as disk:
+            disk.setattr(FullDisk, "fails", fails)
+            if fails == "fsync":
+                disk.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match=r"No space left|took only part"):
+                store.append(row(2))
+        assert os.stat(path).st_size == len(before)
         store.append(row(2))
-    same(read_votes(path)[1], 3)
+    monkeypatch.undo()
+    assert path.read_bytes().startswith(before)
+    same(VoteStore.read(path)[1], 3)

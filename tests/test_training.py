@@ -45,7 +45,7 @@ def test_training_lowers_the_loss_under_noise(key, loss):
     assert losses.gaussian(state.f, Gaussian(0.25), key, x, y) < 0.8
 
 
-def test_every_step_has_new_noise_and_none_compiles_anew(key):
+def test_every_step_has_new_noise_and_none_compiles_again(key):
     traces = []
 
     def counted(*arguments):

@@ -10,22 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 
-from jaxsmooth import (
-    Gaussian,
-    Laplace,
-    Uniform,
-    count_votes,
-    decision_keys,
-    samples,
-    stream_votes,
-    votes,
-)
-from tests.classifiers import assert_same, first_features, inputs, scaled_features
+from jaxsmooth import Gaussian, Laplace, Uniform, count_votes, decision_keys, stream_votes
+from tests.classifiers import assert_same, first_features, grid_of_features, inputs, one_of_the_grid, scaled_features
 from tests.memory import needs_proc
+from tests.programs import compiled_programs
 
 NOISES = [Gaussian(1.0), Laplace(0.7), Uniform(1.5)]
 DRIVERS = [count_votes, stream_votes]
@@ -80,17 +73,41 @@ def test_ranges_of_samples_add_up(key, driver):
     assert_same(sum(parts), whole)
 
 
-def test_the_noise_of_a_range_is_that_of_the_longer_run(key):
-    """The last samples before 2^32 are reached, and positions beyond 2^32 pairs do not overflow."""
-    x = inputs(3000, (3,))
-    task, n, _ = samples.check_task(NOISES[0], key, x, 2**21, 8, None, 0)
-    far, rows = samples.draw(task, samples.Position(jnp.int32(2998), jnp.int32(2**21 - 4)), n, 8)
-    assert_same(rows, [2998] * 4 + [2999] * 4)
-    head, _ = samples.draw(task._replace(x=x[2998:], ids=task.ids[2998:]), samples.Position(0, 2**21 - 4), n, 8)
-    assert_same(far, head)
+def test_the_last_samples_before_2_to_the_32_are_reached(key):
     last = count_votes(first_features, NOISES[0], key, inputs(2), n=3, first=2**32 - 3)
     assert_same(last, reference(first_features, NOISES[0], key, inputs(2), 3, first=2**32 - 3))
-    assert jax.eval_shape(lambda x: count_votes(first_features, NOISES[0], key, x, n=2**21), x).shape == (3000, 3)
+
+
+def run_scan_at(jaxpr, arguments, row, sample):
+    """Run the one step of the scan in a program that begins at this position, and return what it carries on."""
+    values = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
+    values |= zip(jaxpr.jaxpr.invars, arguments, strict=True)
+    for equation in jaxpr.jaxpr.eqns:
+        taken = [atom.val if isinstance(atom, core.Literal) else values[atom] for atom in equation.invars]
+        if equation.primitive.name == "scan":
+            constants = equation.params["num_consts"]
+            counts, *_ = taken[constants:]
+            step = core.jaxpr_as_fun(equation.params["jaxpr"])
+            return step(*taken[:constants], counts, np.int32(row), np.int32(sample))
+        if equation.primitive.name == "jit":
+            found = run_scan_at(equation.params["jaxpr"], taken, row, sample)
+            if found is not None:
+                return found
+        given = equation.primitive.bind(*taken, **equation.params)
+        values |= zip(equation.outvars, given if equation.primitive.multiple_results else [given], strict=True)
+    return None
+
+
+def test_positions_beyond_2_to_the_32_pairs_do_not_overflow(key):
+    """3,000 inputs of 2^21 samples: the program's step at the last sample of one input gives the votes of both."""
+    x, n = inputs(3000, (3,)), 2**21
+    program = jax.make_jaxpr(lambda x: count_votes(first_features, NOISES[0], key, x, n=n, batch_size=8))(x)
+    counts, row, sample = run_scan_at(program, [x], 2998, n - 4)
+    assert (int(row), int(sample)) == (2999, 4)
+    count = partial(count_votes, first_features, NOISES[0], key, n=4)
+    expected = [count(x[2998:2999], ids=[2998], first=n - 4), count(x[2999:], ids=[2999])]
+    assert_same(counts[2998:, 0], np.concatenate(expected))
+    assert int(counts.sum()) == 8
 
 
 def test_selection_and_estimation_draw_disjoint_streams(key):
@@ -181,26 +198,50 @@ def test_one_compilation_serves_scales_keys_parameters_and_inputs(key):
         count(Partial(counted, jnp.ones(3)), Gaussian(1.0), key, inputs(4))
 
 
-def test_stream_votes_compiles_its_own_parts_once(key):
-    x = inputs(2)
-    stream_votes(first_features, Gaussian(1.0), key, x, n=50, batch_size=16)
-    sizes = samples._draw_jit.wide._cache_size(), votes.add_votes_jit._cache_size()
-    stream_votes(first_features, Gaussian(2.0), jax.random.key(9), x + 1, n=50, batch_size=16, first=7)
-    assert (samples._draw_jit.wide._cache_size(), votes.add_votes_jit._cache_size()) == sizes
-
-
-def test_calls_with_many_numbers_of_host_inputs_share_few_programs(key):
+def test_stream_votes_compiles_for_the_batch_size_only(key):
+    """Another scale, key, range, number of inputs or number of samples compiles nothing."""
     x = np.asarray(inputs(40))
-    expected = np.asarray(stream_votes(first_features, NOISES[0], key, x, n=20, batch_size=64))
-    before = samples._draw_jit.wide._cache_size(), votes.add_votes_jit._cache_size()
-    for number in range(9, 41):
-        ids = np.arange(number) if number % 2 else None
-        counts = stream_votes(first_features, NOISES[0], key, x[:number], n=20, batch_size=64, ids=ids)
-        assert isinstance(counts, jax.Array)
-        np.testing.assert_array_equal(counts, expected[:number])
-    # 12, 16, 24, 32 and 48 inputs, the last of which was there; for the first chunk and for a later one.
-    assert samples._draw_jit.wide._cache_size() - before[0] <= 4
-    assert votes.add_votes_jit._cache_size() - before[1] <= 2 * 4
+    expected = stream_votes(first_features, NOISES[0], key, x, n=20, batch_size=64)
+    assert type(expected) is np.ndarray
+    stream_votes(jax.jit(first_features), NOISES[0], key, x, n=1, batch_size=64)  # batches of many inputs
+    f = jax.jit(first_features)
+    f(jnp.zeros((64, 5)))
+    with compiled_programs() as programs:
+        for number in range(1, 41):
+            ids = np.arange(number) if number % 2 else None
+            counts = stream_votes(f, NOISES[0], key, x[:number], n=20, batch_size=64, ids=ids)
+            np.testing.assert_array_equal(counts, expected[:number])
+            stream_votes(f, Gaussian(float(number)), jax.random.key(number), x[:number] + 1, n=number, batch_size=64)
+            stream_votes(f, NOISES[0], key, x[:number], n=7, batch_size=64, first=number)
+    assert programs == []
+    with compiled_programs() as programs:  # the count sees what is compiled
+        stream_votes(first_features, NOISES[0], key, x, n=20, batch_size=63)
+    assert len(programs) > 0
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_components_keep_their_axes_and_are_counted_by_themselves(key, driver):
+    x = inputs(4, (6,))
+    counts = driver(grid_of_features, NOISES[0], key, x, n=N, batch_size=64)
+    assert counts.shape == (4, 2, 3, 2)
+    assert counts.dtype == jnp.int32
+    for i in range(2):
+        for j in range(3):
+            assert_same(counts[:, i, j], driver(one_of_the_grid(i, j), NOISES[0], key, x, n=N))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_invalid_score_takes_the_vote_of_its_own_component_only(key, driver):
+    def f(x):
+        scores = grid_of_features(x)
+        return scores.at[:, 1, 2, 0].set(jnp.where(x[:, 0] > 0, jnp.nan, scores[:, 1, 2, 0]))
+
+    x = inputs(3, (6,))
+    whole, counts = (driver(g, NOISES[0], key, x, n=N) for g in (grid_of_features, f))
+    others = np.ones((2, 3), bool)
+    others[1, 2] = False
+    assert_same(counts[:, others], whole[:, others])
+    assert_same(counts[:, 1, 2].sum(axis=1), N - np.asarray(whole[:, 0, 0, 0]))
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -277,7 +318,7 @@ import sys, jax, jax.numpy as jnp, jaxsmooth
 from tests.memory import peak, reset_peak
 f = lambda x: x.reshape(len(x), -1)[:, :10]
 driver, x = getattr(jaxsmooth, sys.argv[1]), jnp.zeros((1, 3, 32, 32))
-vote = lambda n: driver(f, jaxsmooth.Gaussian(0.5), jax.random.key(0), x, n=n, batch_size=256).block_until_ready()
+vote = lambda n: jax.block_until_ready(driver(f, jaxsmooth.Gaussian(0.5), jax.random.key(0), x, n=n, batch_size=256))
 vote(10_000)
 before = reset_peak()
 vote(100_000)

@@ -57,6 +57,13 @@ COUNTS = [
     lambda: Same(counts().astype(np.uint8)),
 ]
 LEVELS = [*NUMBERS, *ANYTHING]
+LOST = [
+    *constants("lost", 0.5, [0.0], [0.0, -1.0, 0.0], [0.0, float("nan"), 0.0], [[0.0, 0.0, 0.0]], float("inf")),
+    lambda: Same(np.zeros(3)),
+    lambda: Same([0.0, 0.0, 0.0]),
+    lambda: np.full(3, np.inf),
+    lambda: np.zeros(3, complex),
+]
 ALPHA = [*LEVELS, lambda: Same(np.float64(0.01)), lambda: Same(np.array(0.01))]
 N = [*INTEGERS, *forms_of_integer(10)]
 SAMPLING = {"f": CLASSIFIERS, "noise": NOISES, "key": KEYS, "x": X, "n": N, "batch_size": N, "ids": IDS}

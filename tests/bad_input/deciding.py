@@ -10,10 +10,10 @@ import optax
 from jax.tree_util import Partial
 
 import jaxsmooth
-from jaxsmooth import Gaussian, losses, training
-from tests.bad_input.arrays import COUNTS, LEVELS, WORDS, N, X, counts, inputs, scores
+from jaxsmooth import Gaussian, Votes, losses, training
+from tests.bad_input.arrays import COUNTS, LEVELS, LOST, WORDS, N, X, counts, inputs, scores
 from tests.bad_input.harness import Same, Subject
-from tests.bad_input.sampling import are_certificates, are_predictions
+from tests.bad_input.sampling import are_certificates, are_finite, are_predictions
 from tests.bad_input.values import ANYTHING, CLASSIFIERS, INTEGERS, KEYS, NOISES, constants
 
 VECTORS = [
@@ -28,26 +28,62 @@ LABELS = [
 ]
 
 
-def are_finite(result):
-    assert all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(result))
-
-
 def are_shares(result):
     assert ((np.asarray(result) >= 0) & (np.asarray(result) <= 1)).all()
 
 
+def is_a_radius(result):
+    assert isinstance(result, float)
+    assert result >= 0
+
+
+def is_a_number(result):
+    assert isinstance(result, int)
+    assert 0 <= result <= 10
+
+
+def is_noise(result):
+    """A sample of the shape that is asked for, in a floating dtype, and a radius that is not negative."""
+    sample, radius = result
+    assert sample.shape == (2, 3)
+    assert jnp.issubdtype(sample.dtype, jnp.floating)
+    assert np.isfinite(np.asarray(sample, np.float64)).all()
+    assert radius >= 0
+
+
+def is_a_loss(result):
+    assert result.shape == ()
+    assert np.isfinite(float(result))
+
+
+def is_zero(result):
+    assert int(result) == 0
+
+
+def of_votes(decide):
+    """Return a function that takes the fields of the votes by name, and decides."""
+
+    def run(counts, n, selection=None, lost=None, rule="fixed", **settings):
+        given = Votes(counts=counts, n=n, selection=selection, lost=lost, rule=rule)
+        return decide(given, **settings)
+
+    return run
+
+
 def deciding() -> Iterator[Subject]:
-    odd = {"counts": COUNTS, "n": N, "alpha": LEVELS}
-    votes = {"counts": counts(), "n": 10}
-    yield Subject("prediction", jaxsmooth.prediction, lambda: dict(votes), odd, are_predictions)
+    several = constants(np.array([10, 10, 10]), [10, 10, 10], np.array([10, 9, 10]), np.array([10, 10, 2]))
+    odd = {"counts": COUNTS, "n": [*N, *several], "alpha": LEVELS, "lost": LOST}
+    odd["rule"] = [*constants("grid", "anytime", "other", Same("fixed")), *ANYTHING]
+    votes = {"counts": counts(), "n": 10, "lost": np.zeros(3)}
+    words = {**WORDS, "n": ("counts",), "selection": ("counts",)}
+    yield Subject("prediction", of_votes(jaxsmooth.prediction), lambda: dict(votes), odd, are_predictions, words)
     bounds = [*constants("other", Same("cohen"), "runner_up"), *ANYTHING]
     odd = {**odd, "selection": COUNTS, "noise": NOISES, "bound": bounds}
-    words = {**WORDS, "n": ("counts",), "selection": ("counts",)}
 
     def both():
         return {**votes, "selection": counts(), "noise": Gaussian(0.5)}
 
-    yield Subject("certificate", jaxsmooth.certificate, both, odd, are_certificates, words)
+    yield Subject("certificate", of_votes(jaxsmooth.certificate), both, odd, are_certificates, words)
     odd = {
         "count": [*ANYTHING, *constants(-1, 11, 0.5, [5, 11])],
         "n": [*constants(0, -1, 9, 2.5, "10", None, [10, 10], 10**400), *ANYTHING],
@@ -71,14 +107,13 @@ def summing_up() -> Iterator[Subject]:
     yield subject(jaxsmooth.certified_accuracy, {**odd, "radii": radii}, radii=[0.1, 0.3])
     bound = {**odd, "radii": radii, "alpha": LEVELS, "delta": LEVELS}
     yield subject(jaxsmooth.certified_accuracy_bound, bound, radii=[0.1], alpha=0.01)
-    yield Subject(
-        "average_certified_radius", jaxsmooth.average_certified_radius, lambda: dict(columns), odd, words=words
-    )
+    average = jaxsmooth.average_certified_radius
+    yield Subject("average_certified_radius", average, lambda: dict(columns), odd, is_a_radius, words)
     predicted = {"predicted": np.array([1, -1])}
     yield Subject("abstention_rate", jaxsmooth.abstention_rate, lambda: predicted, {"predicted": VECTORS}, are_shares)
     odd = {"number": N, "alpha": LEVELS, "delta": LEVELS}
     of_ten = {"number": 10, "alpha": 0.01}
-    yield Subject("most_false_certificates", jaxsmooth.most_false_certificates, lambda: of_ten, odd)
+    yield Subject("most_false_certificates", jaxsmooth.most_false_certificates, lambda: of_ten, odd, is_a_number)
 
 
 def noises() -> Iterator[Subject]:
@@ -95,7 +130,7 @@ def noises() -> Iterator[Subject]:
 
         odd = {scale: LEVELS, "key": KEYS, "dtype": dtypes}
         words = {scale: ("scale",), "dtype": ("data type",)}
-        yield Subject(f"{kind.__name__}.sample", sample, good, odd, words=words)
+        yield Subject(f"{kind.__name__}.sample", sample, good, odd, is_noise, words)
 
     def lattice(**arguments):
         return jaxsmooth.LatticeGaussian(**arguments).sample(jax.random.key(0), (3,))
@@ -117,7 +152,7 @@ def training_functions() -> Iterator[Subject]:
         odd = {"f": CLASSIFIERS[:8], "noise": NOISES, "key": KEYS, "x": X, "y": LABELS}
         odd |= {} if name in ("gaussian", "stability") else {"m": INTEGERS}
         words = {**WORDS, "x": ("y", "f must")}
-        yield Subject(f"losses.{name}", partial(in_order, getattr(losses, name)), good, odd, words=words)
+        yield Subject(f"losses.{name}", partial(in_order, getattr(losses, name)), good, odd, is_a_loss, words)
     parameters = Partial(lambda w, x: x[:, :3] * w, jnp.ones((1, 3)))
     odd = {
         "f": [*ANYTHING, lambda: scores, lambda: Partial(scores, np.zeros(3, int))],
@@ -127,7 +162,7 @@ def training_functions() -> Iterator[Subject]:
     def steps(**arguments):
         return training.init_train_state(**arguments).step
 
-    yield Subject("init_train_state", steps, lambda: {"f": parameters, "optimizer": optax.sgd(0.1)}, odd)
+    yield Subject("init_train_state", steps, lambda: {"f": parameters, "optimizer": optax.sgd(0.1)}, odd, is_zero)
 
 
 def in_order(function, f, noise, key, x, y, **settings):

@@ -1,7 +1,7 @@
 """The classes of ART's interface, a method each, in every framework: what is refused leaves them as they were."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -76,16 +76,33 @@ def method(
 
     def state(_):
         if kept:
-            unchanged(framework, kept.pop(), framework.smoothed(sample_size=10, trainable=trainable))
+            settings, *now = state_of(framework, kept.pop(), trainable)
+            new_settings, *new = state_of_new(framework, trainable)
+            assert settings == new_settings, "the settings changed"
+            what = ("the weights", "the next votes", "the noise of training")
+            for name, ours, theirs in zip(what, now, new, strict=False):
+                assert all(map(np.array_equal, ours, theirs)), f"{name} changed"
 
     return Subject(f"{framework.name} {name}", call, good, odd, holds, words, state)
 
 
-def unchanged(framework: Any, classifier: Any, expected: Any) -> None:
-    pairs = zip(*map(framework.variables, (classifier, expected)), strict=True)
-    assert all(np.array_equal(a, b) for a, b in pairs), "the weights changed"
-    settings = attrgetter("scale", "sample_size", "alpha", "_predicted", "_draws")
-    assert settings(classifier) == settings(expected), "the settings changed"
+def state_of(framework: Any, classifier: Any, trainable: bool) -> list[Any]:
+    """Return settings and weights, the votes that come next, and what the next noise of training makes of the weights.
+
+    A classifier that a refusal left as it was has those of a new one.
+    """
+    found = [attrgetter("scale", "sample_size", "alpha")(classifier), framework.variables(classifier)]
+    classifier.output = "frequencies"
+    found.append([classifier.predict(inputs(3))])
+    if trainable:
+        classifier.fit(inputs(3), labels(3), nb_epochs=1)
+        found.append(framework.variables(classifier))
+    return found
+
+
+@cache
+def state_of_new(framework: Any, trainable: bool) -> list[Any]:
+    return state_of(framework, framework.smoothed(sample_size=10, trainable=trainable), trainable)
 
 
 def one() -> dict[str, Any]:

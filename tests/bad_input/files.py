@@ -1,5 +1,6 @@
 """Runs over data sets, reports, and files: what is refused writes nothing, and nothing in a file is run."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,9 @@ import jax
 import numpy as np
 
 import jaxsmooth
-from jaxsmooth import Gaussian, LogRow
+from jaxsmooth import Anytime, Fixed, Gaussian, Grid, LogRow, Within, merge_shares, read_log, read_votes
 from tests.bad_input.arrays import LEVELS, WORDS, folder, inputs, scores
-from tests.bad_input.harness import Subject
+from tests.bad_input.harness import Same, Subject
 from tests.bad_input.sampling import RADII
 from tests.bad_input.values import ANYTHING, CLASSIFIERS, INTEGERS, KEYS, NOISES, constants
 
@@ -32,25 +33,100 @@ def whole_data() -> Iterator[Subject]:
     odd = {"f": CLASSIFIERS, "noise": NOISES, "key": KEYS, "data": [*ANYTHING, *constants(*pairs)]}
     odd |= {"n": INTEGERS, "batch_size": INTEGERS, "alpha": LEVELS, "skip": INTEGERS, "group": GIVEN, "most": GIVEN[2:]}
     odd["share"] = constants((2, 2), (-1, 2), (0, 0), (0,), "0/2", 3, (0.5, 2), [0, 1, 2])
-    modes = {"n0": INTEGERS, "radii": [make for make in RADII if make() is not None], "until": constants(3, "until")}
-    modes |= {"precision": constants(0.0, 1.0, -1, "p", [0.1], True), "bound": constants("other", 3, [])}
     words = {**WORDS, "data": ("x must", "f must", "the label of")}
 
-    def good():
-        settings = {"path": folder() / "run.tsv", "n": 20, "batch_size": 20, "verbose": False}
+    def good(**more):
+        settings = {"path": folder() / "run.tsv", "batch_size": 20, "verbose": False}
         data = (inputs(), np.arange(3))
-        return {"f": scores, "noise": Gaussian(0.5), "key": jax.random.key(7), "data": data, **settings}
+        return {"f": scores, "noise": Gaussian(0.5), "key": jax.random.key(7), "data": data, **settings, **more}
 
     def rows(function, f, noise, key, data, path, **settings):
-        return [row[:4] for row in function(f, noise, key, data, path, **settings)]
+        found = function(f, noise, key, data, path, **settings)
+        are_rows(found)
+        is_read_again(path, found)
+        return [row[:4] for row in found]
 
     def state(arguments):
         # Data that turn out to be bad on the way leave what was done before.
         return names_in(arguments["path"]) if isinstance(arguments["data"], tuple) else None
 
-    certify, predict = partial(rows, jaxsmooth.certify_dataset), partial(rows, jaxsmooth.predict_dataset)
-    yield Subject("certify_dataset", certify, good, {**odd, **modes}, words=words, state=state)
-    yield Subject("predict_dataset", predict, good, odd, words=words, state=state)
+    predict = partial(rows, jaxsmooth.predict_dataset)
+    yield Subject("predict_dataset", predict, partial(good, n=20), odd, are_fields, words, state)
+    modes = [*ANYTHING, *constants(Fixed, Grid, "fixed", Same(Fixed(n0=100, n=20)), Grid([0.1], n=100), Within(n=100))]
+    modes += constants(Anytime(n=300), Fixed(n=20, bound="runner_up"))
+    one = {name: values for name, values in {**odd, "mode": modes}.items() if name != "n"}
+    certify = partial(rows, jaxsmooth.certify_dataset)
+    yield Subject("certify_dataset", certify, partial(good, mode=Fixed(n=20)), one, are_fields, words, state)
+    for kind, arguments, own in of_modes():
+
+        def call(kind=kind, **arguments):
+            mode = kind(**arguments)
+            return [row[:4] for row in rows(jaxsmooth.certify_dataset, **good(mode=mode, most=1))]
+
+        names = {"n": ("looks",), "looks": ("n",)}
+        yield Subject(f"{kind.__name__} of a run", call, partial(dict, arguments), own, are_fields, names)
+
+
+def of_modes():
+    """Yield each mode, good arguments for it, and odd ones."""
+    sizes = {"n0": GIVEN, "n": GIVEN}
+    bounds = constants("other", 3, [], Same("cohen"), "runner_up")
+    radii = [make for make in RADII if make() is not None]
+    precisions = constants(0.0, 1.0, -1, "p", [0.1], True, 0.2)
+    yield Fixed, {"n0": 10, "n": 20, "bound": "cohen"}, {**sizes, "bound": bounds}
+    looks = constants([64, 100], [64, 64, 100], [0, 100], "looks", [1.5, 100], [100], [])
+    yield Grid, {"radii": [0.1], "n": 100, "n0": 10}, {**sizes, "radii": radii, "beta": LEVELS, "looks": looks}
+    yield Within, {"precision": 0.1, "n": 50, "n0": 10}, {**sizes, "precision": precisions, "bound": bounds}
+    asked = constants(3, "until", None, lambda _: True, lambda result: result.radius[0] > 0)
+    yield Anytime, {"n0": 10, "votes": 50, "n": 300}, {**sizes, "votes": GIVEN, "until": asked}
+
+
+def are_rows(rows):
+    """Check rows of a log: classes or abstentions, radii, times, what they claim."""
+    assert [row.idx for row in rows] == sorted({row.idx for row in rows})
+    for row in rows:
+        assert row.predict >= -1
+        assert row.predict >= 0 or row.radius == 0
+        assert math.isfinite(row.radius)
+        assert row.radius >= 0
+        assert math.isfinite(row.seconds)
+        assert row.seconds >= 0
+        assert row.votes >= 0
+
+
+def are_fields(result):
+    are_rows([LogRow(*fields, 0.0) for fields in result])
+
+
+def is_read_again(path, rows):
+    """Check that what was written is what was returned, in the log and among the votes."""
+    logged, stored = read_log(path), read_votes(path.with_name(path.name + ".votes")) if rows else None
+    assert [row[:3] for row in logged] == [row[:3] for row in rows]
+    assert all(0 <= row.radius - log.radius < 1e-6 for row, log in zip(rows, logged, strict=True))
+    if stored is not None:
+        assert sorted(stored.idx.tolist()) == [row.idx for row in rows]
+        assert (stored.votes.counts >= 0).all()
+        assert (stored.votes.counts.sum(axis=-1) <= stored.votes.n).all()
+
+
+def is_a_run(run):
+    """Check what is read of a file of votes, whole or cut at its end."""
+    assert len(run.idx) == len(run.truth) == len(run.seconds) == len(run.votes.counts) <= 3
+    assert (run.votes.counts.sum(axis=-1) <= run.votes.n).all()
+    assert run.votes.rule == "fixed"
+    assert isinstance(run.settings, dict)
+    certificate = run.certificate
+    assert ((certificate.label >= 0) | ((certificate.label == -1) & (certificate.radius == 0))).all()
+
+
+def is_a_table(result):
+    assert isinstance(result, str)
+    assert "a" in result
+    assert "at least" in result
+
+
+def is_nothing(result):
+    assert result is None
 
 
 def reports() -> Iterator[Subject]:
@@ -60,9 +136,14 @@ def reports() -> Iterator[Subject]:
     words = {"runs": ("run",)}
     table = {**odd, "radii": radii, "style": [*constants("html", None, 3), *ANYTHING]}
     arguments = {"runs": {"a": ROWS}, "radii": [0.0, 0.3]}
-    yield Subject("report_table", jaxsmooth.report_table, lambda: dict(arguments), table, words=words)
+    yield Subject("report_table", jaxsmooth.report_table, lambda: dict(arguments), table, is_a_table, words)
     picture = partial(dict, runs={"a": ROWS})
-    yield Subject("draw_curves", jaxsmooth.draw_curves, lambda: picture(path=folder() / "a.png"), odd, words=words)
+
+    def drawn(path, **settings):
+        assert jaxsmooth.draw_curves(path=path, **settings) is None
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+    yield Subject("draw_curves", drawn, lambda: picture(path=folder() / "a.png"), odd, is_nothing, words)
     fields = [("radius", -1.0), ("radius", np.nan), ("radius", "a"), ("radius", None), ("seconds", -1.0)]
     fields += [("seconds", np.inf), ("claim", "a b"), ("claim", "x\ty=1"), ("claim", 3), ("claim", "a=\n")]
     fields += [("idx", "a\tb"), ("idx", 0.5), ("label", None), ("votes", "many"), ("predict", [1])]
@@ -77,7 +158,7 @@ def reports() -> Iterator[Subject]:
         return {"path": folder() / "a.tsv", "rows": ROWS}
 
     words = {"rows": LogRow._fields}
-    yield Subject("write_log", written, good, {"rows": rows}, words=words, state=lambda a: names_in(a["path"]))
+    yield Subject("write_log", written, good, {"rows": rows}, are_rows, words, lambda a: names_in(a["path"]))
 
 
 def broken(content):
@@ -91,11 +172,12 @@ def broken(content):
 
 def files() -> Iterator[Subject]:
     path, data = folder() / "run.tsv", (inputs(), np.arange(3))
-    jaxsmooth.certify_dataset(scores, Gaussian(0.5), jax.random.key(7), data, path, n=20, verbose=False)
+    settings = {"mode": Fixed(n=20), "verbose": False}
+    jaxsmooth.certify_dataset(scores, Gaussian(0.5), jax.random.key(7), data, path, **settings)
     votes = path.with_name("run.tsv.votes").read_bytes()
-    readers = {"a.tsv": (jaxsmooth.read_log, LOG), "a.tsv.votes": (jaxsmooth.read_votes, votes)}
-    readers["b.tsv.votes"] = (lambda place: jaxsmooth.merge_shares(place.with_name("b.tsv")), votes)
-    for name, (reader, whole) in readers.items():
+    readers = {"a.tsv": (read_log, LOG, are_rows), "a.tsv.votes": (read_votes, votes, is_a_run)}
+    readers["b.tsv.votes"] = (lambda place: merge_shares(place.with_name("b.tsv")), votes, are_rows)
+    for name, (reader, whole, holds) in readers.items():
 
         def read(content, name=name, reader=reader):
             place = folder() / name
@@ -107,4 +189,4 @@ def files() -> Iterator[Subject]:
         words = {"content": (name, "utf-8")}
         function = {"a.tsv": "read_log", "a.tsv.votes": "read_votes"}.get(name, "merge_shares")
         odd = {"content": broken(whole)}
-        yield Subject(function, read, lambda whole=whole: {"content": whole}, odd, words=words)
+        yield Subject(function, read, lambda whole=whole: {"content": whole}, odd, holds, words)

@@ -21,9 +21,10 @@ class Subject(NamedTuple):
     Attributes:
         name: for the report.
         call: takes every argument by its name and does its work at once: no generator, no function.
-        good: returns good arguments, made anew.
+        good: returns good arguments, new ones each time.
         odd: for each argument, functions that return odd values; `Same(value)` is one that means the same.
-        holds: raises AssertionError where a result is none that is documented.
+        holds: raises AssertionError where a result is not what is documented: what an odd argument that is accepted
+            must still give.
         words: for each argument, what a refusal may call it beside its name.
         state: returns what a refusal must leave as it was.
     """

@@ -43,6 +43,10 @@ def samples(**arguments):
     return [noisy for noisy, _ in batches], [rows for _, rows in batches]
 
 
+def noise_added(noise, key, x):
+    return jaxsmooth.add_noise(noise, key, x)
+
+
 def gradient(f, noise, key, x, **settings):
     g = jaxsmooth.smooth(f, noise, **settings)
     return g(key, x), jaxsmooth.class_gradients(g, key, x)
@@ -52,22 +56,84 @@ def first_certificate(f, noise, key, x, **settings):
     return next(jaxsmooth.certify_anytime(f, noise, key, x, **settings))
 
 
+def adds_up(counts, n, most=0):
+    """Check votes: of no more samples than there were, all of which are valid unless scores are not finite."""
+    counts, n = np.asarray(counts), np.asarray(n)
+    assert counts.dtype == np.int32
+    assert counts.shape[-1] >= 2
+    assert (counts >= 0).all()
+    assert (counts.sum(axis=-1) <= n.reshape(-1, *(1,) * (counts.ndim - 2))).all()
+    assert (n <= (most or n)).all()
+
+
 def are_votes(result):
-    assert result.dtype == jnp.int32
-    assert (result >= 0).all()
-    assert (result.sum(axis=1) <= 10).all()
+    adds_up(result, 10)
+
+
+def are_samples(result):
+    """Batches of one size; rows are those of x in order, then padding."""
+    batches, rows = result
+    assert len({noisy.shape for noisy in batches}) <= 1
+    assert all(len(noisy) == len(row) for noisy, row in zip(batches, rows, strict=True))
+    order = np.concatenate([np.asarray(row) for row in rows]) if rows else np.zeros(0, int)
+    assert (np.diff(order) >= 0).all()
+    assert (order >= 0).all()
+    assert all(np.isfinite(np.asarray(noisy, np.float64)).all() for noisy in batches)
 
 
 def are_certificates(result):
-    radius, label = np.asarray(result.radius), np.asarray(result.label)
+    label, radius, p_lower = (np.asarray(a, np.float64) for a in (result.label, result.radius, result.p_lower))
+    votes = result.votes
+    assert label.shape == radius.shape == p_lower.shape == votes.counts.shape[:-1]
     assert np.isfinite(radius).all()
-    assert (radius >= 0).all()
     assert ((label >= 0) | ((label == -1) & (radius == 0))).all()
+    assert ((label < votes.counts.shape[-1]) & (label >= -1)).all()
+    assert (radius >= 0).all()
+    assert ((p_lower >= 0) & (p_lower < 1)).all()
+    assert (p_lower[label >= 0] > 0).all()
+    adds_up(votes.counts, votes.n)
+    assert np.asarray(result.rounded).shape == label.shape[:1]
 
 
 def are_predictions(result):
-    assert ((np.asarray(result.label) >= -1) & (np.asarray(result.label) < result.counts.shape[1])).all()
-    assert ((result.p_value >= 0) & (result.p_value <= 1)).all()
+    label, p_value = np.asarray(result.label), np.asarray(result.p_value)
+    assert label.shape == p_value.shape == result.votes.counts.shape[:-1]
+    assert ((label >= -1) & (label < result.votes.counts.shape[-1])).all()
+    assert ((p_value > 0) & (p_value <= 1)).all()
+    top = np.asarray(result.votes.counts).argmax(axis=-1)
+    assert ((label == -1) | (label == top)).all()
+    adds_up(result.votes.counts, result.votes.n)
+
+
+def are_smoothed(result):
+    """Shares of each class, which add up to at most 1, and finite gradients of their shape."""
+    probabilities, gradients = (np.asarray(array, np.float64) for array in result)
+    assert ((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all()
+    assert (probabilities.sum(axis=-1) <= 1 + 1e-5).all()
+    assert gradients.shape[:2] == probabilities.shape
+    assert np.isfinite(gradients).all()
+
+
+def is_nothing(result):
+    assert result is None
+
+
+def is_report(result):
+    assert result.samples >= 1
+    assert result.features >= 1
+    assert all(np.isfinite([s.value, s.limit]).all() and s.value >= 0 < s.limit for s in result.statistics)
+    assert set(result.failed) <= {s.name for s in result.statistics}
+    assert result.failed == ()
+
+
+def are_keys(result):
+    keys = list(result) if isinstance(result, tuple) else [result]
+    assert all(str(jax.random.key_impl(key)) == "threefry2x32" and key.shape == () for key in keys)
+    assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == len(keys)
+
+
+def are_finite(result):
+    assert all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(result))
 
 
 def voting() -> Iterator[Subject]:
@@ -75,11 +141,13 @@ def voting() -> Iterator[Subject]:
     for function in (jaxsmooth.count_votes, jaxsmooth.stream_votes):
         odd = {**SAMPLING, "first": FIRST}
         yield Subject(function.__name__, partial(in_order, function), good, odd, are_votes, WORDS)
-    yield Subject("stream_samples", samples, partial(good, "f"), drawing, words=WORDS)
+    yield Subject("stream_samples", samples, partial(good, "f"), drawing, are_samples, WORDS)
+    added = {name: SAMPLING[name] for name in ("noise", "key", "x")}
+    yield Subject("add_noise", noise_added, partial(good, "f", "n", "batch_size"), added, are_finite, WORDS)
     estimators = [*constants("score", "other", Same("pathwise")), *ANYTHING]
     odd = {**SAMPLING, "first": FIRST, "estimator": estimators, "hard": constants(True)}
     words = {**WORDS, "hard": ("estimator",), "estimator": ("score", "noise")}
-    yield Subject("smooth", gradient, good, odd, words=words)
+    yield Subject("smooth", gradient, good, odd, are_smoothed, words)
 
 
 def certifying() -> Iterator[Subject]:
@@ -103,17 +171,20 @@ def certifying() -> Iterator[Subject]:
 def checking() -> Iterator[Subject]:
     odd = {"f": CLASSIFIERS, "x": X, "noise": NOISES, "classes": constants(1, 2.5, "3", 4, True)}
     words = {**WORDS, "classes": ("f must",)}
-    yield Subject(
-        "check_classifier", jaxsmooth.check_classifier, lambda: {"f": scores, "x": inputs()}, odd, words=words
-    )
+    checked = {"f": scores, "x": inputs()}
+    yield Subject("check_classifier", jaxsmooth.check_classifier, lambda: dict(checked), odd, is_nothing, words)
     tested = partial(good, "f", "batch_size", false_alarm=0.01)
     odd = {"noise": NOISES, "key": KEYS, "x": X, "ids": IDS, "false_alarm": ALPHA, "first": FIRST}
     odd["n"] = [*(make for make in INTEGERS if make() is not None), *forms_of_integer(10)]
-    yield Subject("noise_report", jaxsmooth.noise_report, tested, odd, words=WORDS)
-    yield Subject("decision_keys", jaxsmooth.decision_keys, lambda: {"key": jax.random.key(7)}, {"key": KEYS})
+    yield Subject("noise_report", jaxsmooth.noise_report, tested, odd, is_report, WORDS)
+    keyed = {"key": jax.random.key(7)}
+    yield Subject("decision_keys", jaxsmooth.decision_keys, lambda: dict(keyed), {"key": KEYS}, are_keys)
+    odd = {"key": KEYS, "stream": [*INTEGERS, *constants(Same(np.int64(3)))], "turn": INTEGERS}
+    streamed = {**keyed, "stream": 3, "turn": 2}
+    yield Subject("stream_key", jaxsmooth.stream_key, lambda: dict(streamed), odd, are_keys)
     odd = {"f": constants(None, "f", 3), "devices": constants([], "devices", 3, [None], [0])}
 
     def spread(**arguments):
         return jaxsmooth.over_devices(**arguments)(jnp.asarray(inputs()))
 
-    yield Subject("over_devices", spread, lambda: {"f": scores}, odd)
+    yield Subject("over_devices", spread, lambda: {"f": scores}, odd, are_finite)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxsmooth
 from tests.bad_input.cases import run_cases
+from tests.bad_input.harness import Subject
 from tests.bad_input.subjects import classes, core
 
 CORE = core()
@@ -23,6 +24,11 @@ def test_bad_input_is_refused_by_name_and_changes_nothing(subject, number):
 
 def test_there_are_two_thousand_cases():
     assert sum(number for _, number in SUBJECTS) >= 2000
+
+
+def test_every_function_of_the_core_says_what_holds_of_an_odd_argument_that_is_accepted():
+    nothing = Subject("", print, dict, {}).holds
+    assert [subject.name for subject in CORE if subject.holds is nothing] == []
 
 
 def test_every_public_function_is_among_the_subjects():

@@ -1,4 +1,4 @@
-"""Odd values, made anew each time: none of any use, and forms of good ones that mean the same."""
+"""Odd values, new ones each time: none of any use, and forms of good ones that mean the same."""
 
 from functools import partial
 from typing import Any

@@ -45,7 +45,8 @@ def measure(model: str, rounds: int) -> float:
 
     def run():
         path = Path(tempfile.mkdtemp()) / "run.tsv"
-        jaxsmooth.certify_dataset(f, noise, key, data, path, n0=N0, n=N, batch_size=BATCH, verbose=False)
+        mode = jaxsmooth.Fixed(n0=N0, n=N)
+        jaxsmooth.certify_dataset(f, noise, key, data, path, mode=mode, batch_size=BATCH, verbose=False)
 
     taken = times({"counted": [counted], "run": [run]}, rounds)
     found = ratio(taken["run"], taken["counted"])

@@ -1,6 +1,6 @@
 """Speed of lattice noise against Gaussian noise: `python -m tests.benchmarks.lattice_noise`.
 
-Noise alone on 256 inputs of 3x32x32, and `count_votes` with a ResNet-20, interleaved in one process, medians.
+Noise by itself on 256 inputs of 3x32x32, and `count_votes` with a ResNet-20, interleaved in one process, medians.
 """
 
 import argparse

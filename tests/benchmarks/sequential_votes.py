@@ -69,7 +69,7 @@ def used_rows() -> float:
     x[:, 0] = np.random.default_rng(0).normal(size=500)
     radii, n0 = [0.0, 0.25, 0.5, 0.75], 100
     result = certify_radii(classifier, Gaussian(0.5), jax.random.key(0), x, radii, n0=n0, compiled=False)
-    return (int(result.votes.sum()) + 500 * n0) / rows
+    return (int(result.votes.n.sum()) + 500 * n0) / rows
 
 
 def measure() -> dict[str, object]:

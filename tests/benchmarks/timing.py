@@ -16,7 +16,7 @@ Runs = dict[str, list[Callable[[], Any]]]
 """Name of a contender -> its runs, of which the fastest counts."""
 
 
-_TRIALS = 3  # rounds of all choices, the first one for compilers and caches alone
+_TRIALS = 3  # rounds of all choices, the first one for compilers and caches only
 
 
 def times(runs: Runs, rounds: int, least: float = 0.0) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def milliseconds(taken: dict[str, np.ndarray]) -> str:
 
 
 def in_processes(number: int, measure: Callable[..., Any], *args: Any) -> list[Any]:
-    """Return what a function returns in each of so many new processes, one after the other.
+    """Return what a function returns in each of `number` new processes, one after the other.
 
     A ratio near 1 stays some hundredths higher or lower for as long as a process lives.
     """

@@ -17,9 +17,15 @@ import torch
 from flax import nnx
 from torch import nn
 
+import bridges.flax
+import bridges.pytorch
+import bridges.tensorflow
 from bridges.flax import FlaxRandomizedSmoothing
+from bridges.flax.backend import FlaxBackend
 from bridges.pytorch import PyTorchRandomizedSmoothing
+from bridges.pytorch.backend import TorchBackend
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
+from bridges.tensorflow.backend import TensorFlowBackend
 from tests.bridges.flax_networks import (
     LinenDropout,
     LinenLinear,
@@ -35,7 +41,8 @@ from tests.bridges.reference import SETTINGS, SHAPE, inputs, weights
 
 class PyTorch:
     name = package = "pytorch"
-    cls = PyTorchRandomizedSmoothing
+    cls, backend = PyTorchRandomizedSmoothing, TorchBackend
+    as_jax = staticmethod(bridges.pytorch.as_jax)
     losses: ClassVar = {
         "logits": nn.CrossEntropyLoss(),
         "sum": nn.CrossEntropyLoss(reduction="sum"),
@@ -106,7 +113,8 @@ class PyTorch:
 
 class TensorFlow:
     name = package = "tensorflow"
-    cls = TensorFlowV2RandomizedSmoothing
+    cls, backend = TensorFlowV2RandomizedSmoothing, TensorFlowBackend
+    as_jax = staticmethod(bridges.tensorflow.as_jax)
     losses: ClassVar = {
         "logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "sum": keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum"),
@@ -192,7 +200,7 @@ class NNX:
 
     name = "flax-nnx"
     package = "flax"
-    cls = FlaxRandomizedSmoothing
+    cls, backend = FlaxRandomizedSmoothing, FlaxBackend
     losses: ClassVar = {
         "logits": optax.softmax_cross_entropy_with_integer_labels,
         "sum": lambda scores, rows: optax.softmax_cross_entropy(scores, rows).sum(),
@@ -206,6 +214,10 @@ class NNX:
     optimizer_kind = optax.GradientTransformation
     squared = staticmethod(lambda outputs, rows: ((outputs - rows) ** 2).sum())
     tensor = staticmethod(jnp.asarray)
+
+    @staticmethod
+    def as_jax(model):
+        return bridges.flax.as_jax(**model)
 
     @staticmethod
     def network(outputs=3, last=None):
@@ -287,7 +299,8 @@ class Linen(NNX):
     def watch(model):
         seen = []
         note = functools.partial(jax.debug.callback, lambda x: seen.append(np.array(x)))
-        return {**model, "model": Watched(3, None, note)}, seen
+        network = model["model"]
+        return {**model, "model": Watched(network.outputs, network.last, note)}, seen
 
     @classmethod
     def model_of(cls, dtype):

@@ -15,10 +15,11 @@ from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
 from tests.bridges.frameworks import NNX, PyTorch, TensorFlow
 
 REQUIRED = inspect.Parameter.empty
-# ART 1.20.1: names, order and defaults of what can be given by position. First what its two classes share.
+# ART 1.20.1: names, order and defaults of what can be given by position. First what its two classes share. Its batch
+# sizes are 128 in predict and 32 in certify; ours is None, and chosen.
 SHARED = {
-    "predict": {"x": REQUIRED, "batch_size": 128, "verbose": False},
-    "certify": {"x": REQUIRED, "n": REQUIRED, "batch_size": 32},
+    "predict": {"x": REQUIRED, "batch_size": None, "verbose": False},
+    "certify": {"x": REQUIRED, "n": REQUIRED, "batch_size": None},
     "fit_generator": {"generator": REQUIRED, "nb_epochs": 20, "verbose": False},
     "loss_gradient": {"x": REQUIRED, "y": REQUIRED, "training_mode": False},
     "class_gradient": {"x": REQUIRED, "label": None, "training_mode": False},

@@ -1,7 +1,5 @@
 """Every framework's class: the core's certificates, training that learns, refusals."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,34 +8,57 @@ import pytest
 import jaxsmooth
 from bridges.inputs import input_ids
 from bridges.smoothing import RandomizedSmoothingMixin
-from jaxsmooth import samples
-from tests.bridges.frameworks import PyTorch, TensorFlow
-from tests.bridges.reference import SHAPE, inputs, labels, reference, watch_scores
+from tests.bridges.frameworks import FRAMEWORKS
+from tests.bridges.reference import SHAPE, Keeps, calls, inputs, labels, leave_in_jax, reference, watch_scores
 from tests.memory import growth, needs_proc
 
 
-def test_certify_is_that_of_the_core_on_the_model(framework):
-    classifier, x = framework.smoothed(n0=40, scale=3.0), inputs(20)
+class Rounds:
+    """A defence that rounds, in JAX and in NumPy."""
+
+    apply_fit = apply_predict = True
+
+    def __call__(self, x, y=None):
+        return x.round(1), y
+
+    def estimate_gradient(self, _, grad):
+        return grad
+
+
+@pytest.mark.parametrize("defence", [None, Rounds()], ids=["plain", "defended"])
+def test_certify_is_that_of_the_core_on_the_model(framework, defence):
+    model, x = framework.network(), inputs(20)
+    classifier = framework.smoothed(model, n0=40, scale=3.0, preprocessing_defences=defence, preprocessing=(0.5, 2.0))
     label, radius = classifier.certify(x, n=500)
-    f, sizes = classifier._backend.as_jax(), {"n0": 40, "n": 500, "alpha": 0.01}
+    network = framework.as_jax(model)
+
+    def f(x):
+        return network(((x if defence is None else defence(x)[0]) - 0.5) / 2)
+
+    sizes = {"n0": 40, "n": 500, "alpha": 0.01}
     expected = jaxsmooth.certify(f, jaxsmooth.Gaussian(3.0), classifier.key, x, ids=input_ids(x), **sizes)
     np.testing.assert_array_equal(label, expected.label)
     np.testing.assert_array_equal(radius, expected.radius)
     assert isinstance(classifier, RandomizedSmoothingMixin)
     assert -1 in label
     assert (label >= 0).any()
+    # Another key, or noise that does not belong to the content of an input, would be seen.
+    for key, ids in ((jax.random.key(7), input_ids(x)), (classifier.key, None)):
+        other = jaxsmooth.certify(f, jaxsmooth.Gaussian(3.0), key, x, ids=ids, **sizes)
+        assert (other.radius != expected.radius).any()
 
 
-def test_two_frameworks_see_the_same_noise():
+def test_all_frameworks_see_the_same_noise():
     x, key = inputs(20), jax.random.key(3)
-    count = partial(jaxsmooth.stream_votes, key=key, n=500, ids=input_ids(x))
-    by_torch, by_tensorflow = (
-        np.asarray(framework.smoothed()._count_votes(count, x, 500, 32, False)) for framework in (PyTorch, TensorFlow)
-    )
-    # Of 10,000 votes, one may flip whose two best scores are as close as the two frameworks' rounding.
-    assert np.abs(by_torch - by_tensorflow).sum() <= 4
-    by_jax = jaxsmooth.count_votes(reference, jaxsmooth.Gaussian(0.5), key, x, n=500, ids=input_ids(x))
-    assert np.abs(by_torch - np.asarray(by_jax)).sum() <= 4
+    votes = [
+        500 * framework.smoothed(seed=key, sample_size=500, output="frequencies").predict(x) for framework in FRAMEWORKS
+    ]
+    noise, stream = jaxsmooth.Gaussian(0.5), jaxsmooth.stream_key(key, jaxsmooth.Stream.PREDICTION)
+    by_jax = jaxsmooth.count_votes(reference, noise, stream, x, n=500, ids=input_ids(x))
+    for counts in votes:
+        # Of 10,000 votes, one may flip whose two best scores are as close as the frameworks' rounding.
+        assert np.abs(counts - votes[0]).sum() <= 4
+        assert np.abs(counts - np.asarray(by_jax)).sum() <= 4
 
 
 def test_noise_comes_before_preprocessing_and_the_radius_is_in_units_of_x(framework):
@@ -94,6 +115,7 @@ def test_training_sees_the_noise_that_certification_uses(framework):
     x = np.zeros((500, *SHAPE), np.float32)
     classifier.fit(x, np.zeros(500, int), batch_size=500, nb_epochs=2)
     classifier.certify(x, 500)
+    seen = calls(seen)
     fitted = [rows for rows in seen if len(rows) == 500 and rows.any()]
     for rows in (fitted[0], fitted[1], seen[-2]):  # zeros may fill up the last batch
         # At least 1,000 normals: an alarm at 6 standard errors is false with probability below 1e-8.
@@ -103,32 +125,13 @@ def test_training_sees_the_noise_that_certification_uses(framework):
 
 
 def test_votes_on_arrays_left_in_jax_are_those_on_numpy_arrays(framework, monkeypatch):
-    classifier, x = framework.smoothed(preprocessing=(1.0, 2.0)), inputs()
+    classifier, x = framework.smoothed(preprocessing=(1.0, 2.0), postprocessing_defences=Keeps()), inputs()
     expected = classifier.certify(x, 500)
-    monkeypatch.setattr(classifier, "_as_batch", lambda noisy: noisy)  # as on a GPU
-    seen = watch_scores(classifier, monkeypatch)
+    leave_in_jax(framework.backend, monkeypatch)
+    seen = watch_scores(framework.backend, monkeypatch)
     np.testing.assert_array_equal(classifier.certify(x, 500), expected)
     assert seen
     assert all(isinstance(x, jax.Array) for x in seen)
-
-
-def test_calls_with_many_numbers_of_inputs_compile_few_programs_and_score_samples_alone(framework, monkeypatch):
-    """Attacks ask about ever other numbers of inputs."""
-    x = inputs(40)
-    classifier = framework.smoothed(sample_size=30, check=False)
-    label, radius = classifier.certify(x, 270)
-    programs = samples._draw_jit.wide._cache_size()
-    seen = watch_scores(classifier, monkeypatch)
-    for number in range(20, 41, 2):
-        again = classifier.certify(x[:number], 270)
-        np.testing.assert_array_equal(again, (label[:number], radius[:number]))
-        if classifier._backend.least_batch is None:
-            assert sum(map(len, seen)) == (30 + 270) * number
-        seen.clear()
-        assert classifier.loss_gradient(x[:number], labels(number), sampling=True).shape == x[:number].shape
-    # Each of 33 sets of samples would be drawn by a program of its own. Of 24, 32 or 48 inputs in one of up to three
-    # sizes there are at most 9 for each purpose, most of which do not occur.
-    assert samples._draw_jit.wide._cache_size() - programs <= 15
 
 
 def test_the_model_comes_out_as_it_went_in(framework):

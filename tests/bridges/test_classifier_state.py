@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.bridges.frameworks import FRAMEWORKS
 from tests.bridges.reference import inputs, labels, weights
 
 
@@ -43,7 +44,7 @@ def test_gradients_of_losses_between_activations(framework):
         np.testing.assert_allclose(gradient, jax.grad(expected)(x), rtol=1e-4, atol=1e-6)
     assert isinstance(classifier.custom_loss_gradient(loss, framework.tensor(x), y, 1), type(framework.tensor(x)))
     assert classifier.custom_loss_gradient(loss, x[:0], y[:0], 1).shape == x[:0].shape
-    with pytest.raises(ValueError, match="x and y must be as many inputs, got 6 and 5"):
+    with pytest.raises(ValueError, match="x and y must hold the same number of inputs, got 6 and 5"):
         classifier.custom_loss_gradient(framework.squared, x, y[1:], "1")
 
 
@@ -81,9 +82,11 @@ def test_what_is_saved_is_loaded(framework, tmp_path):
     assert (other.compute_loss(x, y) != classifier.compute_loss(x, y)).any()
     other.load("net", tmp_path / "new" / "folder")
     np.testing.assert_array_equal(other.compute_loss(x, y), classifier.compute_loss(x, y))
-    # The optimizer's state came too: the next step is the same.
+    # The optimizer's state came too: the next step is the same under the same noise, once the other one has drawn as
+    # often, for a batch that is left out.
+    other.fit(x, y, batch_size=len(x) + 1, nb_epochs=1, drop_last=True)
+    np.testing.assert_array_equal(other.compute_loss(x, y), classifier.compute_loss(x, y))
     for one in (classifier, other):
-        one.key, one._draws = classifier.key, 0
         one.fit(x, y, nb_epochs=1)
     np.testing.assert_allclose(other.compute_loss(x, y), classifier.compute_loss(x, y), rtol=1e-5)
 
@@ -176,6 +179,79 @@ def test_parameters_round_trip_and_change_all_or_none(framework):
     assert classifier.scale == 3.0
     assert classifier.preprocessing_operations == []
     classifier.fit(x, labels(), nb_epochs=1)
+
+
+def test_setting_the_same_parameters_rewinds_nothing(framework):
+    def made():
+        return framework.smoothed(trainable=True, output="frequencies")
+
+    x, y, plain, other = inputs(), labels(), made(), made()
+    expected = [plain.predict(x) for _ in range(3)]
+    found = []
+    for _ in range(3):
+        found.append(other.predict(x))
+        other.set_params(**other.get_params())
+    np.testing.assert_array_equal(found, expected)
+    # One that began to count again would repeat its first prediction, as a new instance of the same seed does.
+    np.testing.assert_array_equal(made().predict(x), expected[0])
+    assert all((expected[0] != later).any() for later in expected[1:])
+    for _ in range(2):  # nor is the noise of training
+        plain.fit(x, y, nb_epochs=1)
+        other.fit(x, y, nb_epochs=1)
+        other.set_params(**other.get_params())
+    for one, two in zip(framework.variables(plain), framework.variables(other), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+BAD = {
+    "alpha": 2.0,
+    "scale": -1.0,
+    "sample_size": 0,
+    "nb_classes": 1,
+    "input_shape": (),
+    "clip_values": (1.0, 0.0),
+    "preprocessing": (0.0, 0.0),
+    "preprocessing_defences": [np.abs],
+    "postprocessing_defences": 3,
+    "optimizer": 0.1,
+    "model": "net",
+    "loss": 3,
+    "loss_object": 3,
+    "sigma": 1.0,
+    "device_type": "gpux",
+    "use_amp": np.array([True, False]),
+    "train_step": 3,
+}
+
+
+CASES = [(f, bad) for f in FRAMEWORKS for bad in (None, *BAD) if bad in (None, "sigma", *f.cls.parameters)]
+
+
+@pytest.mark.parametrize(("framework", "bad"), CASES, ids=[f"{f.name}-{bad}" for f, bad in CASES])
+def test_one_bad_value_among_good_ones_changes_nothing(framework, bad):
+    settings = {"trainable": True, "preprocessing": (0.5, 2.0), "output": "frequencies"}
+    x, classifier, twin = inputs(), framework.smoothed(**settings), framework.smoothed(**settings)
+    for one in (classifier, twin):
+        one.fit(x, labels(), nb_epochs=1)
+        one.predict(x)
+    before, weights_before = classifier.get_params(), framework.variables(classifier)
+    other = framework.smoothed(trainable=True).get_params()
+    good = {name: other[name] for name in ("model", "variables", "optimizer") if name in other}
+    good |= {"scale": 3.0, "sample_size": 9, "alpha": 0.02, "clip_values": (0, 2), "preprocessing": (0.0, 1.0)}
+    if bad is None:  # what would be seen
+        classifier.set_params(**good)
+        assert [name for name in good if name != "variables" and classifier.get_params()[name] is before[name]] == []
+        assert (classifier.predict(x) != twin.predict(x)).any()
+        return
+    with pytest.raises((ValueError, TypeError)):
+        classifier.set_params(**{**good, bad: BAD[bad]})
+    assert [name for name, value in classifier.get_params().items() if value is not before[name]] == []
+    for one, two in zip(framework.variables(classifier), weights_before, strict=True):
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(classifier.predict(x), twin.predict(x))
+    for one in (classifier, twin):
+        one.fit(x, labels(), nb_epochs=1)
+    np.testing.assert_array_equal(classifier.compute_loss(x, labels()), twin.compute_loss(x, labels()))
 
 
 def test_a_subclass_keeps_its_own_constructor(framework):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.bridges.reference import inputs, labels
+from bridges.preprocessing import Preprocessing
+from tests.bridges.reference import SHAPE, inputs, labels, leave_in_jax
 
 
 class Doubles:
@@ -93,6 +94,23 @@ def test_defences_that_change_the_number_of_rows_or_classes_are_refused(framewor
             framework.smoothed(check=False, **defence).certify(inputs(), 50)
 
 
-def test_defences_get_numpy_arrays_on_an_accelerator_too(framework):
-    classifiers = [framework.smoothed(preprocessing=(1.0, 2.0)), framework.smoothed(preprocessing_defences=Doubles())]
-    assert [classifier._preprocessing.is_affine for classifier in classifiers] == [True, False]
+def test_defences_get_numpy_arrays_on_an_accelerator_too(framework, monkeypatch):
+    """Noisy inputs stay on it only where nothing but a standardisation comes before the network."""
+    kinds = []
+
+    class Notes(Doubles):
+        def __call__(self, x, y=None):
+            kinds.append(type(x))
+            return super().__call__(x, y)
+
+        def estimate_gradient(self, x, grad):
+            kinds.append(type(grad))
+            return super().estimate_gradient(x, grad)
+
+    assert Preprocessing(None, (1.0, 2.0), None, SHAPE, True).is_affine
+    assert not Preprocessing(Notes(), (1.0, 2.0), None, SHAPE, True).is_affine
+    leave_in_jax(framework.backend, monkeypatch)
+    classifier = framework.smoothed(preprocessing_defences=Notes())
+    classifier.certify(inputs(), 50)
+    classifier.loss_gradient(inputs(), labels(), sampling=True)
+    assert set(kinds) == {np.ndarray}

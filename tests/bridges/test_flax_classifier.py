@@ -13,8 +13,10 @@ from flax import linen, nnx
 
 import jaxsmooth
 from bridges.flax import FlaxRandomizedSmoothing, as_jax
+from tests.bridges.flax_networks import Watched
 from tests.bridges.frameworks import NNX, Linen
-from tests.bridges.reference import SETTINGS, SHAPE, inputs, labels, reference
+from tests.bridges.reference import SETTINGS, SHAPE, Keeps, inputs, labels, reference
+from tests.programs import compiled_programs
 
 KINDS = [NNX, Linen]
 
@@ -55,19 +57,33 @@ def test_new_parameters_compile_nothing_anew(kind):
     assert len(traces) == 1
 
 
-def test_a_second_gradient_compiles_nothing_anew(kind):
-    classifier, x, y = kind.smoothed(), inputs(), labels()
-    gradients, sizes = [], []
-    for _ in range(2):
-        gradients.append((classifier.loss_gradient(x, y, sampling=True), classifier.class_gradient(x, sampling=True)))
-        sizes.append({name: run._cache_size() for name, run in classifier._backend._compiled.items()})
-    assert sizes[0] == sizes[1]
-    assert max(sizes[1].values()) == 1
-    for ours, theirs in zip(*gradients, strict=True):
+def counted(kind):
+    """Return a network and a list that gets an entry whenever JAX traces it."""
+    traces, network = [], kind.network()
+    if kind is Linen:
+        return {**network, "model": Watched(3, None, lambda _: traces.append(1))}, traces
+    return {"model": nnx.Sequential(lambda x: (traces.append(1), x)[1], network["model"])}, traces
+
+
+def test_a_second_gradient_compiles_nothing(kind):
+    network, traces = counted(kind)
+    classifier, x, y = kind.smoothed(network), inputs(), labels()
+    first = [classifier.loss_gradient(x, y, sampling=True)]
+    once = len(traces)
+    assert once > 0
+    # The passes of both gradients are the same programs, and each class's is.
+    first.append(classifier.class_gradient(x, sampling=True))
+    assert len(traces) == once
+    with compiled_programs() as programs:
+        second = classifier.loss_gradient(x, y, sampling=True), classifier.class_gradient(x, sampling=True)
+    assert programs == []
+    assert len(traces) == once
+    for ours, theirs in zip(first, second, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_few_inputs_run_in_small_batches_and_few_programs():
+@pytest.mark.parametrize("on_the_host", [False, True])
+def test_few_inputs_run_in_small_batches_and_few_programs(on_the_host):
     """Each number of rows is a program: 2^k and 3 * 2^k are few, and at most a third of their rows is filled up."""
     sizes = set()
 
@@ -75,16 +91,22 @@ def test_few_inputs_run_in_small_batches_and_few_programs():
         sizes.add(len(x))
         return x[:, :3]
 
-    classifier = FlaxRandomizedSmoothing(
-        nnx.Sequential(apply), optax.softmax_cross_entropy, (4,), 3, sample_size=8, seed=0, check=False
-    )
+    settings = {
+        "sample_size": 8,
+        "seed": 0,
+        "check": False,
+        "postprocessing_defences": Keeps() if on_the_host else None,
+    }
+    classifier = FlaxRandomizedSmoothing(nnx.Sequential(apply), optax.softmax_cross_entropy, (4,), 3, **settings)
     x = np.random.default_rng(0).normal(size=(1200, 4))
     for number in (2, 4, 5, 7, 2, 400, 1200):
         classifier.predict(x[:number])
-    programs = classifier._backend._compiled["_scores"]._cache_size()
-    assert programs == 4
-    assert {32, 48, 64, 4096} <= sizes
-    assert not sizes & {128, 256, 512, 1024, 2048}
+    # One row tells how wide the layers are. The host fills up calls of fewer than 32.
+    assert sizes == ({1, 32, 48, 64, 4096} if on_the_host else {1, 16, 32, 48, 64, 4096})
+    with compiled_programs() as programs:
+        for number in (2, 6, 8, 450, 1100):
+            classifier.predict(x[:number])
+    assert programs == []
 
 
 def test_training_updates_batch_statistics_and_evaluation_uses_them(kind):
@@ -179,7 +201,7 @@ def test_a_linen_module_stays_as_it_was_and_the_class_has_its_new_variables():
     jax.tree.map(np.testing.assert_array_equal, network["variables"], before)
     assert classifier.model is network["model"]
     new = as_jax(classifier.model, classifier.variables)
-    np.testing.assert_array_equal(new(inputs()), classifier._predict_classifier(inputs(), 64, False))
+    np.testing.assert_array_equal(new(inputs()), classifier.get_activations(inputs(), -1))
     frozen = linen.FrozenDict(network["variables"]) if hasattr(linen, "FrozenDict") else network["variables"]
     np.testing.assert_allclose(as_jax(network["model"], frozen)(inputs()), reference(inputs()), rtol=1e-5)
 
@@ -188,9 +210,12 @@ def test_an_nnx_module_is_trained_in_place_and_changes_by_others_are_seen():
     network = NNX.network()
     classifier = NNX.smoothed(network, trainable=True)
     classifier.fit(inputs(), labels(), nb_epochs=1)
-    np.testing.assert_array_equal(network["model"](inputs()), classifier._predict_classifier(inputs(), 64, False))
+    np.testing.assert_array_equal(network["model"](inputs()), classifier.get_activations(inputs(), -1))
+    assert (classifier.certify(inputs(), 50)[0] > 0).any()
     network["model"].layers[1].kernel[...] = jnp.zeros((16, 8))
-    assert not classifier._predict_classifier(inputs(), 64, False).any()
+    assert not classifier.get_activations(inputs(), -1).any()
+    assert (classifier.certify(inputs(), 50)[0] == 0).all()  # all scores tie
+    assert (classifier.predict(inputs()).argmax(1) == 0).all()
 
 
 def test_a_schedule_set_from_outside_is_used():

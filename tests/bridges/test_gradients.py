@@ -5,7 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.bridges.reference import SHAPE, cross_entropy, inputs, labels, reference
+import jaxsmooth
+from bridges.inputs import input_ids
+from tests.bridges.reference import (
+    SHAPE,
+    calls,
+    cross_entropy,
+    inputs,
+    labels,
+    leave_in_jax,
+    limit_rows,
+    reference,
+    watch_gradients,
+)
 
 
 @pytest.mark.parametrize("form", ["indices", "column", "rows", "tensor", "list"])
@@ -37,14 +49,24 @@ def test_class_gradients_are_exact(framework):
     np.testing.assert_allclose(classifier.class_gradient(x, labels()), own, rtol=1e-5, atol=1e-7)
 
 
+def copies(classifier, x):
+    """Return the noisy copies that sampled gradients are averages over, `[N, n, *event]`."""
+    noise, n = jaxsmooth.Gaussian(classifier.scale), classifier.sample_size
+    key = jaxsmooth.stream_key(classifier.key, jaxsmooth.Stream.GRADIENTS)
+    samples = jaxsmooth.stream_samples(noise, key, x, n=n, batch_size=len(x) * n, ids=input_ids(x))
+    return np.concatenate([noisy for noisy, _ in samples]).reshape(len(x), n, *x.shape[1:])
+
+
 @pytest.mark.parametrize("most", [1024, 50, 7], ids=["in one batch", "two inputs a batch", "an input in three batches"])
 @pytest.mark.parametrize(("loss", "last"), [("logits", None), ("probabilities", "softmax")])
 def test_sampled_gradients_differentiate_the_averaged_probability(framework, loss, last, most, monkeypatch):
-    model = framework.network(last=last)
+    limit_rows(framework.backend, most, monkeypatch)
+    model, seen = framework.watch(framework.network(last=last))
     classifier, x = framework.smoothed(model, loss, preprocessing=(0.5, 2.0), sample_size=20), inputs()
-    monkeypatch.setattr(classifier, "_gradient_rows", lambda *_: most)
-    assert len(list(classifier._copies(x).batches())) == {1024: 1, 50: 3, 7: 18}[most]
-    noise = np.concatenate([noisy for noisy, _ in classifier._copies(x).batches()]).reshape(6, 20, *SHAPE) - x[:, None]
+    classifier.predict(x)  # the width of the layers is found out at the first call
+    calls(seen)
+    noisy = copies(classifier, x)
+    noise = noisy - x[:, None]
 
     def average(x):
         noisy = (x[:, None] + noise).reshape(-1, *SHAPE)
@@ -52,6 +74,10 @@ def test_sampled_gradients_differentiate_the_averaged_probability(framework, los
 
     expected = jax.grad(lambda x: -jnp.log(average(x)[jnp.arange(6), labels()]).mean())(x)
     np.testing.assert_allclose(classifier.loss_gradient(x, labels(), sampling=True), expected, rtol=2e-3, atol=1e-6)
+    batches = calls(seen)
+    assert len(batches) == {1024: 1, 50: 3, 7: 2 * 18}[most]  # where an input is split, the average comes first
+    seen_copies = np.concatenate(batches)[:120].reshape(noisy.shape)
+    np.testing.assert_allclose(seen_copies, (noisy - 0.5) / 2, rtol=1e-5, atol=1e-6)
     by_class = np.stack([jax.grad(lambda x, c=c: average(x)[:, c].sum())(x) for c in range(3)], 1)
     np.testing.assert_allclose(classifier.class_gradient(x, sampling=True), by_class, rtol=2e-3, atol=1e-6)
     classifier.sampling = True
@@ -62,16 +88,15 @@ def test_sampled_gradients_differentiate_the_averaged_probability(framework, los
 
 @pytest.mark.parametrize("most", [1024, 7], ids=["in one batch", "an input in three batches"])
 def test_sampled_gradients_are_zero_where_the_probability_underflows(framework, most, monkeypatch):
+    limit_rows(framework.backend, most, monkeypatch)
     classifier, x = framework.smoothed(preprocessing=(0.0, 1e-4), sample_size=20, scale=1e-6), inputs()
-    monkeypatch.setattr(classifier, "_gradient_rows", lambda *_: most)
     unlikely = np.asarray(reference(x)).argmin(1)
     np.testing.assert_array_equal(classifier.loss_gradient(x, unlikely, sampling=True), np.zeros_like(x))
 
 
-def test_sampled_gradients_refuse_what_is_wrong_before_the_network_is_called(framework, monkeypatch):
-    classifier, x = framework.smoothed(sampling=True), inputs()
-    for method in ("vjp", "scoring"):
-        monkeypatch.setattr(classifier._backend, method, None)
+def test_sampled_gradients_refuse_what_is_wrong_before_the_network_is_called(framework):
+    model, seen = framework.watch(framework.network())
+    classifier, x = framework.smoothed(model, sampling=True), inputs()
     for y, fault in (
         ([0.5] * 6, "class indices from 0 to 2"),
         (labels()[:5], "y must have shape"),
@@ -83,17 +108,21 @@ def test_sampled_gradients_refuse_what_is_wrong_before_the_network_is_called(fra
     for call in (lambda: classifier.loss_gradient(x, labels()), lambda: classifier.class_gradient(x)):
         with pytest.raises(ValueError, match=r"scale .*must be positive"):
             call()
+    assert calls(seen) == []
+    classifier.scale = 1.0
+    classifier.loss_gradient(x, labels())
+    assert calls(seen) != []
 
 
 @pytest.mark.parametrize("most", [1024, 7], ids=["in one batch", "an input in three batches"])
 def test_sampled_gradients_of_arrays_left_in_jax_are_those_of_numpy_arrays(framework, most, monkeypatch):
-    classifier, x, seen = framework.smoothed(preprocessing=(1.0, 2.0), sample_size=20), inputs(), []
-    monkeypatch.setattr(classifier, "_gradient_rows", lambda *_: most)
+    limit_rows(framework.backend, most, monkeypatch)
+    classifier, x = framework.smoothed(preprocessing=(1.0, 2.0), sample_size=20), inputs()
     expected = classifier.loss_gradient(x, labels(), sampling=True), classifier.class_gradient(x, sampling=True)
-    vjp = classifier._backend.vjp
-    monkeypatch.setattr(classifier, "_as_batch", lambda noisy: noisy)  # as on a GPU
-    monkeypatch.setattr(classifier._backend, "vjp", lambda x, w, **k: (seen.append(x), vjp(x, w, **k))[1])
+    leave_in_jax(framework.backend, monkeypatch)
+    seen = watch_gradients(framework.backend, monkeypatch)
     result = classifier.loss_gradient(x, labels(), sampling=True), classifier.class_gradient(x, sampling=True)
+    assert seen
     assert all(isinstance(x, jax.Array) for x in seen)
     for ours, theirs in zip(result, expected, strict=True):
         assert isinstance(ours, np.ndarray)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.bridges.frameworks import PyTorch
-from tests.bridges.reference import SHAPE, inputs
+from tests.bridges.reference import SHAPE, calls, inputs
 
 network, smoothed = PyTorch.network, PyTorch.smoothed
 
@@ -58,35 +58,31 @@ def test_bfloat16_is_another_classifier_and_says_so():
     assert smoothed(network().double()).certified_dtype == "float64"
 
 
-def test_a_compiled_module_gets_batches_of_one_size():
-    seen = []
-
-    class Watched(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = network()
-
-        def forward(self, x):
-            return self.inner(x)
-
-    classifier = smoothed(Watched(), acceleration=["compile"])
-    classifier._torch.accelerated._run = lambda x: seen.append(len(x)) or classifier.model(x)
+def test_a_compiled_module_gets_batches_of_one_size(monkeypatch):
+    """For another number of rows it would be compiled again."""
+    sizes = []
+    compiled = lambda module, **_: lambda x: (sizes.append(len(x)), module(x))[1]  # noqa: E731
+    monkeypatch.setattr(torch, "compile", compiled)
+    classifier = smoothed(network(), acceleration=["compile"])
     classifier.certify(inputs(3), 333)
     classifier.predict(inputs(5))
-    assert len(set(seen)) == 1
+    assert len(set(sizes)) == 1
+    del sizes[:]
+    classifier.certify(inputs(3), 333, batch_size=100)  # what the caller asks for is one size, too
+    assert set(sizes) == {100}
 
 
-def test_batches_hold_what_a_cache_holds_of_the_widest_layer():
-    def rows(width, *asked):
-        module = nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Linear(width, 3))
-        classifier = smoothed(module)
-        found = [classifier._rows_at_once(inputs(), batch_size) for batch_size in asked]
-        assert not any(part._forward_hooks for part in module.modules())
-        return found
-
-    assert rows(16, 32, 5000) == [4096, 5000]
-    assert rows(2**13, 32, 2000) == [128, 128]
-    assert rows(2**17, 8, 32, 2000) == [8, 32, 32]
+@pytest.mark.parametrize(("width", "samples", "chosen"), [(16, 2000, 4096), (2**13, 50, 128), (2**17, 20, 32)], ids=str)
+def test_batches_hold_what_a_cache_holds_of_the_widest_layer(width, samples, chosen):
+    model, seen = PyTorch.watch(nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Linear(width, 3)))
+    classifier = smoothed(model, sample_size=samples, check=False)
+    classifier.predict(inputs())
+    assert len(calls(seen)[0]) == 1  # tells how wide the layers are
+    for asked in (None, 8, 5000):
+        classifier.predict(inputs(), batch_size=asked)
+        rows = list(map(len, calls(seen)))
+        assert max(rows) == min(chosen, asked or chosen)
+        assert sum(rows) == 6 * samples
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import nn
 import jaxsmooth
 from bridges.inputs import input_ids
 from bridges.pytorch import as_jax
+from bridges.pytorch.backend import TorchBackend
 from tests.bridges.frameworks import PyTorch
 from tests.bridges.reference import inputs, labels
 
@@ -23,18 +24,19 @@ network, smoothed = PyTorch.network, PyTorch.smoothed
 def test_an_equivalent_flax_module_gets_the_same_noise_and_votes():
     torch.manual_seed(0)
     linears = nn.Linear(16, 8), nn.Linear(8, 3)
-    classifier, x = smoothed(nn.Sequential(nn.Flatten(), linears[0], nn.ReLU(), linears[1])), inputs(20)
+    model, x = nn.Sequential(nn.Flatten(), linears[0], nn.ReLU(), linears[1]), inputs(20)
+    classifier = smoothed(model, sample_size=500, output="frequencies")
     module = linen.Sequential([lambda v: v.reshape(len(v), -1), linen.Dense(8), linen.relu, linen.Dense(3)])
     layers = {
         f"layers_{i}": {"kernel": jnp.asarray(layer.weight.detach().T), "bias": jnp.asarray(layer.bias.detach())}
         for i, layer in zip((1, 3), linears, strict=True)
     }
     f = Partial(module.apply, {"params": layers})
-    key, sizes = jaxsmooth.decision_keys(classifier.key)[1], {"n": 500, "ids": input_ids(x)}
+    key, sizes = jaxsmooth.stream_key(classifier.key, jaxsmooth.Stream.PREDICTION), {"n": 500, "ids": input_ids(x)}
     by_flax, by_torch = (
         jaxsmooth.count_votes(g, jaxsmooth.Gaussian(0.5), key, x, **sizes) for g in (f, as_jax(classifier.model))
     )
-    by_class = classifier._count_votes(partial(jaxsmooth.stream_votes, key=key, **sizes), x, 500, 32, False)
+    by_class = np.rint(500 * classifier.predict(x))
     np.testing.assert_array_equal(by_class, by_torch)
     # Of 10,000 votes, one may flip whose two best scores are as close as the two frameworks' rounding.
     assert np.abs(np.asarray(by_flax) - by_torch).sum() <= 4
@@ -44,7 +46,7 @@ def test_batch_normalisation_by_the_statistics_of_the_batch_is_refused():
     """In evaluation mode, too, without running statistics."""
     torch.manual_seed(0)
     normalised = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), network())
-    with pytest.raises(ValueError, match="f must be a function of each row alone, but its scores depend on the batch"):
+    with pytest.raises(ValueError, match="f must be a function of each row, but its scores depend on the batch"):
         smoothed(normalised).certify(inputs(), 50)
     assert smoothed(normalised, check=False).certify(inputs(), 50)[0].shape == (len(inputs()),)
     smoothed(nn.Sequential(nn.BatchNorm2d(1), network())).certify(inputs(), 50)
@@ -82,13 +84,23 @@ def test_a_network_that_writes_to_its_input_changes_nobody_s_array():
     np.testing.assert_array_equal(x, before)
 
 
-def test_noisy_inputs_reach_the_network_without_a_copy():
-    classifier, noisy = smoothed(), jnp.asarray(inputs()) + 1
-    assert np.shares_memory(classifier._as_batch(noisy), np.asarray(noisy))
-    seen = []
-    classifier.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].data_ptr()))
-    classifier._predict_classifier(batch := inputs(), 64, False)
-    assert seen == [batch.ctypes.data]
+def test_noisy_inputs_reach_the_network_without_a_copy(monkeypatch):
+    drawn, places = [], []
+    on_host = TorchBackend.on_host
+    monkeypatch.setattr(TorchBackend, "on_host", lambda self, noisy: (drawn.append(noisy), on_host(self, noisy))[1])
+    classifier = smoothed(check=False)
+    classifier.predict(inputs())
+    assert len(drawn) == 1
+    classifier.model.register_forward_pre_hook(lambda _, arguments: places.append(arguments[0].data_ptr()))
+    classifier.predict(inputs())
+    classifier.certify(inputs(2), 3000, batch_size=1000)
+    # Each call of the network gets rows of a batch that was drawn, where they are. Batches that are kept do not move.
+    batches = [
+        range(noisy.unsafe_buffer_pointer(), noisy.unsafe_buffer_pointer() + noisy.nbytes) for noisy in drawn[1:]
+    ]
+    assert len(batches) >= 2
+    assert {batch.start for batch in batches} <= set(places)
+    assert all(any(place in batch for batch in batches) for place in places)
 
 
 class Purifies:

@@ -67,6 +67,21 @@ def test_clone_for_refitting_shares_settings_and_nothing_else():
     assert {id(p) for group in clone.optimizer.param_groups for p in group["params"]} == own
 
 
+def test_a_refused_setting_leaves_the_model_where_it_is():
+    classifier = smoothed()
+    for refused in ({"alpha": 2.0}, {"loss": 3}, {"optimizer": 0.1}, {"preprocessing": (0.0, 0.0)}):
+        with pytest.raises((ValueError, TypeError)):
+            classifier.set_params(device_type="meta", **refused)
+        assert {p.device.type for p in classifier.model.parameters()} == {"cpu"}
+        assert (classifier.device_type, classifier.device) == ("gpu", torch.device("cpu"))
+        model = network()
+        with pytest.raises((ValueError, TypeError)):
+            smoothed(model, **{"device_type": "meta", **refused})
+        assert {p.device.type for p in model.parameters()} == {"cpu"}
+    classifier.set_params(device_type="meta")  # by itself it moves the model
+    assert {p.device.type for p in classifier.model.parameters()} == {"meta"}
+
+
 def test_mixed_precision_settings_are_parameters():
     classifier, x = smoothed(trainable=True), inputs()
     classifier.set_params(use_amp=True, opt_level="O2")

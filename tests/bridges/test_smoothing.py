@@ -105,6 +105,18 @@ def test_the_hooks_get_batches_of_one_shape_and_the_keywords():
         classifier.predict(inputs(), is_abstian=True)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_hook_gets_at_most_batch_size_rows(batch_size):
+    x, bounded, free = inputs(), smoothed(), smoothed()
+    np.testing.assert_array_equal(bounded.certify(x, 300, batch_size), free.certify(x, 300))
+    np.testing.assert_array_equal(bounded.predict(x, batch_size, False), free.predict(x))
+    rows = [shape[0] for shape, *_ in bounded.calls]
+    assert max(rows) <= batch_size
+    assert max(asked for _, asked, *_ in bounded.calls) <= batch_size
+    assert sum(rows) >= 12 * (200 + 300 + 200)
+    assert max(shape[0] for shape, *_ in free.calls) > 64  # what the bound keeps away
+
+
 def test_non_finite_rows_vote_for_no_class():
     class Blanks(Linear):
         def _predict_classifier(self, x, *_):

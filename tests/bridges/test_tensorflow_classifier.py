@@ -184,9 +184,19 @@ def test_every_cross_entropy_is_the_same_loss(sparse, from_logits):
 
 
 def test_a_loss_that_does_not_say_reads_the_last_layer():
-    assert smoothed(network(last="softmax"), "rows")._backend.output == "probabilities"
-    assert smoothed(network(), "rows")._backend.output == "logits"
-    assert smoothed(network(), keras.losses.categorical_crossentropy)._backend.output == "probabilities"
+    """A sampled gradient shows how outputs are read."""
+
+    def gradient(model, loss):
+        return smoothed(model, loss).class_gradient(inputs(), sampling=True)
+
+    as_logits, as_probabilities = gradient(network(), "logits"), gradient(network(), "probabilities")
+    assert np.abs(as_logits - as_probabilities).max() > 0.01
+    np.testing.assert_array_equal(gradient(network(), "rows"), as_logits)
+    np.testing.assert_array_equal(
+        gradient(network(last="softmax"), "rows"), gradient(network(last="softmax"), "probabilities")
+    )
+    # The function's own default is probabilities.
+    np.testing.assert_array_equal(gradient(network(), keras.losses.categorical_crossentropy), as_probabilities)
 
 
 def test_an_optimizer_that_was_used_goes_on():
@@ -240,8 +250,24 @@ def test_attributes_have_art_s_names_and_defaults():
 
 
 def test_sampled_gradients_make_no_gradient_of_the_weights():
-    classifier = smoothed()
-    classifier.loss_gradient(inputs(), labels(), sampling=True)
-    (function,) = classifier._backend._graphs["_vjp", False]._compiled.values()
-    products = [op for op in function.graph.get_operations() if op.type == "MatMul"]
-    assert len(products) == 4  # two layers, forward and back; the gradients of their weights would be two more
+    wanted = []
+
+    @tf.custom_gradient
+    def watched(weight):
+        return tf.identity(weight), lambda gradient: (wanted.append(1), gradient)[1]
+
+    variables = [tf.Variable(weight) for weight in weights()]
+
+    def model(x):
+        first, second = (watched(variable.read_value()) for variable in variables)
+        return tf.nn.relu(tf.reshape(x, [-1, 16]) @ first) @ second
+
+    smoothed(model).loss_gradient(inputs(), labels(), sampling=True)
+    assert wanted == []
+    # The gradient of a graph that TensorFlow knows nothing more of makes those of both weights.
+    x = tf.constant(inputs())
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        scores = tf.function(model)(x)
+    tape.gradient(scores, x)
+    assert len(wanted) == 2

@@ -4,6 +4,8 @@ Each input is an independent trial. The number of false certificates is compared
 stated rate: an alarm is false with probability 1e-6. Two broken rules must raise it.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,7 @@ def test_false_certificates_are_as_rare_as_promised(name, margin):
 
 def test_the_alarm_catches_a_bound_from_the_selection_votes():
     result = certified(Gaussian(SCALE), 0.0)
-    broken = certificate(result.counts, result.counts, Gaussian(SCALE), n=N, alpha=ALPHA)
+    broken = certificate(replace(result.votes, selection=result.votes.counts), Gaussian(SCALE), alpha=ALPHA)
     assert raises_alarm((broken.label != -1).sum(), TRIALS, ALPHA)
 
 
@@ -56,7 +58,7 @@ def test_the_alarm_catches_a_bound_from_the_selection_votes():
 def test_the_alarm_catches_a_bound_without_confidence_correction(name):
     noise, _ = NOISES[name]
     result = certified(noise, 0.3)
-    broken = SCALE * noise.unit_radius(np.asarray(result.counts[:, 0]) / N)
+    broken = SCALE * noise.unit_radius(result.votes.counts[:, 0] / N)
     assert raises_alarm((broken > 0.3).sum(), TRIALS, ALPHA)
 
 
@@ -73,11 +75,10 @@ def test_false_certificates_by_the_runner_up_are_as_rare_as_promised():
     result = certify(
         three_parts, noise, jax.random.key(7), trials(TRIALS, TIE), n0=N, n=N, alpha=ALPHA, batch_size=4096
     )
-    proper = certificate(result.selection, result.counts, noise, n=N, alpha=ALPHA, bound="runner_up")
+    proper = certificate(result.votes, noise, alpha=ALPHA, bound="runner_up")
     assert not raises_alarm((proper.label != -1).sum(), TRIALS, ALPHA)
     # Without a bound on the runner-up: two point estimates.
-    counts = np.asarray(result.counts)
-    label = np.asarray(result.selection).argmax(axis=1)
+    counts, label = result.votes.counts, result.votes.selection.argmax(axis=1)
     own = counts[np.arange(TRIALS), label]
     broken = own > np.where(label == 0, counts[:, 2], counts[:, 0])
     assert raises_alarm(broken.sum(), TRIALS, ALPHA)
@@ -91,5 +92,5 @@ def test_wrong_predictions_are_as_rare_as_promised():
         )
         wrong = (result.label == 1) | ((result.label == 0) & (margin == 0))
         assert not raises_alarm(wrong.sum(), TRIALS, ALPHA)
-        majority = jnp.argmax(result.counts, axis=1)
+        majority = result.votes.counts.argmax(axis=1)
         assert raises_alarm((majority == 1).sum(), TRIALS, ALPHA)

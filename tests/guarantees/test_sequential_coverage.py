@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxsmooth import Gaussian, anytime_lower_bound, certificate, certify_anytime, certify_radii, certify_within
+from jaxsmooth import Gaussian, Votes, anytime_lower_bound, certificate, certify_anytime, certify_radii, certify_within
 from jaxsmooth.plans import make_looks, plan_radii
 from tests.classifiers import half_space
 from tests.guarantees.alarms import ALPHA, SCALE, raises_alarm, trials
@@ -62,7 +62,8 @@ def test_precision_makes_false_certificates_as_rarely_as_promised():
     )
     assert not raises_alarm((result.label != -1).sum(), number, ALPHA)
     # The pilot's own votes as the evidence.
-    broken = certificate(result.selection, result.selection, Gaussian(SCALE), n=100, alpha=ALPHA)
+    pilot = result.votes.selection
+    broken = certificate(Votes(selection=pilot, counts=pilot, n=100), Gaussian(SCALE), alpha=ALPHA)
     assert raises_alarm((broken.label != -1).sum(), number, ALPHA)
 
 

@@ -74,14 +74,14 @@ def test_invalid_votes_only_lower_a_certificate():
     arguments = {"n0": 100, "n": 100, "alpha": ALPHA, "batch_size": 4096}
     result = jaxsmooth.certify(hides_losses, Gaussian(SCALE), KEY, trials(number, margin), **arguments)
     whole = jaxsmooth.certify(half_space, Gaussian(SCALE), KEY, trials(number, margin), **arguments)
-    chosen = np.asarray(whole.selection).argmax(axis=1) == 0  # the same class in both
+    chosen = whole.votes.selection.argmax(axis=1) == 0  # the same class in both
     assert chosen.mean() > 0.5
     assert (np.asarray(result.radius)[chosen] <= np.asarray(whole.radius)[chosen]).all()
     assert not raises_alarm((result.radius > margin).sum(), number, ALPHA)
-    cast = np.asarray(result.counts.sum(axis=1))
+    cast = result.votes.counts.sum(axis=1)
     assert (cast < 100).all()
     by_argmax = np.full(number, 100)  # argmax of a row of NaN is 0
-    for taken, n in ((np.asarray(result.counts[:, 0]), cast), (by_argmax, np.full(number, 100))):
+    for taken, n in ((result.votes.counts[:, 0], cast), (by_argmax, np.full(number, 100))):
         broken = SCALE * Gaussian.unit_radius(stats.beta.ppf(ALPHA, taken, n - taken + 1))
         assert raises_alarm((broken > margin).sum(), number, ALPHA)
 
@@ -90,7 +90,7 @@ def test_a_radius_is_never_rounded_up():
     """Against exact arithmetic on float64 bounds. Rounded to nearest, half of the radii lie above."""
     n, sigma = 5000, 0.3
     counts = np.stack([np.arange(2700, n + 1), n - np.arange(2700, n + 1)], axis=1)
-    result = jaxsmooth.certificate(counts, counts, Gaussian(sigma), n=n)
+    result = jaxsmooth.certificate(jaxsmooth.Votes(selection=counts, counts=counts, n=n), Gaussian(sigma))
     exact = stats.norm.ppf(stats.beta.ppf(1e-3, counts[:, 0], counts[:, 1] + 1))
     scale = Fraction(float(np.float32(sigma)))
     limits = [scale * Fraction(float(unit)) for unit in exact]

@@ -1,0 +1,23 @@
+"""How many programs JAX compiles, seen from outside."""
+
+from contextlib import contextmanager
+
+import jax.monitoring
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@contextmanager
+def compiled_programs():
+    """Give a list that gets one entry for each program that is compiled in the block."""
+    found = []
+
+    def note(event, duration, **_):
+        if event == _COMPILED:
+            found.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
