@@ -10,10 +10,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsmooth.arguments import as_array, as_integer, as_scale, is_traced, refuse_uncallable
+from jaxsmooth.arguments import as_array, as_integer, as_scale, is_traced, refuse_uncallable, refuse_unknown
 from jaxsmooth.types import Noise, Votes
 
 _ARRAY = object()
+_RULES = ("fixed", "grid", "anytime")
 MOST_VOTES = 2**30
 """Most samples of an input in one call."""
 _NOISE_MEMBERS = {name for name in vars(Noise) if not name.startswith("_")}
@@ -177,6 +178,7 @@ def as_votes(votes: Any) -> Votes:
     """Return votes whose fields fit together: counts in `i32`, at most as many as there were samples."""
     if not isinstance(votes, Votes):
         raise TypeError(f"votes must be jaxsmooth.Votes(counts=..., n=...), got {type(votes).__name__}")
+    refuse_unknown("rule", votes.rule, _RULES)
     counts = _as_counts("counts", votes.counts)
     n = _as_samples(votes.n, counts.shape[0])
     _refuse_more_votes(counts, n)

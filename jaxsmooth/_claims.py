@@ -21,7 +21,7 @@ def origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
     return {
         "noise": noise_words(noise),
         "norm": noise.norm,
-        "noise_arrays": digest(jax.tree.leaves(noise)),
+        "noise_arrays": digest(noise_arrays(noise)),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "classifier": digest(split_callable(f)[0]),
         "versions": {name: version(name) for name in _PACKAGES},
@@ -63,6 +63,12 @@ def noise_words(noise: Noise) -> str:
         values = {"scale": noise.scale}
     texts = ",".join(f"{name}={_value_words(value)}" for name, value in values.items())
     return "".join(f"{type(noise).__name__}({texts})".split())
+
+
+def noise_arrays(noise: Noise) -> list[np.ndarray]:
+    """Return the arrays in a noise. A float64 number is float32 here, as it is unless `jax_enable_x64` is set."""
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(noise)]
+    return [array.astype(np.float32) if array.dtype == np.float64 else array for array in arrays]
 
 
 def _value_words(value: Any) -> str:

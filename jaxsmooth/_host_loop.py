@@ -104,21 +104,23 @@ class Step(NamedTuple):
 
 def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
     """Check what samples are drawn from; the keys are checked by `key_data`."""
+    noise = as_noise(noise)
     x = as_host_inputs(x)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
     # The loop reads its inputs, so it cannot run under jit.
     refuse_traced("this function", (noise, x, ids))
-    return HostTask(as_noise(noise), keys, np.asarray(x), np.asarray(ids))
+    return HostTask(noise, keys, np.asarray(x), np.asarray(ids))
 
 
 def key_data(key: Any, streams: tuple[int, ...] | None = None) -> np.ndarray:
     """Return the data of a key, or of its streams of these numbers, `u32[streams, 2]`."""
-    refuse_traced("this function", key)
     if isinstance(key, np.ndarray) and key.dtype == np.uint32 and key.shape == (2,):
         data = key  # as the classes keep it: a typed key takes 0.05 ms to read
     else:
+        key = as_key(key)
+        refuse_traced("this function", key)
         with jax.ensure_compile_time_eval():
-            data = np.asarray(jax.random.key_data(as_key(key)))
+            data = np.asarray(jax.random.key_data(key))
     return data[None] if streams is None else _streams(data.tobytes(), streams)
 
 

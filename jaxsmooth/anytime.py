@@ -107,8 +107,10 @@ class Anytime:
     def __post_init__(self) -> None:
         if self.until is not None and not callable(self.until):
             raise TypeError(f"until must be a function of a Certificate, got {self.until!r}")
-        as_integer("votes", self.votes, 1, 2**30)
-        as_sizes(self.n0, self.n)
+        n0, n, _ = as_sizes(self.n0, self.n)
+        object.__setattr__(self, "n0", n0)
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "votes", as_integer("votes", self.votes, 1, 2**30))
 
     @property
     def known(self) -> int:

@@ -175,7 +175,9 @@ class Fixed:
 
     def __post_init__(self) -> None:
         refuse_unknown("bound", self.bound, _BOUNDS)
-        as_sizes(self.n0, self.n)
+        n0, n, _ = as_sizes(self.n0, self.n)
+        object.__setattr__(self, "n0", n0)
+        object.__setattr__(self, "n", n)
 
     @property
     def known(self) -> int:

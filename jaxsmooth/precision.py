@@ -98,7 +98,9 @@ class Within:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", as_alpha(self.precision, "precision"))
         refuse_unknown("bound", self.bound, ("cohen", "runner_up"))
-        as_sizes(self.n0, self.n)
+        n0, n, _ = as_sizes(self.n0, self.n)
+        object.__setattr__(self, "n0", n0)
+        object.__setattr__(self, "n", n)
 
     @property
     def known(self) -> int:

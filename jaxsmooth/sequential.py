@@ -24,6 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_sizes
+from jaxsmooth._claims import noise_arrays
 from jaxsmooth._host_loop import HostTask
 from jaxsmooth._modes import as_sampler, run
 from jaxsmooth.arguments import as_alpha, as_integer
@@ -123,7 +124,9 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", tuple(as_radii(self.radii)))
         object.__setattr__(self, "beta", as_alpha(self.beta, "beta"))
-        as_sizes(self.n0, self.n)
+        n0, n, _ = as_sizes(self.n0, self.n)
+        object.__setattr__(self, "n0", n0)
+        object.__setattr__(self, "n", n)
         if self.looks is not None:
             object.__setattr__(self, "looks", as_looks(self.looks, self.n))
 
@@ -218,6 +221,8 @@ def look_at_votes(plan: RadiiPlan, state: GridState) -> GridState:
     bars = (slice(None), at, *(None,) * (hits.ndim - 1))
     reached = (hits[None] >= plan.certify[bars]).sum(axis=0, dtype=np.int32)
     possible = (misses[None] < plan.give_up[bars]).sum(axis=0, dtype=np.int32)
+    # After the last look nothing is open.
+    possible = np.where(per_input(at == len(plan.looks) - 1, hits.ndim), np.minimum(possible, reached), possible)
     # A radius that was certified stays certified, and one that was given up stays given up.
     certified = np.where(is_look, np.maximum(state.certified, reached), state.certified)
     open_until = np.where(is_look, np.minimum(state.open_until, possible), state.open_until)
@@ -228,8 +233,7 @@ def _digest(mode: Grid, task: HostTask, alpha: float) -> np.ndarray:
     """Return a digest of all that a run must keep from its first vote to its last, the classifier apart."""
     # The classifier is left out: it cannot be told from another one.
     digest = hashlib.sha256(repr((mode, alpha, type(task.noise).__name__, task.x.dtype.name)).encode())
-    noise = [np.asarray(leaf) for leaf in jax.tree.leaves(task.noise)]
-    for array in (*noise, task.keys, task.ids, task.x):
+    for array in (*noise_arrays(task.noise), task.keys, task.ids, task.x):
         digest.update(repr(np.shape(array)).encode() + np.ascontiguousarray(array).tobytes())
     return np.frombuffer(digest.digest(), np.uint32)
 

@@ -53,8 +53,8 @@ def stream_key(key: jax.Array, stream: int, turn: int | None = None) -> jax.Arra
         ... )
         Array(True, dtype=bool)
     """
-    key = _fold_in(as_key(key), as_integer("stream", stream, 0))
-    return key if turn is None else _fold_in(key, as_integer("turn", turn, 0, 2**32 - 1))
+    key = _fold_in(as_key(key), np.uint32(as_integer("stream", stream, 0, 2**32 - 1)))
+    return key if turn is None else _fold_in(key, np.uint32(as_integer("turn", turn, 0, 2**32 - 1)))
 
 
 _fold_in = jax.jit(jax.random.fold_in)
@@ -129,6 +129,7 @@ def stream_samples(
     """
     n = as_n(n)
     batch_size = as_batch_size(batch_size)
-    refuse_traced("stream_samples", (key, first))
+    first = as_first(first, n)
+    refuse_traced("stream_samples", first)
     task = own_inputs(as_host_task(noise, key_data(key), x, ids))
-    return draw_requests(task, samples_of_each(len(task.x), n, int(as_first(first, n))), batch_size)
+    return draw_requests(task, samples_of_each(len(task.x), n, int(first)), batch_size)

@@ -109,8 +109,9 @@ def stream_votes(
     step = make_step(f, compiled=False)
     n = as_n(n)
     batch_size = as_batch_size(batch_size)
+    first = as_first(first, n)
     refuse_traced("stream_votes", first)
     task = as_host_task(noise, key_data(key), x, ids)
-    requests = samples_of_each(len(task.x), n, int(as_first(first, n)))
+    requests = samples_of_each(len(task.x), n, int(first))
     with progress_bar("votes", len(task.x) * n, progress) as advance:
         return count_requests(step, task, requests, batch_size, advance)

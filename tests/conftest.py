@@ -13,6 +13,31 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Files that the core suite leaves out, so that it takes under two minutes.
+SLOW = {
+    "test_bad_input.py",
+    "test_convolutions.py",
+    "test_coverage.py",
+    "test_devices.py",
+    "test_examples.py",
+    "test_faults.py",
+    "test_killed_runs.py",
+    "test_package.py",
+    "test_reread.py",
+    "test_sequential_coverage.py",
+    "test_shares.py",
+    "test_wheel.py",
+    "test_whole.py",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of slow files."""
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def key():
     return jax.random.key(20)
