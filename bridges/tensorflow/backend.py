@@ -68,7 +68,6 @@ class TensorFlowBackend:
         graph = self._graph(self._scores, training)
 
         def scores(x: np.ndarray | jax.Array) -> np.ndarray:
-            self._width(x)
             with self._kept_state(training):
                 return to_numpy(graph(to_tensorflow(np.ascontiguousarray(x, np.float32))))
 
@@ -147,9 +146,9 @@ class TensorFlowBackend:
 
     def widest_layer(self, x: np.ndarray) -> int:
         """Return how many values the largest output of a layer has, for these inputs; 0 where there are no layers."""
-        self._width(x)
         with recorded(*all_layers(self.model)) as outputs:
-            self._call(_tensor(x), False)
+            result = self._call(_tensor(x), False)
+        self._refuse_shape(tuple(result.shape[1:]))
         return max((int(tf.size(output)) for output in outputs if tf.is_tensor(output)), default=0)
 
     def save(self, path: Path) -> None:
@@ -196,6 +195,8 @@ class TensorFlowBackend:
     def _call(self, x: tf.Tensor, training: bool) -> Any:
         dtype = float_dtype(self.model)
         outputs = caller(self.model)(x if dtype is None else tf.cast(x, dtype), training)
+        if not tf.is_tensor(outputs):
+            raise TypeError(f"{type(self.model).__name__} must return a tensor, got {type(outputs).__name__}")
         return tf.cast(outputs, tf.float32)
 
     def _activation(self, x: tf.Tensor, layer: Any, training: bool) -> Any:
@@ -246,9 +247,13 @@ class TensorFlowBackend:
     def _width(self, x: np.ndarray | jax.Array) -> int:
         """Return how many outputs the model has for one input."""
         shape = self._function.signature(x.shape[1:], np.dtype(np.float32)).shape
+        self._refuse_shape(shape)
+        return shape[0]
+
+    def _refuse_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse outputs of one input that are not one for each class, or one for two classes."""
         if shape != (self.classes,) and (shape, self.classes) != ((1,), 2):
             raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {['N', *shape]}")
-        return shape[0]
 
     def _labels(self, x: np.ndarray, y: Any) -> tf.Tensor:
         return tf.constant(self.loss_function.labels(y, len(x), self._width(x)))
