@@ -171,20 +171,8 @@ class RandomizedSmoothingMixin:
         n = as_integer("n", n, 1)
         x = as_inputs(x, self._input_shape)
         n0 = self.sample_size if self.n0 is None else self.n0
-        f, plan, compiled = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
-        result = jaxsmooth.certify(
-            f,
-            jaxsmooth.Gaussian(self.scale),
-            self._key if compiled else self._key_data,
-            x,
-            n0=n0,
-            n=n,
-            alpha=self.alpha,
-            batch_size=plan.rows if compiled else plan.drawn,
-            ids=input_ids(x),
-            compiled=compiled,
-            progress=verbose,
-        )
+        voter = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
+        result = self._certify_by(voter, x, n0, n, verbose)
         return np.asarray(result.label, np.int64), np.asarray(result.radius, np.float64)
 
     def fit(self, x: Any, y: Any, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
@@ -243,6 +231,22 @@ class RandomizedSmoothingMixin:
             return np.concatenate([found, np.zeros((len(rows) - len(found), *found.shape[1:]), np.float32)])
 
         return Voter(scores, plan, compiled=False)
+
+    def _certify_by(self, voter: Voter, x: np.ndarray, n0: int, n: int, verbose: bool) -> jaxsmooth.Certificate:
+        """Return the certificate of each input."""
+        return jaxsmooth.certify(
+            voter.f,
+            jaxsmooth.Gaussian(self.scale),
+            self._key_data,
+            x,
+            n0=n0,
+            n=n,
+            alpha=self.alpha,
+            batch_size=voter.plan.drawn,
+            ids=input_ids(x),
+            compiled=False,
+            progress=verbose,
+        )
 
     def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
         """Return the votes of the next `sample_size` samples of each input."""

@@ -1,6 +1,8 @@
 """A class for flax modules with the interface of ART's randomized smoothing, on the functions of jaxsmooth."""
 
+import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,20 +142,38 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
             return voter
         return Voter(self._backend.as_voter(steps.steps, x), voter.plan, compiled=True)
 
+    def _certify_by(self, voter: Voter, x: np.ndarray, n0: int, n: int, verbose: bool) -> jaxsmooth.Certificate:
+        """Return the certificate of each input, and of padding after them."""
+        if not voter.compiled:
+            return super()._certify_by(voter, x, n0, n, verbose)
+        filled, ids = _filled(x)
+        certify = functools.partial(jaxsmooth.certify, n0=n0, n=n, alpha=self.alpha, batch_size=voter.plan.rows)
+        result = certify(voter.f, jaxsmooth.Gaussian(self.scale), self._key, filled, ids=ids)
+        return replace(result, label=result.label[: len(x)], radius=result.radius[: len(x)])
+
     def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
         """Return the votes of the next `sample_size` samples of each input."""
         if not voter.compiled:
             return super()._count_votes(voter, x, verbose)
-        # Attacks call with ever-changing N; padding N to 2^k or 3 * 2^k keeps the number of compiled programs small.
-        padding = few_sizes(len(x)) - len(x)
+        filled, ids = _filled(x)
         counts = jaxsmooth.count_votes(
             voter.f,
             jaxsmooth.Gaussian(self.scale),
             self._streams[Stream.PREDICTION],
-            np.concatenate([x, np.zeros((padding, *x.shape[1:]), np.float32)]),
+            filled,
             n=self.sample_size,
             batch_size=voter.plan.rows,
-            ids=np.concatenate([input_ids(x), np.zeros(padding, np.uint32)]),
+            ids=ids,
             first=self._predicted,
         )
         return np.asarray(counts)[: len(x)]
+
+
+def _filled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs and their ids with zeros after them.
+
+    Attacks call with ever-changing N; padding N to 2^k or 3 * 2^k keeps the number of compiled programs small.
+    """
+    padding = few_sizes(len(x)) - len(x)
+    zeros = np.zeros((padding, *x.shape[1:]), np.float32)
+    return np.concatenate([x, zeros]), np.concatenate([input_ids(x), np.zeros(padding, np.uint32)])
