@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from bridges.backend import Scores, Weigh
-from bridges.batches import CPU, GPU
+from bridges.batches import CPU, GPU, few_sizes
 from bridges.flax.copies import load_tree, pack, save_tree, unpack
 from bridges.flax.functions import FlaxFunction, VotingFunction
 from bridges.flax.losses import Loss
@@ -99,9 +99,16 @@ class FlaxBackend:
 
     def vjp(self, x: np.ndarray | jax.Array, weigh: Weigh, *, copies: int = 1, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the scores weighted by `weigh(scores)`, held constant, summed over copies."""
-        scores, pull = self._run(self._scores_and_pull, x, training=training)
-        cotangent = np.asarray(weigh(np.asarray(scores)), np.float32)
-        return np.asarray(self._jitted(self._pulled)(pull, cotangent, copies=copies))
+        inputs = len(x) // copies
+        # Each number of rows compiles the network again, so there are few. In training mode padding would change the
+        # statistics of the batch.
+        padding = 0 if training else (few_sizes(inputs) - inputs) * copies
+        join = jnp.concatenate if isinstance(x, jax.Array) else np.concatenate
+        filled = join([x, np.zeros((padding, *x.shape[1:]), np.float32)]) if padding else x
+        scores, pull = self._run(self._scores_and_pull, filled, training=training)
+        cotangent = np.zeros(scores.shape, np.float32)
+        cotangent[: len(x)] = weigh(np.asarray(scores)[: len(x)])
+        return np.asarray(self._jitted(self._pulled)(pull, cotangent, copies=copies))[:inputs]
 
     def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row."""

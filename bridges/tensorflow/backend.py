@@ -43,6 +43,7 @@ class TensorFlowBackend:
         self.classes = classes
         self._function = TensorFlowFunction(model)
         self._graphs: dict[Any, Graph] = {}
+        self._widths: dict[tuple[int, ...], int] = {}  # outputs for one input of each shape
         self._weights: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
 
     @property
@@ -149,6 +150,7 @@ class TensorFlowBackend:
         with recorded(*all_layers(self.model)) as outputs:
             result = self._call(_tensor(x), False)
         self._refuse_shape(tuple(result.shape[1:]))
+        self._widths[tuple(x.shape[1:])] = result.shape[1]
         return max((int(tf.size(output)) for output in outputs if tf.is_tensor(output)), default=0)
 
     def save(self, path: Path) -> None:
@@ -246,9 +248,12 @@ class TensorFlowBackend:
 
     def _width(self, x: np.ndarray | jax.Array) -> int:
         """Return how many outputs the model has for one input."""
-        shape = self._function.signature(x.shape[1:], np.dtype(np.float32)).shape
-        self._refuse_shape(shape)
-        return shape[0]
+        event = tuple(x.shape[1:])
+        if event not in self._widths:
+            shape = self._function.signature(event, np.dtype(np.float32)).shape
+            self._refuse_shape(shape)
+            self._widths[event] = shape[0]
+        return self._widths[event]
 
     def _refuse_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse outputs of one input that are not one for each class, or one for two classes."""
