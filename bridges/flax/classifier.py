@@ -149,7 +149,9 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         filled, ids = _filled(x)
         certify = functools.partial(jaxsmooth.certify, n0=n0, n=n, alpha=self.alpha, batch_size=voter.plan.rows)
         result = certify(voter.f, jaxsmooth.Gaussian(self.scale), self._key, filled, ids=ids)
-        return replace(result, label=result.label[: len(x)], radius=result.radius[: len(x)])
+        # With NumPy, because JAX would compile a program for each number of inputs.
+        label, radius = (np.asarray(values)[: len(x)] for values in (result.label, result.radius))
+        return replace(result, label=label, radius=radius)
 
     def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
         """Return the votes of the next `sample_size` samples of each input."""

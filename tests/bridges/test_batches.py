@@ -153,4 +153,10 @@ def test_batches_of_gradients_hold_what_the_limits_allow(framework, rows, monkey
     calls(seen)
     classifier.class_gradient(inputs(6), 1, sampling=True)
     # All copies of all inputs, those of two inputs, or a third of those of one.
-    assert list(map(len, calls(seen))) == {1024: [120], 50: [40] * 3, 7: [7] * 17 + [1]}[rows]
+    expected = {1024: [120], 50: [40] * 3, 7: [7] * 17 + [1]}[rows]
+    sizes = list(map(len, calls(seen)))
+    if framework.package == "flax":  # it fills up what it compiles for
+        assert len(sizes) == len(expected)
+        assert all(least <= size <= rows for least, size in zip(expected, sizes, strict=True))
+    else:
+        assert sizes == expected
