@@ -301,7 +301,8 @@ class RandomizedSmoothingMixin:
         return np.asarray(jaxsmooth.add_noise(jaxsmooth.Gaussian(self.scale), key, x))
 
 
-def _data(key: jax.Array) -> np.ndarray:
+def _data(key: jax.Array) -> Any:
+    """Return raw key data, which every function takes for a key."""
     return np.asarray(jax.random.key_data(key))
 
 

@@ -12,6 +12,9 @@ from jax.typing import ArrayLike, DTypeLike
 
 __all__ = ["ABSTAIN", "Certificate", "Classifier", "Noise", "Prediction", "Votes"]
 
+Array = jax.Array | np.ndarray
+"""What a decision returns: arrays of JAX where the counts are JAX's, else of NumPy."""
+
 ABSTAIN = -1
 """The label of an input on which the smoothed classifier abstains."""
 
@@ -97,8 +100,8 @@ class Prediction:
         votes: the votes that this was decided from.
     """
 
-    label: jax.Array
-    p_value: jax.Array
+    label: Array
+    p_value: Array
     votes: Votes
 
 
@@ -117,14 +120,14 @@ class Certificate:
         state: what `certify_radii` goes on from; None in the other modes.
     """
 
-    label: jax.Array
-    radius: jax.Array
-    p_lower: jax.Array
+    label: Array
+    radius: Array
+    p_lower: Array
     votes: Votes
     state: Any = None
 
     @property
-    def rounded(self) -> np.ndarray | jax.Array:
+    def rounded(self) -> Array:
         """`bool[N]`: whether the noise rounded the input, so that the radius was reduced."""
         if self.votes.lost is None:
             return np.zeros(self.label.shape[:1], bool)
