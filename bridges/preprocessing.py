@@ -102,8 +102,8 @@ class Preprocessing:
         self.steps: list[Preprocessor] = steps
         self.postprocessors: list[Any] = _as_list(postprocessors)
         self._at_fit = [step for step in steps if step.apply_fit]
-        self._at_predict = [step for step in steps if step.apply_predict]
-        self.is_affine = all(isinstance(step, Standardisation) for step in self._at_predict)
+        self.at_predict = [step for step in steps if step.apply_predict]
+        self.is_affine = all(isinstance(step, Standardisation) for step in self.at_predict)
         """Whether only standardisations come before the model. They take JAX arrays, too, and their gradient is the
         same at all inputs, so that it can be applied to sums of gradients."""
         for step in self.postprocessors:
@@ -115,7 +115,7 @@ class Preprocessing:
     def before(self, x: Any, y: Any = None, *, fit: bool = False) -> tuple[Any, Any]:
         """Return inputs and labels as the model gets them, the inputs in float32; JAX arrays where such came."""
         in_jax = isinstance(x, jax.Array)
-        for step in self._at_fit if fit else self._at_predict:
+        for step in self._at_fit if fit else self.at_predict:
             x, y = _apply(step, x, y)
         return (jnp if in_jax else np).asarray(x, np.float32), y
 
@@ -124,7 +124,7 @@ class Preprocessing:
 
         If `is_affine`, x is not used, and one row of the gradient may be the sum of several.
         """
-        applied = self._at_fit if fit else self._at_predict
+        applied = self._at_fit if fit else self.at_predict
         inputs = [x]
         for step in applied[:-1]:
             inputs.append(_apply(step, inputs[-1], None)[0])

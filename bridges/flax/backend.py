@@ -102,7 +102,7 @@ class FlaxBackend:
         inputs = len(x) // copies
         # Each number of rows compiles the network again, so there are few. In training mode padding would change the
         # statistics of the batch.
-        padding = 0 if training else (few_sizes(inputs) - inputs) * copies
+        padding = 0 if training or copies == 1 else (few_sizes(inputs) - inputs) * copies
         join = jnp.concatenate if isinstance(x, jax.Array) else np.concatenate
         filled = join([x, np.zeros((padding, *x.shape[1:]), np.float32)]) if padding else x
         scores, pull = self._run(self._scores_and_pull, filled, training=training)

@@ -140,7 +140,7 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         steps = self._preprocessing
         if verbose or any(kwargs.values()) or not steps.is_affine or steps.postprocessors:
             return voter
-        return Voter(self._backend.as_voter(steps.steps, x), voter.plan, compiled=True)
+        return Voter(self._backend.as_voter(steps.at_predict, x), voter.plan, compiled=True)
 
     def _certify_by(self, voter: Voter, x: np.ndarray, n0: int, n: int, verbose: bool) -> jaxsmooth.Certificate:
         """Return the certificate of each input, and of padding after them."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -102,6 +103,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         return backend
 
     def _take(self, settings: Mapping[str, Any]) -> None:
+        if not isinstance(settings["use_amp"], (bool, int, np.bool_)):
+            raise TypeError(f"use_amp must be a bool, got {settings['use_amp']!r}")
         super()._take(settings)
         self._device_type = settings["device_type"]
         self._opt_level = settings["opt_level"]
