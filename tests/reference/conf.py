@@ -13,4 +13,6 @@ html_theme = "alabaster"
 def setup(app):
     """Leave out the fields of named tuples: their docstrings list them."""
     app.connect("autodoc-skip-member", lambda *event: type(event[3]).__name__ == "_tuplegetter" or None)
+
+
 napoleon_use_ivar = True
