@@ -69,7 +69,7 @@ def certify_within(
         >>> x = jnp.array([[0.5, 5.0], [0.0, 0.0]])
         >>> result = certify_within(f, Gaussian(0.5), jax.random.key(0), x)
         >>> result.label, result.radius, int(result.votes.n[0]) < 20_000
-        (Array([ 0, -1], dtype=int32), Array([0.4..., 0. ...], dtype=float32), True)
+        (array([ 0, -1], dtype=int32), array([0.4..., 0. ...], dtype=float32), True)
     """
     alpha = as_alpha(alpha)
     mode = Within(precision, n0=n0, n=n, bound=bound)
