@@ -5,7 +5,11 @@ for are of few kinds, because attacks call with ever-changing numbers of inputs.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 _VALUES_DRAWN = 2**21  # at once: alternating between noise and network costs time
 _FEW_ROWS = 32  # the least rows of a call: the outputs of a very wide layer fit no cache anyway
@@ -84,7 +88,12 @@ def plan_gradients(inputs: int, n: int, features: int, widest: int, limits: Limi
     rows = _rows(limits.gradient_values, features, widest, limits.rows)
     if n > rows:
         return equal_part(inputs * n, rows)
-    return n * min(rows // n, few_sizes(equal_part(inputs, rows // n)))
+    fit = rows // n
+    if limits.least:
+        # The network is compiled for few numbers of inputs: the most that fit is one of them.
+        power = 1 << (fit.bit_length() - 1)
+        fit = power * 3 // 2 if 1 < power <= fit * 2 // 3 else power
+    return n * min(fit, few_sizes(equal_part(inputs, fit)))
 
 
 def rows_drawn(samples: int, rows: int, features: int) -> int:
@@ -117,6 +126,20 @@ def few_sizes(count: int) -> int:
     """
     power = 1 << max(0, count - 1).bit_length()
     return power * 3 // 4 if count <= power * 3 // 4 else power
+
+
+def fill_rows(x: Any, rows: int) -> Any:
+    """Return an array of NumPy or JAX with rows of zeros after its own, so that it has `rows` of them.
+
+    Example:
+        >>> fill_rows(np.ones((1, 2)), 2)
+        array([[1., 1.],
+               [0., 0.]])
+    """
+    if rows <= len(x):
+        return x
+    join = jnp.concatenate if isinstance(x, jax.Array) else np.concatenate
+    return join([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
 def equal_part(total: int, most: int) -> int:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxsmooth
 from bridges.art import own_class, restore
 from bridges.backend import Backend
-from bridges.batches import plan_gradients, rows_drawn
+from bridges.batches import fill_rows, plan_gradients, rows_drawn
 from bridges.fitting import epochs, generated_batches, minibatches
 from bridges.gradients import Copies, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import (
@@ -32,7 +31,7 @@ from bridges.layers import activation_loss
 from bridges.preprocessing import Preprocessing, Standardisation
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing, key_of_seed
 from jaxsmooth import Stream
-from jaxsmooth.arguments import as_integer, as_scale
+from jaxsmooth.arguments import as_flag, as_integer, as_scale
 
 _STEPS = ("preprocessing_defences", "postprocessing_defences", "preprocessing", "input_shape", "channels_first")
 
@@ -71,7 +70,6 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         settings = {**settings, "seed": key_of_seed(settings["seed"])}
         self._backend: Any = None
         self._take(settings)
-        self.sampling = settings["sampling"]
         self._begin(settings["seed"], settings["n0"], settings["output"], settings["check"])
 
     def _make_backend(self, settings: Mapping[str, Any], old: Any) -> Backend:
@@ -148,8 +146,11 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Check all settings, then take them over. Nothing after the checks can fail."""
         sizes = {name: settings[name] for name in ("sample_size", "scale", "alpha")}
         sample_size, alpha = check_smoothing(**sizes, n0=settings["n0"], output=settings["output"])
+        as_flag("check", settings["check"])
         shape = as_shape(settings["input_shape"])
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
+        channels_first = as_flag("channels_first", settings["channels_first"])
+        sampling = as_flag("sampling", settings["sampling"])
         clip_values = as_clip_values(settings["clip_values"])
         preprocessing = None
         if self._changes(settings, _STEPS):
@@ -158,7 +159,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
                 settings["preprocessing"],
                 settings["postprocessing_defences"],
                 shape,
-                settings["channels_first"],
+                channels_first,
             )
         backend = self._backend
         if self._changes(settings, self.of_backend):  # last, since it moves the model to its device
@@ -171,7 +172,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self._limits = backend.limits
         self._input_shape = shape
         self._nb_classes = classes
-        self._channels_first = settings["channels_first"]
+        self._channels_first = channels_first
+        self.sampling = sampling
         self._clip_values = clip_values
         self.preprocessing_defences = settings["preprocessing_defences"]
         self.postprocessing_defences = settings["postprocessing_defences"]
@@ -181,7 +183,11 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self.alpha = alpha
 
     def _changes(self, settings: Mapping[str, Any], names: tuple[str, ...]) -> bool:
-        """Return whether one of these settings is another one than now."""
+        """Return whether one of these settings is another one than now.
+
+        By identity, because equality of models, optimizers and arrays is not one truth value. Taking over an equal
+        value again costs time only.
+        """
         return self._backend is None or any(settings[name] is not getattr(self, name) for name in names)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, *, sampling: bool | None = None) -> np.ndarray:
@@ -466,8 +472,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         if least == 0 or len(x) % rows == 0:
             return self._predict_classifier(x, rows, training_mode, **kwargs)
         size = rows if len(x) > rows else min(rows, max(least, len(x)))
-        join = jnp.concatenate if isinstance(x, jax.Array) else np.concatenate
-        filled = join([x, np.zeros((-len(x) % size, *x.shape[1:]), np.float32)])
+        filled = fill_rows(x, -(-len(x) // size) * size)
         return self._predict_classifier(filled, size, training_mode, **kwargs)[: len(x)]
 
     def _as_targets(self, y: Any, inputs: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import jaxsmooth
 from bridges.batches import CPU, Plan, plan_votes
 from bridges.inputs import as_inputs, input_ids
 from jaxsmooth import Stream
-from jaxsmooth.arguments import as_alpha, as_integer, as_key, as_scale, refuse_unknown
+from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, as_scale, refuse_unknown
 
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
 
@@ -90,6 +90,7 @@ class RandomizedSmoothingMixin:
         **kwargs: Any,
     ) -> None:
         sample_size, alpha = check_smoothing(sample_size, scale, alpha, n0, output)
+        as_flag("check", check)
         key = key_of_seed(seed)
         super().__init__(*args, **kwargs)
         self._input_shape = getattr(self, "input_shape", None)
@@ -136,7 +137,7 @@ class RandomizedSmoothingMixin:
         Returns:
             `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
-        abstains = bool(kwargs.pop("is_abstain", True))
+        abstains = as_flag("is_abstain", kwargs.pop("is_abstain", True))
         x = as_inputs(x, self._input_shape)
         voter = self._voter(x, self.sample_size, batch_size, even=False, verbose=verbose, **kwargs)
         counts = self._count_votes(voter, x, verbose)

@@ -20,8 +20,8 @@ from jax.typing import ArrayLike
 
 from jaxsmooth._checks import (
     StaticCallable,
-    as_host_inputs,
     as_ids,
+    as_inputs,
     as_noise,
     merge_callable,
     shape_of_scores,
@@ -66,10 +66,7 @@ class Pairs(NamedTuple):
 
 def as_task(noise: Any, key: Any, x: Any, ids: Any, first: ArrayLike = _NONE) -> Task:
     """Check what samples are drawn from; `first` is checked."""
-    x = as_host_inputs(x)
-    if not isinstance(x, jax.Array):
-        with jax.ensure_compile_time_eval():  # under jit even NumPy's arrays would be traced
-            x = jnp.asarray(x)
+    x = as_inputs(x)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
     return Task(as_noise(noise), as_key(key), x, ids, first)
 

@@ -131,6 +131,18 @@ def as_key(value: Any) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(value), impl="threefry2x32")
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """Return a truth value. A word such as "no", which Python takes for true, is refused.
+
+    Example:
+        >>> as_flag("progress", np.True_), as_flag("progress", 0)
+        (True, False)
+    """
+    if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (0, 1):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_float_dtype(dtype: Any) -> np.dtype[Any]:
     """Return a floating dtype as JAX has it: float64 is float32 unless `jax_enable_x64` is set."""
     if not jnp.issubdtype(dtype, jnp.floating):

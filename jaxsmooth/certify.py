@@ -3,7 +3,6 @@
 `certify` is CERTIFY of Cohen et al. 2019 (arXiv:1902.02918, section 3.2.2), for many inputs at once.
 """
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -236,7 +235,7 @@ def refuse_bound(bound: Any, noise: Any) -> None:
 
 def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificate:
     """Decide from checked votes of the rule "fixed": in compiled code from tables, on the host from each count."""
-    alpha = alpha / math.prod(votes.counts.shape[1:-1])
+    alpha = alpha / votes.components  # Bonferroni
     if any(map(is_traced, jax.tree.leaves((votes.counts, votes.selection, votes.lost, noise)))):
         if not isinstance(votes.n, int):
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
@@ -280,7 +279,7 @@ def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tupl
     else:
         radius = rounded_radius(noise, np.maximum(unit, 0.0))
         high = unit
-    return _finish(np, votes, noise, label, n, radius, high > 0, round_down(p_lower))
+    return (*_abstain(np, votes, noise, label, radius, high > 0), round_down(p_lower))
 
 
 @partial(jax.jit, static_argnames=("alpha", "bound"))
@@ -301,7 +300,8 @@ def _decide_traced(votes: Votes, noise: Noise, *, alpha: float, bound: Bound) ->
         high, low = _runner_up_radius(jnp, quantiles[k], quantiles[votes.n - rival])
         is_above = high > 0
     radius = scaled_radius(jnp.asarray(noise.scale, jnp.float32), high, low)
-    return _finish(jnp, votes, noise, label, votes.n, radius, is_above, jnp.asarray(round_down(bounds))[k])
+    p_lower = jnp.asarray(round_down(bounds))[k]
+    return (*_abstain(jnp, votes, noise, label, radius, is_above), p_lower)
 
 
 def _quantile(bounds: np.ndarray) -> np.ndarray:
@@ -317,15 +317,14 @@ def _runner_up_radius(xp: Any, top: Any, rival: Any) -> tuple[Any, Any]:
     return xp.maximum(safe, np.float32(0)), xp.zeros_like(safe)
 
 
-def _finish(
-    xp: Any, votes: Votes, noise: Noise, label: Any, n: Any, radius: Any, is_above: Any, p_lower: Any
-) -> tuple[Any, Any, Any]:
-    """Return label, radius and p_lower, abstaining where the counts or the scale do not support a radius."""
+def _abstain(xp: Any, votes: Votes, noise: Noise, label: Any, radius: Any, is_above: Any) -> tuple[Any, Any]:
+    """Return label and radius, abstaining where the bound, the counts or the scale do not support a radius."""
     # What is traced could not be refused: more than n votes, or a scale that is not positive and finite.
+    n = votes.n if isinstance(votes.n, int) else per_input(votes.n, label.ndim)
     fits = votes.counts.sum(axis=-1, dtype=np.int32) <= n
     certified = is_above & fits & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
     label = xp.where(certified, label, ABSTAIN)
     radius = xp.where(certified, radius, np.float32(0))
     if votes.lost is not None:
         label, radius = reduced(xp, label, radius, votes.lost)
-    return label, radius, p_lower
+    return label, radius

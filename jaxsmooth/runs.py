@@ -117,7 +117,8 @@ def certify_dataset(
     )
     if isinstance(mode, Anytime) and group not in (None, 1):
         raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
-    return _run(job, _as_request(data, path, group, skip, most, share, check, verbose))
+    inputs = _as_inputs(data, skip, most, share)
+    return _run(job, _as_request(inputs, path, group, check, verbose))
 
 
 def predict_dataset(
@@ -184,7 +185,8 @@ def predict_dataset(
         n=n,
         group=_full_group(voter.batch_size, n),
     )
-    return _run(job, _as_request(data, path, group, skip, most, share, check, verbose))
+    inputs = _as_inputs(data, skip, most, share)
+    return _run(job, _as_request(inputs, path, group, check, verbose))
 
 
 class _Job(NamedTuple):
@@ -313,12 +315,33 @@ def _examine(voter: _Voter, x: np.ndarray, ids: np.ndarray) -> NoiseReport | Non
     return report
 
 
+class _Inputs(NamedTuple):
+    """The inputs of this process's share.
+
+    Attributes:
+        items: in order.
+        total: how many they are; None where the data have no length.
+        share: which part of the inputs they are: an index and a count.
+    """
+
+    items: Iterator[Item]
+    total: int | None
+    share: tuple[int, int]
+
+
+def _as_inputs(data: Any, skip: Any, most: Any, share: Any) -> _Inputs:
+    """Check which inputs a run is about."""
+    skip = as_integer("skip", skip, 1)
+    most = None if most is None else as_integer("most", most, 0)
+    part = as_share(share)
+    return _Inputs(list_items(data, skip, most, part), count_items(data, skip, most, part), part)
+
+
 class _Request(NamedTuple):
     """What a run is asked for, checked.
 
     Attributes:
-        items: the inputs of this process's share, in order.
-        total: how many they are; None where the data have no length.
+        inputs: of this process's share.
         path: of the log of the whole run.
         own: of the log of this share.
         group: inputs to certify together; None for the mode's own choice.
@@ -326,8 +349,7 @@ class _Request(NamedTuple):
         verbose: whether to show a bar.
     """
 
-    items: Iterator[Item]
-    total: int | None
+    inputs: _Inputs
     path: Path
     own: Path
     group: int | None
@@ -335,18 +357,11 @@ class _Request(NamedTuple):
     verbose: bool
 
 
-def _as_request(
-    data: Any, path: str | Path, group: Any, skip: Any, most: Any, share: Any, check: bool, verbose: bool
-) -> _Request:
+def _as_request(inputs: _Inputs, path: str | Path, group: Any, check: bool, verbose: bool) -> _Request:
     """Check what a run is asked for."""
     group = None if group is None else as_integer("group", group, 1)
-    skip = as_integer("skip", skip, 1)
-    most = None if most is None else as_integer("most", most, 0)
-    part = as_share(share)
-    items = list_items(data, skip, most, part)
-    total = count_items(data, skip, most, part)
-    own = share_path(Path(path), *part)
-    return _Request(items, total, Path(path), own, group, check and not own.exists(), verbose)
+    own = share_path(Path(path), *inputs.share)
+    return _Request(inputs, Path(path), own, group, check and not own.exists(), verbose)
 
 
 class _Progress(NamedTuple):
@@ -370,7 +385,8 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
     """Do a job over the inputs that are asked for, and return their rows of the log."""
     path = request.path
     own = request.own
-    first = next(request.items, None)
+    items = request.inputs.items
+    first = next(items, None)
     if first is None:
         if not own.exists():
             write_log(own, [])
@@ -390,8 +406,8 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
             _write_report(own.with_name(own.name + ".noise"), report)
         # Inputs that another process or an earlier call certified under the same settings are not certified again.
         done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
-        with progress_bar("inputs", request.total, request.verbose) as advance:
-            for batch in _batches(itertools.chain([first], request.items), request.group or job.group):
+        with progress_bar("inputs", request.inputs.total, request.verbose) as advance:
+            for batch in _batches(itertools.chain([first], items), request.group or job.group):
                 undone = [item for item in batch if item.idx not in done]
                 if undone:
                     rows = _certified(job, undone, like)

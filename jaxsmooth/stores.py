@@ -1,7 +1,7 @@
 """A file of votes that survives a crash: one header, then one record of fixed size for each input.
 
 Header and records have checksums. A record is written by one call and synced to the disk before it counts. What a crash
-left of a last record is cut off. Anything else that is not as it was written is an error, and the file is left alone.
+left of a last record is cut off. Anything else that is not as it was written is an error, and the file stays as it was.
 """
 
 import json

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from bridges.backend import Scores, Weigh
-from bridges.batches import CPU, GPU, few_sizes
+from bridges.batches import CPU, GPU, few_sizes, fill_rows
 from bridges.flax.copies import load_tree, pack, save_tree, unpack
 from bridges.flax.functions import FlaxFunction, VotingFunction
 from bridges.flax.losses import Loss
@@ -102,9 +102,7 @@ class FlaxBackend:
         inputs = len(x) // copies
         # Each number of rows compiles the network again, so there are few. In training mode padding would change the
         # statistics of the batch.
-        padding = 0 if training or copies == 1 else (few_sizes(inputs) - inputs) * copies
-        join = jnp.concatenate if isinstance(x, jax.Array) else np.concatenate
-        filled = join([x, np.zeros((padding, *x.shape[1:]), np.float32)]) if padding else x
+        filled = x if training or copies == 1 else fill_rows(x, few_sizes(inputs) * copies)
         scores, pull = self._run(self._scores_and_pull, filled, training=training)
         cotangent = np.zeros(scores.shape, np.float32)
         cotangent[: len(x)] = weigh(np.asarray(scores)[: len(x)])

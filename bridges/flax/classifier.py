@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import jaxsmooth
-from bridges.batches import few_sizes
+from bridges.batches import few_sizes, fill_rows
 from bridges.classifier import SmoothedClassifier, arguments
 from bridges.flax.backend import FlaxBackend
 from bridges.flax.losses import Loss
@@ -176,6 +176,5 @@ def _filled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Attacks call with ever-changing N; padding N to 2^k or 3 * 2^k keeps the number of compiled programs small.
     """
-    padding = few_sizes(len(x)) - len(x)
-    zeros = np.zeros((padding, *x.shape[1:]), np.float32)
-    return np.concatenate([x, zeros]), np.concatenate([input_ids(x), np.zeros(padding, np.uint32)])
+    inputs = few_sizes(len(x))
+    return fill_rows(x, inputs), fill_rows(input_ids(x), inputs)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from bridges.inputs import as_targets
+from jaxsmooth.arguments import as_flag
 
 _INDEX = (
     optax.softmax_cross_entropy_with_integer_labels,
@@ -33,7 +34,7 @@ class Loss:
             raise TypeError(f"loss must be a function of (outputs, labels), got {function!r}")
         self.function: Any = function
         self.classes = classes
-        self.from_logits = from_logits
+        self.from_logits = as_flag("from_logits", from_logits)
 
     @property
     def takes_indices(self) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -11,7 +10,7 @@ from bridges.classifier import SmoothedClassifier, arguments
 from bridges.pytorch.arguments import as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.losses import Loss
-from jaxsmooth.arguments import as_integer
+from jaxsmooth.arguments import as_flag, as_integer, refuse_unknown
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
@@ -103,13 +102,13 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         return backend
 
     def _take(self, settings: Mapping[str, Any]) -> None:
-        if not isinstance(settings["use_amp"], (bool, int, np.bool_)):
-            raise TypeError(f"use_amp must be a bool, got {settings['use_amp']!r}")
+        use_amp = as_flag("use_amp", settings["use_amp"])
+        refuse_unknown("opt_level", settings["opt_level"], ("O0", "O1", "O2", "O3"))
         super()._take(settings)
         self._device_type = settings["device_type"]
         self._opt_level = settings["opt_level"]
         self._loss_scale = settings["loss_scale"]
-        self._backend.use_amp = bool(settings["use_amp"])
+        self._backend.use_amp = use_amp
 
     @property
     def loss(self) -> Any:

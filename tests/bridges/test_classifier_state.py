@@ -220,6 +220,9 @@ BAD = {
     "sigma": 1.0,
     "device_type": "gpux",
     "use_amp": np.array([True, False]),
+    "opt_level": 7,
+    "channels_first": "no",
+    "from_logits": "no",
     "train_step": 3,
 }
 
