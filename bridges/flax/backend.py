@@ -221,7 +221,11 @@ class FlaxBackend:
 
     def _step_key(self) -> jax.Array:
         """Return the key of the random numbers of a linen module, a new one after every step of training."""
-        return jax.random.fold_in(self.key, self.steps)
+        return self._jitted(self._fold_in)(self.key, self.steps)
+
+    def _fold_in(self, key: jax.Array, step: jax.Array) -> jax.Array:
+        # Compiled, since this takes a third of a millisecond otherwise, in each gradient.
+        return jax.random.fold_in(key, step)
 
     def _outputs(self, f: FlaxFunction, key: jax.Array, x: jax.Array, training: bool) -> tuple[jax.Array, Any]:
         outputs, state = f.structure.apply(f.params, f.state, x, training=training, key=key)
