@@ -111,6 +111,7 @@ class BridgedFunction(ABC):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(function: BridgedFunction, x: jax.Array) -> jax.Array:
     signature = function.signature(x.shape[1:], x.dtype)
+    # Outside of jit the model is called at once.
     if not is_traced(x):
         result = function.to_jax(function.forward(function.view(x)), private=signature.lends_its_result)
         return _beside(x, result)

@@ -401,6 +401,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self, epoch: Callable[[], Any], nb_epochs: int, training_mode: bool, scheduler: Any, verbose: bool
     ) -> None:
         """Train on noisy batches, epoch by epoch."""
+        # Generators all the way: noise and preprocessing of a batch are computed when the backend takes it.
         for index in epochs(nb_epochs, verbose):
             batches = (self._preprocessing.before(x, y, fit=True) for x, y in epoch())
             self._backend.fit(batches, training=training_mode)

@@ -89,6 +89,7 @@ class Preprocessing:
             if len(preprocessing) != 2:
                 raise ValueError(f"preprocessing must be (mean, std), got {preprocessing!r}")
             mean, std = preprocessing
+            # ART's default (0, 1) changes nothing, so it is no step.
             if np.any(np.asarray(mean) != 0) or np.any(np.asarray(std) != 1):
                 steps.append(Standardisation(mean, std, shape, channels_first))
         elif preprocessing is not None:
@@ -125,6 +126,7 @@ class Preprocessing:
         If `is_affine`, x is not used, and one row of the gradient may be the sum of several.
         """
         applied = self._at_fit if fit else self.at_predict
+        # The gradient of a step is taken at the input that it had.
         inputs = [x]
         for step in applied[:-1]:
             inputs.append(_apply(step, inputs[-1], None)[0])
@@ -165,6 +167,7 @@ def _along_channels(name: str, value: Any, shape: tuple[int, ...], channels_firs
     if not np.isfinite(array).all():
         raise ValueError(f"the {name} in preprocessing must be finite, got {value}")
     if array.ndim == 1 and array.size > 1:
+        # Both axes fit where there are as many rows as channels, for example: then `channels_first` decides.
         fits = [axis for axis in (0, len(shape) - 1) if shape[axis] == array.size]
         if not fits:
             raise ValueError(f"the {name} in preprocessing has {array.size} entries, which no axis of {shape} has")

@@ -25,6 +25,7 @@ def canonical_convolutions(run: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def canonical(*args: Any) -> Any:
+        # Other backends choose layouts inside loops, too.
         if jax.default_backend() != "cpu":
             return run(*args)
         program, shapes = jax.make_jaxpr(run, return_shape=True)(*args)
@@ -38,6 +39,7 @@ def canonical_convolutions(run: Callable[..., Any]) -> Callable[..., Any]:
 
 def _evaluate(program: Any, *arrays: Any) -> list[Any]:
     """Run a program with its convolutions, and those of the programs within it, in the fast layout."""
+    # An interpreter: it walks through the equations and keeps the value of each variable.
     values = dict(zip([*program.jaxpr.constvars, *program.jaxpr.invars], [*program.consts, *arrays], strict=True))
 
     def value(atom: Any) -> Any:
@@ -58,6 +60,7 @@ def _apply(whole: Any, equation: Any, inputs: list[Any]) -> list[Any]:
     taken = [not isinstance(atom, core.Literal) for atom in equation.invars]
     names = dict.fromkeys(atom for atom, take in zip(equation.invars, taken, strict=True) if take)
     arrays = {atom: array for atom, array, take in zip(equation.invars, inputs, taken, strict=True) if take}
+    # A variable may be used twice, so the program takes each of them once.
     part = {"constvars": [], "invars": list(names), "outvars": equation.outvars, "eqns": [equation]}
     program = whole.replace(**part, effects=equation.effects)
     return core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*(arrays[name] for name in names))
@@ -65,6 +68,7 @@ def _apply(whole: Any, equation: Any, inputs: list[Any]) -> list[Any]:
 
 def _rewritten(equation: Any) -> dict[str, Any]:
     """Return the parameters of an equation with the programs among them rewritten; custom derivatives stay."""
+    # Their rules are Python functions, which cannot be rewritten from here.
     if equation.primitive.name.startswith("custom_"):
         return equation.params
     return {name: _rewrite(value) for name, value in equation.params.items()}
@@ -86,9 +90,11 @@ def _is_program(value: Any) -> bool:
 
 def _convolve(x: Any, kernel: Any, *, dimension_numbers: Any, batch_group_count: int, **params: Any) -> jax.Array:
     """Convolve with the batch first and the features last, the kernel's inputs and outputs last."""
+    # The gradient of a grouped convolution. Its groups are along the batch, which the fast layout does not have.
     if batch_group_count > 1:
         numbers = {"dimension_numbers": dimension_numbers, "batch_group_count": batch_group_count}
         return lax.conv_general_dilated_p.bind(x, kernel, **numbers, **params)
+    # Each of the three lists says at which axis of the array the batch, the features and the space are.
     (batch, feature, *space), (out, into, *window), result = dimension_numbers
     x = jnp.transpose(x, (batch, *space, feature))
     kernel = jnp.transpose(kernel, (*window, into, out))
@@ -97,6 +103,7 @@ def _convolve(x: Any, kernel: Any, *, dimension_numbers: Any, batch_group_count:
     kernel_axes = (last, last - 1, *range(last - 1))
     layout = lax.ConvDimensionNumbers(axes, kernel_axes, axes)
     y = lax.conv_general_dilated_p.bind(x, kernel, dimension_numbers=layout, batch_group_count=1, **params)
+    # The inverse of the permutation that the result had.
     back = [0] * y.ndim
     for place, axis in zip(result, axes, strict=True):
         back[place] = axis

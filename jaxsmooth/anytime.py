@@ -131,9 +131,11 @@ class Anytime:
     def needed(self, plan: "AnytimePlan", state: "AnytimeState") -> np.ndarray:
         """Return how many votes each input lacks for its next look, 0 for all once the condition holds."""
         drawn = state.votes.n.astype(np.int64)
+        # The look that the furthest input is at, or on its way to.
         target = -(-drawn.max(initial=0) // self.votes) * self.votes
         if (drawn < target).any():  # a round ended between two looks
             return target - drawn
+        # All inputs are at a look now, so the condition may be asked.
         is_enough = target >= self.n or (self.until is not None and bool(self.until(self.certificate(plan, state))))
         return np.full(len(drawn), 0 if is_enough else self.votes)
 
@@ -149,6 +151,7 @@ class Anytime:
         """Return the radius of the largest lower bound so far."""
         # By Ville's inequality the bounds at all numbers of votes hold together, so the largest one holds.
         p_lower = state.p_lower
+        # The bound is a float64 number for each input, so no table is needed: the radius is rounded down from it.
         radius = rounded_radius(plan.noise, np.maximum(plan.noise.unit_radius(p_lower), 0.0))
         certified = (p_lower > 0.5) & (radius > 0)
         label = np.where(certified, state.votes.selection.argmax(axis=-1), ABSTAIN).astype(np.int32)

@@ -71,6 +71,7 @@ def most_false_certificates(number: int, alpha: float, delta: float = 1e-3) -> i
     alpha = as_alpha(alpha)
     delta = as_alpha(delta, "delta")
     tail = special.bdtrc(np.arange(number), number, alpha)
+    # At most Binomial(number, alpha) are false. The tail falls in m: count the m with P(more than m) > delta.
     return int((tail > delta).sum())
 
 
@@ -91,6 +92,7 @@ def certified_accuracy_bound(
         array([0.96, 0.  ])
     """
     accuracy = certified_accuracy(predicted, radius, truth, radii)
+    # One event covers all radii: a false certificate is counted off at each of them.
     number = np.size(predicted)
     return np.maximum(0.0, np.round(accuracy * number) - most_false_certificates(number, alpha, delta)) / number
 

@@ -113,6 +113,7 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
         return Prediction(label, p_value, votes)
     as_jax = isinstance(votes.counts, jax.Array)
     votes = jax.tree.map(np.asarray, votes)
+    # cA, cB <- top two indices in counts, nA, nB <- their counts
     label = votes.counts.argmax(axis=-1).astype(np.int32)
     top = votes.counts.max(axis=-1)
     rival = largest_rival(np, votes.counts, label, per_input(votes.n, label.ndim))
@@ -132,6 +133,7 @@ def _decide_traced(votes: Votes, *, alpha: float) -> tuple[jax.Array, jax.Array]
     label = jnp.argmax(counts, axis=-1).astype(jnp.int32)
     top = counts.max(axis=-1)
     rival = largest_rival(jnp, counts, label, n)
+    # Traced counts could not be refused: a row of more than n votes abstains.
     fits = counts.sum(axis=-1, dtype=jnp.int32) <= n
     passes = fits & (top >= jnp.asarray(passing_counts(n, alpha))[top + rival])
     return jnp.where(passes, label, ABSTAIN), binomial_p_value(top, rival, n)

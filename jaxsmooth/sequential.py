@@ -232,6 +232,7 @@ def look_at_votes(plan: RadiiPlan, state: GridState) -> GridState:
 def _digest(mode: Grid, task: HostTask, alpha: float) -> np.ndarray:
     """Return a digest of all that a run must keep from its first vote to its last, the classifier apart."""
     # The classifier is left out: it cannot be told from another one.
+    # All that was fixed in advance, and all that the samples depend on.
     digest = hashlib.sha256(repr((mode, alpha, type(task.noise).__name__, task.x.dtype.name)).encode())
     for array in (*noise_arrays(task.noise), task.keys, task.ids, task.x):
         digest.update(repr(np.shape(array)).encode() + np.ascontiguousarray(array).tobytes())

@@ -117,6 +117,7 @@ def cross_entropy(probabilities: jax.Array, y: ArrayLike) -> jax.Array:
         Array([ 0.6931472, 46.0517   ], dtype=float32)
     """
     labels = as_labels(y, *probabilities.shape)
+    # Below the least probability the gradient is 0, where it would be infinite.
     return -jnp.log(jnp.maximum(at_labels(probabilities, labels), LEAST_PROBABILITY))
 
 
@@ -140,6 +141,7 @@ def class_gradients(
         >>> class_gradients(g, jax.random.key(0), jnp.zeros((4, 3))).shape
         (4, 3, 3)
     """
+    # One forward pass serves the gradients of all classes.
     probabilities, pullback = jax.vjp(lambda x: g(key, x), as_inputs(x))
     number, classes = probabilities.shape
     if label is None:
@@ -195,6 +197,7 @@ def _pathwise_backward(
     places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
     def weighted(parameters: list[jax.Array], position: Position) -> jax.Array:
+        # The chunk is drawn again from the key, so that no noisy copy is kept between the passes.
         replaced = dict(zip(places, parameters, strict=True))
         arrays, task = treedef.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(leaves)])
         noisy, pairs = draw(task, position, (n,), rows)
@@ -230,6 +233,7 @@ def _score_backward(
         noisy = add_noise(task.noise, task.x.at[pairs.row].get(mode="clip"), noise)
         chex.assert_equal_shape([noisy, noise])
         h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        # The average as a baseline makes the variance smaller. It contains h itself, hence n / (n - 1).
         difference = (h - average.at[pairs.row].get(mode="clip")) * weights.at[pairs.row].get(mode="clip")
         weight = difference.sum(axis=tuple(range(1, h.ndim))) / ((n - 1) * variance)
         total = jnp.zeros(task.x.shape, noise.dtype) if total is None else total

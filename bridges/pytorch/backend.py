@@ -130,6 +130,7 @@ class TorchBackend:
         """Make one optimizer step for each batch, in the mode asked for."""
         for x, y in batches:
             with self._running(training, gradient=True, fitting=True):
+                # Autocast covers the forward pass and the loss only, as PyTorch asks for.
                 self.optimizer.zero_grad()
                 with torch.autocast(self.device.type, enabled=self.use_amp):
                     outputs = self._training_outputs(x)
@@ -141,6 +142,7 @@ class TorchBackend:
         try:
             return self._forward(self._tensor(x))
         except ValueError as error:
+            # Batch normalisation refuses one input in training mode, with a message that does not say what to do.
             if len(x) > 1:
                 raise
             raise ValueError(f"{error}. This batch has one input: drop_last=True leaves it out") from error
@@ -163,6 +165,7 @@ class TorchBackend:
         """Return the gradient in x of a loss of the activations of x and those of y at a layer."""
         with recorded(find_layer(self.model, layer)) as outputs, self._running(training, gradient=True):
             leaf = self._tensor(x).requires_grad_()
+            # Two calls record two outputs of the layer, in this order.
             self._forward(leaf)
             self._forward(self._tensor(y))
             return _gradient(loss(*outputs), leaf)
@@ -179,6 +182,7 @@ class TorchBackend:
         states = [torch.load(f"{path}.model", map_location=self.device, weights_only=True)]
         if self.optimizer is not None:
             states.append(torch.load(f"{path}.optimizer", map_location=self.device, weights_only=True))
+        # Loading may fail half-way. The model then gets its weights back.
         before = copy.deepcopy(self.model.state_dict())
         try:
             self.model.load_state_dict(states[0])

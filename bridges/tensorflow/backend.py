@@ -150,6 +150,7 @@ class TensorFlowBackend:
         with recorded(*all_layers(self.model)) as outputs:
             result = self._call(_tensor(x), False)
         self._refuse_shape(tuple(result.shape[1:]))
+        # The width is known from this call, so that no other call need find it out.
         self._widths[tuple(x.shape[1:])] = result.shape[1]
         return max((int(tf.size(output)) for output in outputs if tf.is_tensor(output)), default=0)
 
@@ -165,6 +166,7 @@ class TensorFlowBackend:
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote. The files hold only arrays: nothing in them is executed."""
+        # Loading may fail half-way. The model then gets its weights back.
         before = self._variables()
         try:
             if isinstance(self.model, keras.Model):
