@@ -202,7 +202,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
                 2019, arXiv:1906.04584), at least 1e-20. The instance's `sampling` by default.
         """
         x_ = as_inputs(x, self._input_shape)
-        is_smoothed = self.sampling if sampling is None else sampling
+        training_mode = as_flag("training_mode", training_mode)
+        is_smoothed = self.sampling if sampling is None else as_flag("sampling", sampling)
         labels = as_labels(y, len(x_), self._nb_classes) if is_smoothed else self._as_targets(y, len(x_))
         if len(x_) == 0:
             return np.zeros_like(x_)
@@ -233,7 +234,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         wanted = self._as_classes(label, len(x_))
         if len(x_) == 0:
             return np.zeros((0, len(wanted), *self._input_shape), np.float32)
-        if self.sampling if sampling is None else sampling:
+        training_mode = as_flag("training_mode", training_mode)
+        if self.sampling if sampling is None else as_flag("sampling", sampling):
             copies = self._copies(x_)
             gradients = [
                 weighted_gradient(
@@ -263,6 +265,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             layer_name: name, or index among `layer_names`.
             training_mode: run the network in training mode.
         """
+        training_mode = as_flag("training_mode", training_mode)
         x_ = as_inputs(x, self._input_shape)
         others = as_inputs(y, self._input_shape)
         if len(x_) != len(others):
@@ -285,6 +288,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             training_mode: run the network in training mode.
         """
         reduce = as_reduction(reduction)
+        training_mode = as_flag("training_mode", training_mode)
         x = as_inputs(x, self._input_shape)
         y = self._as_targets(y, len(x))
         if len(x) == 0:
@@ -359,6 +363,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         x = as_inputs(x, self._input_shape)
         batch_size = as_integer("batch_size", batch_size, 1)
         y = self._as_targets(y, len(x))
+        drop_last = as_flag("drop_last", drop_last)
         drawn = rows_drawn(len(x), batch_size, math.prod(self._input_shape))
 
         def epoch() -> Any:
@@ -401,6 +406,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self, epoch: Callable[[], Any], nb_epochs: int, training_mode: bool, scheduler: Any, verbose: bool
     ) -> None:
         """Train on noisy batches, epoch by epoch."""
+        training_mode = as_flag("training_mode", training_mode)
         # Generators all the way: noise and preprocessing of a batch are computed when the backend takes it.
         for index in epochs(nb_epochs, verbose):
             batches = (self._preprocessing.before(x, y, fit=True) for x, y in epoch())

@@ -209,10 +209,12 @@ class RandomizedSmoothingMixin:
 
     def _voter(self, x: np.ndarray, n: int, batch_size: Any, *, even: bool, verbose: bool, **kwargs: Any) -> Voter:
         """Return the classifier for n votes on each input, once it was found to be a function of each row."""
-        del verbose  # any voter that is called can show a bar
+        as_flag("verbose", verbose)  # any voter that is called can show a bar
+        # The settings are attributes, which anyone may set.
+        check_smoothing(self.sample_size, self.scale, self.alpha, self.n0, self.output)
         if batch_size is not None:
             batch_size = as_integer("batch_size", batch_size, 1)
-        training_mode = kwargs.pop("training_mode", False)
+        training_mode = as_flag("training_mode", kwargs.pop("training_mode", False))
         widest = self._find_widest(x)
         features = math.prod(x.shape[1:])
         plan = plan_votes(len(x) * n, features, widest, self._limits, batch_size, even=even)

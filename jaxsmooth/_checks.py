@@ -11,12 +11,10 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsmooth.arguments import as_array, as_integer, as_scale, is_traced, refuse_uncallable, refuse_unknown
-from jaxsmooth.types import Noise, Votes
+from jaxsmooth.types import MOST_VOTES, Noise, Votes
 
 _ARRAY = object()
 _RULES = ("fixed", "grid", "anytime")
-MOST_VOTES = 2**30
-"""Most samples of an input in one call."""
 _NOISE_MEMBERS = {name for name in vars(Noise) if not name.startswith("_")}
 
 
@@ -86,8 +84,11 @@ def as_inputs(x: Any) -> jax.Array:
 
 def to_jax(array: jax.Array | np.ndarray) -> jax.Array:
     """Return an array as JAX's. Under jit even NumPy's would be traced: this evaluates it now."""
+    if isinstance(array, jax.Array):
+        return array
+    # A copy, because JAX reads NumPy's memory later, and the caller may have written to it by then.
     with jax.ensure_compile_time_eval():
-        return array if isinstance(array, jax.Array) else jnp.asarray(array)
+        return jnp.asarray(array.copy())
 
 
 def as_host_inputs(x: Any) -> jax.Array | np.ndarray:
@@ -204,7 +205,11 @@ def _as_counts(name: str, counts: Any) -> jax.Array | np.ndarray:
         if most > 2**31 - 1:
             raise ValueError(f"{name} must add up to at most 2**31 - 1 votes for each input, got {most}")
     if isinstance(given, jax.Array):  # what JAX gave stays JAX's
-        return given.astype(np.int32) if given.dtype != np.int32 else given
+        narrow = given.astype(np.int32) if given.dtype != np.int32 else given
+        if is_traced(given) and jnp.iinfo(given.dtype).max > 2**31 - 1:
+            # It could not be refused, and must not wrap around to another count. -1 is no count.
+            narrow = jnp.where((given < 0) | (given > 2**31 - 1), -1, narrow)
+        return narrow
     return counts.astype(np.int32)
 
 

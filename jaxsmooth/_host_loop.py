@@ -28,12 +28,13 @@ from jaxsmooth._checks import (
 from jaxsmooth._draws import fold_host, fold_words
 from jaxsmooth._programs import WideJit
 from jaxsmooth._sampling import add_noise, add_votes, sample_noise
-from jaxsmooth.arguments import as_key, evaluating, refuse_traced, refuse_uncallable
+from jaxsmooth.arguments import as_flag, as_key, evaluating, refuse_traced, refuse_uncallable
 from jaxsmooth.types import Classifier, Noise
 
 DECISION = (0, 1)
 """The streams of selection and estimation votes, by their numbers in `jaxsmooth.Stream`."""
 
+_HOST = "a loop that calls f, or that stops early,"
 _MOST_IN_A_CALL = 16  # batches that one call of a compiled program runs
 _SECONDS_OF_A_CALL = 0.1  # Ctrl-C is seen between calls only
 
@@ -108,17 +109,17 @@ def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
     x = as_host_inputs(x)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
     # The loop reads its inputs, so it cannot run under jit.
-    refuse_traced("this function", (noise, x, ids))
+    refuse_traced(_HOST, (noise, x, ids))
     return HostTask(noise, keys, np.asarray(x), np.asarray(ids))
 
 
 def key_data(key: Any, streams: tuple[int, ...] | None = None) -> np.ndarray:
     """Return the data of a key, or of its streams of these numbers, `u32[streams, 2]`."""
     if isinstance(key, np.ndarray) and key.dtype == np.uint32 and key.shape == (2,):
-        data = key  # as the classes keep it: a typed key takes 0.05 ms to read
+        data = key.copy()  # as the classes keep it: a typed key takes 0.05 ms to read
     else:
         key = as_key(key)
-        refuse_traced("this function", key)
+        refuse_traced(_HOST, key)
         with jax.ensure_compile_time_eval():
             data = np.asarray(jax.random.key_data(key))
     return data[None] if streams is None else _streams(data.tobytes(), streams)
@@ -137,8 +138,8 @@ def samples_of_each(inputs: int, n: int, first: int = 0) -> Requests:
 
 def make_step(f: Any, compiled: bool) -> Step:
     """Return the step of a classifier that runs inside a compiled program, or that is called."""
-    refuse_traced("this function", f)
-    if compiled:
+    refuse_traced(_HOST, f)
+    if as_flag("compiled", compiled):
         arrays, static = split_callable(f)
         return Step(f, True, partial(_vote, arrays, static), _finish_compiled, _MOST_IN_A_CALL)
     refuse_uncallable(f)
@@ -243,7 +244,7 @@ def _no_votes(step: Step, task: HostTask, batch_size: int) -> np.ndarray:
     if step.compiled:
         scores = jax.eval_shape(step.f, jax.ShapeDtypeStruct(shape, task.x.dtype))
     else:
-        scores = jnp.asarray(step.f(jnp.zeros(shape, task.x.dtype)))
+        scores = step.f(jnp.zeros(shape, task.x.dtype))
     return np.zeros((0, *shape_of_scores(scores, batch_size)), np.int32)
 
 
@@ -321,7 +322,8 @@ def _start_called(noise: Noise, batch: Batch, _: int) -> jax.Array:
 def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> tuple[np.ndarray, Any]:
     """Call a classifier and count its votes, with NumPy: nothing needs to be compiled for them."""
     scores = f(noisy)
-    if not isinstance(scores, (jax.Array, np.ndarray)):
+    # Tensors of other frameworks are arrays, too. What has no shape is refused below.
+    if not isinstance(scores, (jax.Array, np.ndarray)) and hasattr(scores, "shape"):
         scores = jnp.asarray(scores)
     row = shape_of_scores(scores, len(noisy))
     flat = np.asarray(scores)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from jaxsmooth.arguments import as_flag
+
 
 @contextmanager
 def progress_bar(unit: str, total: int | None, shown: bool) -> Generator[Callable[..., None]]:
@@ -15,7 +17,7 @@ def progress_bar(unit: str, total: int | None, shown: bool) -> Generator[Callabl
         >>> with progress_bar("votes", 100, shown=False) as advance:
         ...     advance(50)
     """
-    if not shown:
+    if not as_flag("progress", shown):
         yield lambda *_, **__: None
         return
     try:

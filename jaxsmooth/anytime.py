@@ -1,4 +1,4 @@
-"""A bound that holds at every number of votes at once: stop or go on whenever you like (`statistics.md`, section 4)."""
+"""A bound that holds at every number of votes at once: stop or go on whenever you like."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -59,7 +59,7 @@ def certify_anytime(
         ...     if (result.radius > 0.3).all():
         ...         break
         >>> result.label, result.votes.n < 1000
-        (Array([0, 0], dtype=int32), True)
+        (array([0, 0], dtype=int32), True)
     """
     alpha = as_alpha(alpha)
     mode = Anytime(n0=n0, votes=votes)
@@ -90,7 +90,7 @@ class Anytime:
             default every input gets n votes.
         n0: number of selection votes.
         votes: estimation votes between two looks.
-        n: look no more once this many estimation votes were cast.
+        n: most estimation votes of an input.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -115,7 +115,7 @@ class Anytime:
     @property
     def known(self) -> int:
         """Estimation votes that each input gets whatever the votes are: those before the first look."""
-        return self.votes
+        return min(self.votes, self.n)
 
     def refuse_noise(self, noise: Noise) -> None:
         """Every noise will do."""
@@ -132,19 +132,19 @@ class Anytime:
         """Return how many votes each input lacks for its next look, 0 for all once the condition holds."""
         drawn = state.votes.n.astype(np.int64)
         # The look that the furthest input is at, or on its way to.
-        target = -(-drawn.max(initial=0) // self.votes) * self.votes
+        target = min(-(-drawn.max(initial=0) // self.votes) * self.votes, self.n)
         if (drawn < target).any():  # a round ended between two looks
             return target - drawn
         # All inputs are at a look now, so the condition may be asked.
         is_enough = target >= self.n or (self.until is not None and bool(self.until(self.certificate(plan, state))))
-        return np.full(len(drawn), 0 if is_enough else self.votes)
+        return np.full(len(drawn), 0 if is_enough else min(self.votes, self.n - target))
 
     def look(self, plan: "AnytimePlan", state: "AnytimeState", votes: Votes) -> "AnytimeState":
         """Return the state once these votes were looked at: the bound is the largest so far."""
         label = votes.selection.argmax(axis=-1)
         bound = anytime_lower_bound(at_label(np, votes.counts, label), per_input(votes.n, label.ndim), plan.alpha)
         # A round may end between two looks. Looking there would be valid, but results would depend on the batch size.
-        is_look = per_input(votes.n % self.votes == 0, label.ndim)
+        is_look = per_input((votes.n % self.votes == 0) | (votes.n == self.n), label.ndim)
         return AnytimeState(votes, np.where(is_look, np.maximum(state.p_lower, bound), state.p_lower))
 
     def certificate(self, plan: "AnytimePlan", state: "AnytimeState") -> Certificate:
@@ -157,8 +157,7 @@ class Anytime:
         label = np.where(certified, state.votes.selection.argmax(axis=-1), ABSTAIN).astype(np.int32)
         label, radius = reduced(np, label, np.where(certified, radius, np.float32(0)), state.votes.lost)
         votes = replace(state.votes, n=int(state.votes.n.max(initial=0)))
-        label, radius, p_lower = jax.device_put((label, radius, round_down(p_lower)))
-        return Certificate(label, radius, p_lower, votes)
+        return Certificate(label, radius, round_down(p_lower), votes)
 
 
 class AnytimePlan(NamedTuple):

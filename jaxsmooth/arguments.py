@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 __all__ = [
     "as_alpha",
     "as_array",
+    "as_flag",
     "as_float_dtype",
     "as_integer",
     "as_key",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _INT32 = 2**31 - 1
+_UNDER_JIT = "under jax.jit use count_votes, or certify or predict with compiled=True"
 
 
 def is_traced(value: Any) -> bool:
@@ -197,7 +199,7 @@ def refuse_unknown(name: str, value: Any, choices: Sequence[str]) -> None:
 def refuse_traced(name: str, values: Any) -> None:
     """Refuse traced values in the function `name`, which runs on the host."""
     if any(map(is_traced, jax.tree.leaves(values))):
-        raise TypeError(f"{name} runs on the host and takes no traced values: use count_votes under jax.jit")
+        raise TypeError(f"{name} runs on the host and takes no traced values: {_UNDER_JIT}")
 
 
 def refuse_uncallable(f: Any) -> None:

@@ -168,7 +168,8 @@ def reduced(xp: Any, label: Any, radius: Any, lost: Any) -> tuple[Any, Any]:
     if lost is None:
         return label, radius
     lost = per_input(lost, label.ndim)
-    left = xp.where(lost > 0, xp.nextafter(radius - lost, xp.full_like(radius, -np.inf)), radius)
+    # A traced NaN could not be refused. It is not equal to 0, and what it leaves is not above 0.
+    left = xp.where(lost == 0, radius, xp.nextafter(radius - lost, xp.full_like(radius, -np.inf)))
     kept = (label != ABSTAIN) & ((lost == 0) | (left > 0))
     return xp.where(kept, label, ABSTAIN), xp.where(kept, left, np.float32(0))
 
@@ -182,6 +183,13 @@ def lost_radius(noise: Noise, x: Any) -> Any:
 def per_input(values: Any, ndim: int) -> Any:
     """Return one value, or one for each input, in a shape that broadcasts against `[N, *components]` with ndim axes."""
     return values if np.ndim(values) == 0 else values.reshape(-1, *(1,) * (ndim - 1))
+
+
+def fit_samples(counts: Any, n: Any) -> Any:
+    """Tell which rows of counts n samples can have cast: none is negative, and they add up to at most n."""
+    # The sum of many classes could wrap around in 32 bits. Floats do not wrap, and need not be exact for that.
+    adds_up = (counts.sum(axis=-1, dtype=np.int32) <= n) & (counts.sum(axis=-1, dtype=np.float32) < 2.0**31)
+    return adds_up & (counts >= 0).all(axis=-1)
 
 
 def passes_binomial_test(top: np.ndarray, rival: np.ndarray, alpha: float) -> np.ndarray:

@@ -18,9 +18,10 @@ from jaxsmooth._checks import as_noise, as_sizes, as_votes
 from jaxsmooth._host_loop import DECISION, as_host_task, count_streams, key_data, make_step
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import as_task, scan_votes
-from jaxsmooth.arguments import as_alpha, is_traced, refuse_uncallable, refuse_unknown
+from jaxsmooth.arguments import as_alpha, as_flag, is_traced, refuse_uncallable, refuse_unknown
 from jaxsmooth.bounds import (
     at_label,
+    fit_samples,
     largest_rival,
     lost_radius,
     lower_bound,
@@ -70,7 +71,8 @@ def certify(
         alpha: failure probability for each input, static, in (0, 1).
         bound: see `certificate`. Fix it before you look at any votes.
         compiled: run f in one compiled scan. If false, call it from the host: f may then be any function of a JAX
-            array, this function does not run under `jax.jit`, and what it returns are NumPy arrays.
+            array, this function does not run under `jax.jit`, and what it returns are NumPy arrays, as in every
+            function that works on the host.
         progress: show a bar over the votes; only with `compiled=False` (needs tqdm, the extra `progress`).
 
     Returns:
@@ -90,9 +92,9 @@ def certify(
     alpha = as_alpha(alpha)
     refuse_bound(bound, noise)
     # counts0 <- SampleUnderNoise(f, x, n0, sigma) and counts <- SampleUnderNoise(f, x, n, sigma), in one pass.
-    if compiled:
+    if as_flag("compiled", compiled):
         refuse_uncallable(f)
-        if progress:
+        if as_flag("progress", progress):
             raise ValueError("progress=True needs compiled=False: a compiled scan has no bar")
         task = as_task(noise, key, x, ids)
         both = scan_votes(f, task, (n0, n), batch_size)
@@ -236,21 +238,14 @@ def refuse_bound(bound: Any, noise: Any) -> None:
 def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificate:
     """Decide from checked votes of the rule "fixed": in compiled code from tables, on the host from each count."""
     alpha = alpha / votes.components  # Bonferroni
-    if any(map(is_traced, jax.tree.leaves((votes.counts, votes.selection, votes.lost, noise)))):
+    if any(map(is_traced, jax.tree.leaves((votes, noise)))):
         if not isinstance(votes.n, int):
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
         label, radius, p_lower = _decide_traced(votes, noise, alpha=alpha, bound=bound)
         return Certificate(label, radius, p_lower, votes)
-    as_jax = isinstance(votes.counts, jax.Array)
-    votes = replace(
-        votes,
-        counts=np.asarray(votes.counts),
-        selection=np.asarray(votes.selection),
-        lost=None if votes.lost is None else np.asarray(votes.lost),
-    )
     with np.errstate(over="ignore", invalid="ignore"):
-        label, radius, p_lower = _decide_host(votes, noise, alpha, bound)
-    if as_jax:
+        label, radius, p_lower = _decide_host(jax.tree.map(np.asarray, votes), noise, alpha, bound)
+    if isinstance(votes.counts, jax.Array):
         label, radius, p_lower = jax.device_put((label, radius, p_lower))  # jnp.asarray would compile a program
     return Certificate(label, radius, p_lower, votes)
 
@@ -321,8 +316,9 @@ def _abstain(xp: Any, votes: Votes, noise: Noise, label: Any, radius: Any, is_ab
     """Return label and radius, abstaining where the bound, the counts or the scale do not support a radius."""
     # What is traced could not be refused: more than n votes, or a scale that is not positive and finite.
     n = votes.n if isinstance(votes.n, int) else per_input(votes.n, label.ndim)
-    fits = votes.counts.sum(axis=-1, dtype=np.int32) <= n
-    certified = is_above & fits & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
+    certified = (
+        is_above & fit_samples(votes.counts, n) & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
+    )
     label = xp.where(certified, label, ABSTAIN)
     radius = xp.where(certified, radius, np.float32(0))
     if votes.lost is not None:

@@ -1,6 +1,6 @@
 """A radius within a fraction of the best, with the votes that this takes: a pilot sets their number for each input.
 
-The steps are those of `statistics.md`, section 3: a pilot, a number of votes that follows from it, fresh votes, and the
+The steps are: a pilot, a number of votes that follows from it, fresh votes, and the
 decision of `certify` on those.
 """
 
@@ -40,17 +40,20 @@ def certify_within(
     compiled: bool = True,
     progress: bool = False,
 ) -> Certificate:
-    """Certify each input with the fewest votes that bring its radius within a fraction of that of n votes.
+    """Certify each input with about the fewest votes that bring its radius near that of n votes.
 
     A pilot of `n0` votes chooses the class and estimates its share p^. From p^ follows the smallest number of fresh
     votes whose bound at that share gives (1 - precision) times the radius of n votes. The bound on the fresh votes is
     then that of `certify`. The guarantee is the same and exact, because the number of votes depends only on the pilot.
+    The precision is an aim: the share of the fresh votes differs from p^, so about half of the inputs fall somewhat
+    below it, and inputs near abstention may fall far below.
     An input with p^ below 0.45 gets none and abstains. Fix precision, n0, n, alpha and bound before you look at any
     votes.
 
     Args:
         f, noise, key, x, alpha, bound, batch_size, ids: as for `certify`; the scale of the noise is a concrete number.
-        precision: fraction of the radius that may be lost, in (0, 1).
+        precision: fraction of the radius of n votes that may be lost where the fresh votes agree with the pilot, in
+            (0, 1).
         n0: number of pilot votes.
         n: largest number of estimation votes.
         compiled, progress: as for `certify_radii`.

@@ -9,9 +9,10 @@ from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_n, as_votes
 from jaxsmooth._sampling import as_task, scan_votes
-from jaxsmooth.arguments import as_alpha, is_traced, refuse_uncallable
+from jaxsmooth.arguments import as_alpha, as_flag, is_traced, refuse_uncallable
 from jaxsmooth.bounds import (
     binomial_p_value,
+    fit_samples,
     largest_rival,
     passes_binomial_test,
     passing_counts,
@@ -61,7 +62,7 @@ def predict(
     alpha = as_alpha(alpha)
     n = as_n(n)
     # counts <- SampleUnderNoise(f, x, n, sigma)
-    if compiled:
+    if as_flag("compiled", compiled):
         refuse_uncallable(f)
         counts = scan_votes(f, as_task(noise, key, x, ids), (n,), as_batch_size(batch_size))[:, 0]
     else:
@@ -111,16 +112,15 @@ def _decide(votes: Votes, alpha: float) -> Prediction:
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
         label, p_value = _decide_traced(votes, alpha=alpha)
         return Prediction(label, p_value, votes)
-    as_jax = isinstance(votes.counts, jax.Array)
-    votes = jax.tree.map(np.asarray, votes)
+    counts = np.asarray(votes.counts)
     # cA, cB <- top two indices in counts, nA, nB <- their counts
-    label = votes.counts.argmax(axis=-1).astype(np.int32)
-    top = votes.counts.max(axis=-1)
-    rival = largest_rival(np, votes.counts, label, per_input(votes.n, label.ndim))
+    label = counts.argmax(axis=-1).astype(np.int32)
+    top = counts.max(axis=-1)
+    rival = largest_rival(np, counts, label, per_input(votes.n, label.ndim))
     # if BinomPValue(nA, nA + nB, 0.5) <= alpha return cA else ABSTAIN
     label = np.where(passes_binomial_test(top, rival, alpha), label, ABSTAIN)
     p_value = np.maximum(two_sided_p_value(top, top + rival), np.finfo(np.float32).tiny).astype(np.float32)
-    if as_jax:
+    if isinstance(votes.counts, jax.Array):
         label, p_value = jax.device_put((label, p_value))
     return Prediction(label, p_value, votes)
 
@@ -134,6 +134,5 @@ def _decide_traced(votes: Votes, *, alpha: float) -> tuple[jax.Array, jax.Array]
     top = counts.max(axis=-1)
     rival = largest_rival(jnp, counts, label, n)
     # Traced counts could not be refused: a row of more than n votes abstains.
-    fits = counts.sum(axis=-1, dtype=jnp.int32) <= n
-    passes = fits & (top >= jnp.asarray(passing_counts(n, alpha))[top + rival])
+    passes = fit_samples(counts, n) & (top >= jnp.asarray(passing_counts(n, alpha))[top + rival])
     return jnp.where(passes, label, ABSTAIN), binomial_p_value(top, rival, n)

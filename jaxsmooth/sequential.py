@@ -88,7 +88,7 @@ def certify_radii(
         >>> x = jnp.array([[1.0, 5.0], [0.3, 0.0], [0.0, 0.0]])
         >>> result = certify_radii(f, Gaussian(0.5), jax.random.key(0), x, [0.25, 0.5, 0.75])
         >>> result.label, result.radius, int(result.votes.n.sum()) < 10_000
-        (Array([ 0,  0, -1], dtype=int32), Array([0.75, 0.25, 0.  ], dtype=float32), True)
+        (array([ 0,  0, -1], dtype=int32), array([0.75, 0.25, 0.  ], dtype=float32), True)
     """
     alpha = as_alpha(alpha)
     most = math.inf if most_votes is None else as_integer("most_votes", most_votes, 1, 2**62)
@@ -140,7 +140,7 @@ class Grid:
         edge_probability(noise, 0.0)
 
     def plan(self, noise: Noise, alpha: float, components: int) -> RadiiPlan:
-        """Return the bars of each radius at each look: `statistics.md`, section 2, is `plan_radii`."""
+        """Return the bars of each radius at each look: see `plan_radii`."""
         share = alpha / components
         return plan_radii(self.radii, noise, n=self.n, alpha=share, beta=self.beta, looks=self.looks)
 
@@ -167,7 +167,6 @@ class Grid:
         p_lower = np.concatenate([[0.0], round_down(plan.edges)]).astype(np.float32)[state.certified]
         label = np.where(state.certified > 0, state.label, ABSTAIN).astype(np.int32)
         label, radius = reduced(np, label, radius, state.votes.lost)
-        label, radius, p_lower = jax.device_put((label, radius, p_lower))
         return Certificate(label, radius, p_lower, state.votes, state)
 
     def _looks(self) -> Sequence[int]:

@@ -31,7 +31,7 @@ from jaxsmooth._sampling import (
     rows_of_chunks,
     scan_chunks,
 )
-from jaxsmooth.arguments import refuse_uncallable, refuse_unknown
+from jaxsmooth.arguments import as_flag, refuse_uncallable, refuse_unknown
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import Classifier, Noise
 
@@ -86,6 +86,7 @@ def smooth(
         >>> bool(variance("score") > 30 * variance("pathwise"))
         True
     """
+    hard = as_flag("hard", hard)
     n = _as_n(f, noise, n, estimator, hard)
     arrays, static = split_callable(f)
 
@@ -95,7 +96,7 @@ def smooth(
         if task.x.shape[0] == 0:
             return jnp.zeros((0, *row_of_scores(f, task, rows)), jnp.float32)
         run = _score if estimator == "score" else _pathwise
-        return run(static, n, rows, bool(hard), arrays, task)
+        return run(static, n, rows, hard, arrays, task)
 
     return g
 

@@ -86,7 +86,9 @@ def add_noise(noise: Noise, key: jax.Array, x: ArrayLike) -> jax.Array:
         >>> add_noise(Gaussian(0.5), jax.random.key(0), jnp.zeros((2, 3))).shape
         (2, 3)
     """
-    return _add(as_noise(noise), as_key(key), as_host_inputs(x))
+    x = as_host_inputs(x)
+    # A copy, because JAX reads NumPy's memory later, and the caller may have written to it by then.
+    return _add(as_noise(noise), as_key(key), x.copy() if isinstance(x, np.ndarray) else x)
 
 
 @WideJit

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
@@ -14,6 +15,9 @@ __all__ = ["ABSTAIN", "Certificate", "Classifier", "Noise", "Prediction", "Votes
 
 Array = jax.Array | np.ndarray
 """What a decision returns: arrays of JAX where the counts are JAX's, else of NumPy."""
+
+MOST_VOTES = 2**30
+"""Most votes of one input: the sum of two such numbers still fits into 32 bits, unsigned."""
 
 ABSTAIN = -1
 """The label of an input on which the smoothed classifier abstains."""
@@ -42,7 +46,7 @@ class Votes:
     Example:
         >>> votes = Votes(counts=np.array([[90, 10]]), n=100, selection=np.array([[9, 1]]))
         >>> (votes + votes).counts
-        array([[180,  20]])
+        array([[180,  20]], dtype=int32)
     """
 
     counts: Any
@@ -54,24 +58,30 @@ class Votes:
     @property
     def components(self) -> int:
         """Number of components: 1 for a plain classifier."""
-        return math.prod(self.counts.shape[1:-1])
+        return math.prod(np.shape(self.counts)[1:-1])
 
     def __add__(self, other: "Votes") -> "Votes":
-        """Return the votes of both, which must be of the same inputs and of disjoint ranges of samples.
+        """Return the votes of both, which must be of the same inputs and of different samples.
+
+        Draw the second votes under another key, or with a `first` beyond the samples of the first ones. Fix how many
+        there will be in all before you look at any: a bound for a fixed n is false if the votes decide to go on.
 
         Raises:
-            ValueError: the sampling of one stopped because of its counts: such votes do not add up. Or one has
-                selection votes, or a lost radius, and the other has none.
+            ValueError: the sampling of one stopped because of its counts: such votes do not add up. Or they differ in
+                shape, or one has selection votes, or a lost radius, and the other has none. Or they are more than 2^30.
         """
+        if not isinstance(other, Votes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
         if self.rule != "fixed" or other.rule != "fixed":
             raise ValueError(f"only votes of the rule 'fixed' add up, got {self.rule!r} and {other.rule!r}")
         if (self.selection is None) != (other.selection is None):
             raise ValueError("votes with selection votes and votes without them do not add up")
         if (self.lost is None) != (other.lost is None):
             raise ValueError("votes whose lost radius is known and votes without it do not add up")
-        selection = None if self.selection is None else self.selection + other.selection
+        selection = None if self.selection is None else _sum("selection", self.selection, other.selection)
         lost = None if self.lost is None else jnp.maximum(self.lost, other.lost)
-        return Votes(counts=self.counts + other.counts, n=self.n + other.n, selection=selection, lost=lost)
+        counts = _sum("counts", self.counts, other.counts)
+        return Votes(counts=counts, n=_sum_of_samples(self.n, other.n), selection=selection, lost=lost)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], tuple[int | None, str]]:
         """Return the arrays by name, and what is static."""
@@ -87,6 +97,24 @@ class Votes:
         counts, samples, selection, lost = children
         n, rule = static
         return cls(counts=counts, n=samples if n is None else n, selection=selection, lost=lost, rule=rule)
+
+
+def _sum(name: str, ours: Any, theirs: Any) -> Any:
+    """Return the sum of two arrays of counts of one shape, in 32 bits. Lists become arrays: theirs would be joined."""
+    ours, theirs = (value if isinstance(value, jax.Array) else np.asarray(value) for value in (ours, theirs))
+    if ours.shape != theirs.shape:
+        raise ValueError(f"votes must be of the same inputs, got {name} of shape {ours.shape} and {theirs.shape}")
+    return ours.astype(np.int32) + theirs.astype(np.int32)
+
+
+def _sum_of_samples(ours: Any, theirs: Any) -> Any:
+    """Return how many samples are behind the sum of two counts: an int if both are."""
+    if isinstance(ours, jax.core.Tracer) or isinstance(theirs, jax.core.Tracer):
+        return ours + theirs
+    total = np.add(ours, theirs, dtype=np.int64)
+    if total.max(initial=0) > MOST_VOTES:
+        raise ValueError(f"votes must add up to at most {MOST_VOTES} for each input, got {total.max()}")
+    return int(total) if total.ndim == 0 else total.astype(np.int32)
 
 
 @jax.tree_util.register_dataclass

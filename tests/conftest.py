@@ -1,11 +1,22 @@
 """Settings of the whole test run: four host devices, threads that sleep while they wait, strict rank promotion."""
 
 import os
+import shutil
 import signal
+import tempfile
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 # Test processes run side by side. PyTorch's threads would spin while they wait, on cores that the others need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Most of the time goes into compiling, and many tests compile the same programs: all processes of one run of the tests
+# share what XLA made. The folder is new in each run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxsmooth-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    _own_cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+else:
+    _own_cache = None
 
 import jax
 import pytest
@@ -29,6 +40,12 @@ SLOW = {
     "test_wheel.py",
     "test_whole.py",
 }
+
+
+def pytest_unconfigure():
+    """Remove the compiled programs, in the process that made the folder."""
+    if _own_cache is not None:
+        shutil.rmtree(_own_cache, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):

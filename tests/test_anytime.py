@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from jaxsmooth import ABSTAIN, Anytime, Gaussian, anytime_lower_bound, certify_anytime, count_votes, decision_keys
+from jaxsmooth import (
+    ABSTAIN,
+    Anytime,
+    Gaussian,
+    anytime_lower_bound,
+    certify_anytime,
+    certify_dataset,
+    count_votes,
+    decision_keys,
+    read_votes,
+)
 from jaxsmooth.bounds import clopper_pearson_lower
 from tests.classifiers import grid_of_features, inputs, one_of_the_grid
 
@@ -83,6 +93,28 @@ def test_certificates_grow_with_the_votes_and_are_true():
     # At most alpha for each of 40: more than 5 have probability below 1e-5.
     assert int(false.sum()) <= stats.binom.isf(1e-5, 40, 0.01)
     assert float((last.radius > 0).mean()) > 0.8
+
+
+@pytest.mark.parametrize(("n", "looks"), [(300, [100, 200, 300]), (250, [100, 200, 250]), (40, [40])])
+def test_no_input_gets_more_than_n_votes(n, looks, tmp_path):
+    seen = list[int]()
+
+    def until(result):
+        seen.append(result.votes.n)
+        return False
+
+    data = [(np.full(3, 0.2, np.float32), 0)]
+    mode = Anytime(until, votes=100, n=n)
+    (row,) = certify_dataset(
+        sign, Gaussian(0.5), jax.random.key(0), data, tmp_path / "run.tsv", mode=mode, verbose=False
+    )
+    assert (row.votes, seen) == (n, looks[:-1])
+    stored = read_votes(tmp_path / "run.tsv.votes")
+    assert stored.votes.counts.sum() == n
+    (_, estimation_key), x = decision_keys(jax.random.key(0)), data[0][0][None]
+    hits = [count_votes(sign, Gaussian(0.5), estimation_key, x, n=k)[0, 0] for k in looks]
+    bounds = [anytime_lower_bound(k, k_of, 1e-3) for k, k_of in zip(hits, looks, strict=True)]
+    np.testing.assert_allclose(stored.certificate.p_lower, [max(bounds)], rtol=1e-6)
 
 
 def test_certificates_do_not_depend_on_batches_or_on_how_f_is_called():

@@ -5,7 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsmooth import Gaussian, Uniform, Votes, certificate, certify, count_votes, predict, prediction, stream_votes
+from jaxsmooth import (
+    Gaussian,
+    Uniform,
+    Votes,
+    certificate,
+    certify,
+    certify_radii,
+    certify_within,
+    count_votes,
+    predict,
+    prediction,
+    smooth,
+    stream_votes,
+)
 from tests.classifiers import first_features, inputs
 
 RUNS = {"count_votes": count_votes, "stream_votes": stream_votes, "predict": predict, "certify": certify}
@@ -28,6 +41,20 @@ def call(run, **changes):
     arguments = {"f": f, "noise": Gaussian(1.0), "key": jax.random.key(0), "x": inputs(2), "n": 10, **changes}
     positional = [arguments.pop(name) for name in ("f", "noise", "key", "x")]
     return run(*positional, **arguments)
+
+
+@pytest.mark.parametrize("value", ["no", "False", None, 2, np.zeros(2), 0.0])
+def test_a_flag_that_is_no_truth_value_is_refused(value):
+    for run in (certify, predict, certify_radii, certify_within):
+        changes = {"radii": [0.5]} if run is certify_radii else {}
+        changes |= {"n": 100}
+        with pytest.raises(TypeError, match="compiled must be True or False, got"):
+            call(run, compiled=value, **changes)
+    for run in (certify, stream_votes):
+        with pytest.raises(TypeError, match="progress must be True or False, got"):
+            call(run, progress=value)
+    with pytest.raises(TypeError, match="hard must be True or False, got"):
+        smooth(lambda x: x, Gaussian(1.0), n=10, estimator="score", hard=value)
 
 
 BAD = [

@@ -160,6 +160,20 @@ def test_votes_that_do_not_say_what_rounding_lost_are_refused(key, three):
     assert not jaxsmooth.certificate(unsaid, Gaussian(0.25)).rounded.any()
 
 
+def test_a_traced_loss_that_is_no_number_abstains():
+    counts = jnp.array([[95, 5]])
+
+    @jax.jit
+    def decided(lost):
+        votes = jaxsmooth.Votes(counts=counts, selection=counts, n=100, lost=lost)
+        found = jaxsmooth.certificate(votes, NOISE)
+        return found.label, found.radius
+
+    label, radius = decided(jnp.array([np.nan]))
+    assert (int(label[0]), float(radius[0])) == (jaxsmooth.ABSTAIN, 0.0)
+    assert float(decided(jnp.zeros(1))[1][0]) > 0.1  # what NaN, which is not above 0, was once taken for
+
+
 def test_a_sum_of_votes_keeps_what_rounding_lost(key, three):
     votes = jaxsmooth.certify(half, NOISE, key, three, n=500).votes
     other = jaxsmooth.count_votes(half, NOISE, jaxsmooth.decision_keys(key)[1], three, n=500, first=500)

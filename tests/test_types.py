@@ -60,10 +60,11 @@ def test_votes_add_up_under_jit_and_over_devices(key, mesh):
     def part(x):
         first = 25 * jax.lax.axis_index("device")
         own = Votes(counts=count_votes(first_features, NOISE, key, x, n=25, first=first), n=25)
-        return jax.lax.psum(own, "device")
+        return replace(own, counts=jax.lax.psum(own.counts, "device"), n=4 * own.n)  # psum leaves n, which is static
 
     spread = jax.jit(jax.shard_map(part, mesh=mesh, in_specs=spec, out_specs=spec))(x)
     np.testing.assert_array_equal(spread.counts, count_votes(first_features, NOISE, key, x, n=100))
+    assert spread.n == 100
     added = jax.jit(lambda a, b: a + b)(votes(), votes(50))
     chex.assert_trees_all_equal(added, votes() + votes(50))
     assert added.n == 150
@@ -80,6 +81,75 @@ def test_votes_with_and_without_selection_do_not_add_up():
     with pytest.raises(ValueError, match="with selection votes and votes without them do not add up"):
         votes() + votes(selection=None)
     assert (votes(selection=None) + votes(selection=None)).selection is None
+
+
+def test_votes_of_other_inputs_do_not_add_up():
+    for other in (votes().counts[:1], votes().counts[:, None], votes().counts[:, :1]):
+        with pytest.raises(ValueError, match=r"votes must be of the same inputs, got selection of shape \(2, 2\) and"):
+            votes() + votes(counts=other, selection=other)
+        with pytest.raises(ValueError, match=r"of the same inputs, got counts of shape \(2, 2\) and"):
+            votes(selection=None) + votes(counts=other, selection=None)
+    # What NumPy would make of them: the votes of one input for the class of every input.
+    assert (votes().counts + votes().counts[:1]).shape == (2, 2)
+
+
+def test_votes_add_up_whatever_holds_them():
+    once = Votes(counts=[[200, 10]], selection=[[20, 1]], n=250)
+    narrow = Votes(counts=np.array([[200, 10]], np.uint8), selection=np.array([[20, 1]], np.uint8), n=250)
+    for one in (once, narrow):
+        twice = one + one
+        np.testing.assert_array_equal(twice.counts, [[400, 20]])
+        np.testing.assert_array_equal(twice.selection, [[40, 2]])
+        assert (twice.n, one.components) == (500, 1)
+        assert certificate(twice, NOISE).label == [0]
+
+
+def test_more_votes_than_32_bits_hold_do_not_add_up():
+    most = Votes(counts=np.array([[2**30, 0]], np.int32), n=2**30)
+    several = replace(most, n=np.array([2**30], np.int32))
+    for one, other in ((most, most), (several, several), (most, several)):
+        with pytest.raises(ValueError, match="votes must add up to at most 1073741824 for each input, got 2147483648"):
+            one + other
+    with pytest.raises(TypeError, match="unsupported operand"):
+        votes() + 3
+
+
+IMPOSSIBLE = {
+    "a sum that wraps around": np.array([[2**31 - 1, 1]], np.int32),
+    "a negative count": np.array([[150, -60]], np.int32),
+    "a count beyond 32 bits": np.array([[100, 2**32 - 96]], np.uint32),
+    "a sum of many that wraps around": np.full((1, 4), 2**30, np.int32),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+@pytest.mark.parametrize("bound", ["cohen", "runner_up"])
+def test_traced_counts_that_no_samples_cast_abstain(name, bound):
+    counts = jnp.asarray(IMPOSSIBLE[name])
+    selection = jnp.zeros_like(counts).at[0, 0].set(9)
+
+    @jax.jit
+    def decided(counts, selection):
+        found = certificate(Votes(counts=counts, selection=selection, n=100), NOISE, bound=bound)
+        return found.label, found.radius, prediction(Votes(counts=counts, n=100)).label
+
+    assert [float(value[0]) for value in decided(counts, selection)] == [ABSTAIN, 0, ABSTAIN]
+    possible = jnp.zeros_like(counts).at[0, 0].set(100)
+    assert [float(value[0]) > 0 for value in decided(possible, selection)] == [False, True, False]
+    assert float(decided(possible, selection)[0][0]) == 0
+
+
+def test_a_traced_n_is_refused_where_the_counts_are_known():
+    with pytest.raises(TypeError, match=r"votes\.n must be one static int under jax\.jit"):
+        jax.jit(lambda n: certificate(replace(votes(), n=n), NOISE).radius)(np.array([100, 100], np.int32))
+
+
+def test_decisions_are_arrays_of_what_the_counts_are():
+    for kind, counts in ((np.ndarray, votes().counts), (jax.Array, jnp.asarray(votes().counts))):
+        found = certificate(votes(counts=counts, selection=counts), NOISE)
+        again = certificate(found.votes, NOISE)
+        for values in (found.label, found.radius, found.p_lower, again.radius, prediction(found.votes).label):
+            assert isinstance(values, kind)
 
 
 def test_a_number_of_samples_for_each_input_adds_up():

@@ -4,18 +4,20 @@ import math
 import subprocess
 import sys
 from functools import partial
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.extend import core
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 
-from jaxsmooth import Gaussian, Laplace, Uniform, count_votes, decision_keys, stream_votes
+from jaxsmooth import Gaussian, Laplace, Uniform, add_noise, count_votes, decision_keys, smooth, stream_votes
 from tests.classifiers import assert_same, first_features, grid_of_features, inputs, one_of_the_grid, scaled_features
 from tests.memory import needs_proc
 from tests.programs import compiled_programs
@@ -300,7 +302,7 @@ def test_stream_votes_shows_progress_when_asked(key, capsys):
 
 
 def test_stream_votes_refuses_traced_values(key):
-    with pytest.raises(TypeError, match="use count_votes under"):
+    with pytest.raises(TypeError, match="stream_votes runs on the host and takes no traced values"):
         jax.jit(lambda x: stream_votes(first_features, NOISES[0], key, x, n=10))(inputs(2))
 
 
@@ -332,3 +334,41 @@ def test_memory_does_not_grow_with_n(driver):
     """All noisy copies at once would take 1,200 MB, and 90 % of them come after the memory is first read."""
     run = subprocess.run([sys.executable, "-c", GROWTH, driver], capture_output=True, check=True)
     assert float(run.stdout) < 50
+
+
+@pytest.mark.parametrize("how", ["count_votes", "add_noise", "smooth"])
+def test_an_array_that_is_written_to_after_the_call_changes_nothing(how, key):
+    """JAX returns before it has read all of a large array, or before a program that reads it in place has run."""
+
+    class Late(NamedTuple):
+        scale: float = 1.0
+
+        norm = 2
+        unit_radius = Gaussian.unit_radius
+
+        def sample(self, key, shape, dtype=jnp.float32):
+            slow = lax.fori_loop(0, 400, lambda _, a: jnp.tanh(a @ a), jnp.full((200, 200), 1e-3))
+            return Gaussian(self.scale).sample(key, shape, dtype) + slow[0, 0] * 0
+
+    def last_features(x):
+        return x[:, -3:]
+
+    def run(x):
+        if how == "add_noise":
+            return add_noise(Late(), key, x)
+        if how == "smooth":
+            return smooth(last_features, Gaussian(1.0), n=2)(key, x)
+        return count_votes(last_features, Gaussian(1.0), key, x, n=2)
+
+    features = 64 if how == "add_noise" else 2**21
+    kept = np.random.default_rng(0).normal(size=(4, features)).astype(np.float32)
+    expected = np.asarray(run(kept))
+    # JAX reads NumPy's memory in place where it is aligned, and else copies it while the caller goes on.
+    memory = np.zeros(kept.size + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4 + (how != "add_noise")
+    x = memory[start : start + kept.size].reshape(kept.shape)
+    x[:] = kept
+    result = run(x)
+    x[:, -3:] = -5 - x[:, -3:]
+    assert_same(result, expected)
+    assert (np.asarray(run(x)) != expected).any()

@@ -13,7 +13,7 @@ from bridges.classifier import SmoothedClassifier, arguments
 from bridges.flax.backend import FlaxBackend
 from bridges.flax.losses import Loss
 from bridges.flax.modules import as_model
-from bridges.inputs import as_shape, input_ids
+from bridges.inputs import as_shape, input_ids, refuse_keywords
 from bridges.smoothing import Voter
 from jaxsmooth import Stream
 from jaxsmooth.arguments import as_integer
@@ -138,7 +138,10 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         """Return a JAX function that compiled code runs, unless a defence or a progress bar needs the host."""
         voter = super()._voter(x, n, batch_size, even=even, verbose=verbose, **kwargs)
         steps = self._preprocessing
-        if verbose or any(kwargs.values()) or not steps.is_affine or steps.postprocessors:
+        training_mode = kwargs.pop("training_mode", False)
+        kwargs.pop("logits", None)  # said by ART's attacks
+        refuse_keywords(kwargs)
+        if verbose or training_mode or not steps.is_affine or steps.postprocessors:
             return voter
         return Voter(self._backend.as_voter(steps.at_predict, x), voter.plan, compiled=True)
 

@@ -202,8 +202,22 @@ def test_bad_calls_are_refused_by_name(framework):
     trainable = framework.smoothed(trainable=True)
     with pytest.raises(TypeError, match="unexpected keyword arguments: nb_epoch"):
         trainable.fit(x, y, nb_epoch=1)
-    with pytest.raises(TypeError, match="unexpected keyword arguments: is_abstian"):
-        classifier.predict(x, is_abstian=True)
+    classifier.predict(x)  # the keywords of a first call might be checked by the test of the network only
+    for typo in (True, False, None):
+        with pytest.raises(TypeError, match="unexpected keyword arguments: is_abstian"):
+            classifier.predict(x, is_abstian=typo)
+        with pytest.raises(TypeError, match="unexpected keyword arguments: alpha"):
+            classifier.certify(x, 100, alpha=typo)
+    for call in (
+        lambda **flags: classifier.certify(x, 100, **flags),
+        lambda **flags: classifier.loss_gradient(x, y, **flags),
+        lambda **flags: classifier.class_gradient(x, **flags),
+        lambda **flags: classifier.compute_loss(x, y, **flags),
+    ):
+        with pytest.raises(TypeError, match="training_mode must be True or False, got 'no'"):
+            call(training_mode="no")
+    with pytest.raises(TypeError, match="sampling must be True or False, got 'no'"):
+        classifier.loss_gradient(x, y, sampling="no")
     for call in (lambda c: c.predict(x), lambda c: c.compute_loss(x, y), lambda c: c.certify(x, 10)):
         with pytest.raises(ValueError, match=r"the model must return \[N, 4\] for nb_classes"):
             call(framework.smoothed(nb_classes=4))

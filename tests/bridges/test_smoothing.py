@@ -204,6 +204,17 @@ def test_bad_settings_are_refused_before_the_class_is_built(changes, error, mess
         smoothed(**changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("sample_size", 2.5), ("output", "x"), ("scale", -1.0), ("alpha", 2.0), ("n0", 0)]
+)
+def test_an_attribute_that_was_set_to_nonsense_is_refused_at_the_next_call(name, value):
+    classifier = smoothed()
+    setattr(classifier, name, value)
+    for call in (lambda: classifier.predict(inputs()), lambda: classifier.certify(inputs(), 100)):
+        with pytest.raises((ValueError, TypeError), match=name):
+            call()
+
+
 def test_bad_calls_are_refused_before_the_hook_is_called():
     classifier = smoothed()
     for n, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
