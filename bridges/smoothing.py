@@ -137,9 +137,11 @@ class RandomizedSmoothingMixin:
         Returns:
             `f64[N, C]` one-hot rows, all zeros on abstention; or what else the instance's `output` says.
         """
+        sample_size = as_integer("sample_size", self.sample_size, 1)  # anyone may set an attribute
+        refuse_unknown("output", self.output, _OUTPUTS)
         abstains = as_flag("is_abstain", kwargs.pop("is_abstain", True))
         x = as_inputs(x, self._input_shape)
-        voter = self._voter(x, self.sample_size, batch_size, even=False, verbose=verbose, **kwargs)
+        voter = self._voter(x, sample_size, batch_size, even=False, verbose=verbose, **kwargs)
         counts = self._count_votes(voter, x, verbose)
         self._predicted = (self._predicted + self.sample_size) % 2**31
         if self.output == "frequencies":
@@ -171,7 +173,7 @@ class RandomizedSmoothingMixin:
         """
         n = as_integer("n", n, 1)
         x = as_inputs(x, self._input_shape)
-        n0 = self.sample_size if self.n0 is None else self.n0
+        n0 = as_integer("n0, or sample_size,", self.sample_size if self.n0 is None else self.n0, 1)
         voter = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
         result = self._certify_by(voter, x, n0, n, verbose)
         return np.asarray(result.label, np.int64), np.asarray(result.radius, np.float64)
@@ -210,8 +212,6 @@ class RandomizedSmoothingMixin:
     def _voter(self, x: np.ndarray, n: int, batch_size: Any, *, even: bool, verbose: bool, **kwargs: Any) -> Voter:
         """Return the classifier for n votes on each input, once it was found to be a function of each row."""
         as_flag("verbose", verbose)  # any voter that is called can show a bar
-        # The settings are attributes, which anyone may set.
-        check_smoothing(self.sample_size, self.scale, self.alpha, self.n0, self.output)
         if batch_size is not None:
             batch_size = as_integer("batch_size", batch_size, 1)
         training_mode = as_flag("training_mode", kwargs.pop("training_mode", False))

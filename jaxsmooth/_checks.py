@@ -79,16 +79,13 @@ def _without_weak_type(leaf: Any) -> ArrayLike:
 
 def as_inputs(x: Any) -> jax.Array:
     """Return inputs `[N, *event]` of a floating dtype as a JAX array, finite unless they are traced."""
-    return to_jax(as_host_inputs(x))
-
-
-def to_jax(array: jax.Array | np.ndarray) -> jax.Array:
-    """Return an array as JAX's. Under jit even NumPy's would be traced: this evaluates it now."""
-    if isinstance(array, jax.Array):
-        return array
-    # A copy, because JAX reads NumPy's memory later, and the caller may have written to it by then.
+    x = as_host_inputs(x)
+    if isinstance(x, jax.Array):
+        return x
+    # Under jit even NumPy's arrays would be traced: this evaluates them now. A copy, because JAX reads NumPy's memory
+    # later, and the caller may have written to it by then.
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(array.copy())
+        return jnp.asarray(x.copy())
 
 
 def as_host_inputs(x: Any) -> jax.Array | np.ndarray:

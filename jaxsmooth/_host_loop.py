@@ -6,6 +6,7 @@ few inputs, so that no number of inputs compiles anything again.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -251,9 +252,9 @@ def _no_votes(step: Step, task: HostTask, batch_size: int) -> np.ndarray:
 def scores_of_first(step: Step, task: HostTask, samples: np.ndarray) -> np.ndarray:
     """Return the scores of one batch of samples of the first input, in the last stream."""
     last = len(task.keys) - 1
-    x, keys, ids = _slots(task, np.zeros(1, int), np.full(1, last), len(samples))
-    slot = _in_batches(np.zeros(len(samples), np.int32), step.most, len(samples), len(x))
-    batch = Batch(x, keys, ids, slot, _in_batches(samples, step.most, len(samples), 0))
+    rows = len(samples)
+    served = np.zeros(1, int), np.full(1, last)
+    batch = _make_batch(task, served, rows, np.zeros(rows, np.int32), samples, (step.most, rows))
     return np.asarray(step.finish(step.start(task.noise, batch, 1), batch)[1])
 
 
@@ -289,29 +290,39 @@ def _cut(
     # Most batches serve few requests. Those few inputs are then all that moves to the device.
     usual = min(batch_size, batch_size // 32 + 2)
     slots = usual if served <= usual else batch_size
-    x, keys, ids = _slots(task, requests.row[window], requests.stream[window], slots)
-    slot = _in_batches(slot, most, batch_size, slots)
-    return window, Batch(x, keys, ids, slot, _in_batches(sample.astype(np.uint32), most, batch_size, 0)), size
+    of_window = requests.row[window], requests.stream[window]
+    return window, _make_batch(task, of_window, slots, slot, sample, (most, batch_size)), size
 
 
-def _slots(
-    task: HostTask, row: np.ndarray, stream: np.ndarray, slots: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return inputs, keys and ids of the slots. Slots beyond the requests are zeros, which no row uses."""
+def _make_batch(
+    task: HostTask,
+    served: tuple[np.ndarray, np.ndarray],
+    slots: int,
+    slot: np.ndarray,
+    sample: np.ndarray,
+    shape: tuple[int, int],
+) -> Batch:
+    """Return batches with padding: slots of zeros that no row uses, and rows that use no slot.
+
+    Args:
+        task: what samples are drawn from.
+        served: row and stream of each request that is served.
+        slots: how many there are, at least as many as requests.
+        slot, sample: of each row.
+        shape: batches, and rows of each.
+    """
+    row, stream = served
     x = np.zeros((slots, *task.x.shape[1:]), task.x.dtype)
     keys = np.zeros((slots, 2), np.uint32)
     ids = np.zeros(slots, np.uint32)
     x[: len(row)] = task.x[row]
     keys[: len(row)] = task.keys[stream]
     ids[: len(row)] = task.ids[row]
-    return x, keys, ids
-
-
-def _in_batches(array: np.ndarray, batches: int, batch_size: int, padding: int) -> np.ndarray:
-    """Return slots or samples as `[batches, batch_size]`, padded."""
-    filled = np.full(batches * batch_size, padding, array.dtype)
-    filled[: len(array)] = array
-    return filled.reshape(batches, batch_size)
+    all_slots = np.full(math.prod(shape), slots, np.int32)
+    all_samples = np.zeros(math.prod(shape), np.uint32)
+    all_slots[: len(slot)] = slot
+    all_samples[: len(sample)] = sample
+    return Batch(x, keys, ids, all_slots.reshape(shape), all_samples.reshape(shape))
 
 
 def _start_called(noise: Noise, batch: Batch, _: int) -> jax.Array:

@@ -25,7 +25,6 @@ from jaxsmooth._host_loop import (
     samples_of_each,
 )
 from jaxsmooth._progress import progress_bar
-from jaxsmooth.bounds import lost_radius
 from jaxsmooth.types import Certificate, Noise, Votes
 
 _BATCHES_OF_A_ROUND = 64  # so that inputs that need few votes do not wait long for one that needs many
@@ -112,7 +111,8 @@ class Sampler(NamedTuple):
             requests = samples_of_each(inputs, n0)
             selection = count_requests(self.step, self.task, requests, self.batch_size, advance)
             counts = np.zeros_like(selection)
-        lost = lost_radius(self.task.noise, self.task.x)
+        noise: Any = self.task.noise
+        lost = noise.lost_radius(self.task.x) if hasattr(noise, "lost_radius") else None
         return Votes(selection=selection, counts=counts, n=np.full(inputs, known, np.int32), lost=lost, rule=rule)
 
     def more(self, votes: Votes, needed: np.ndarray) -> Votes:

@@ -23,7 +23,6 @@ __all__ = [
     "binomial_p_value",
     "clopper_pearson_lower",
     "largest_rival",
-    "lost_radius",
     "lower_bound",
     "lower_bounds",
     "passes_binomial_test",
@@ -172,12 +171,6 @@ def reduced(xp: Any, label: Any, radius: Any, lost: Any) -> tuple[Any, Any]:
     left = xp.where(lost == 0, radius, xp.nextafter(radius - lost, xp.full_like(radius, -np.inf)))
     kept = (label != ABSTAIN) & ((lost == 0) | (left > 0))
     return xp.where(kept, label, ABSTAIN), xp.where(kept, left, np.float32(0))
-
-
-def lost_radius(noise: Noise, x: Any) -> Any:
-    """Return what rounding the inputs takes off each radius, `f32[N]`; None where the noise does not round."""
-    method = getattr(noise, "lost_radius", None)
-    return None if method is None else method(x)
 
 
 def per_input(values: Any, ndim: int) -> Any:

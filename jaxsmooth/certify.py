@@ -3,6 +3,7 @@
 `certify` is CERTIFY of Cohen et al. 2019 (arXiv:1902.02918, section 3.2.2), for many inputs at once.
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,6 @@ from jaxsmooth.bounds import (
     at_label,
     fit_samples,
     largest_rival,
-    lost_radius,
     lower_bound,
     lower_bounds,
     per_input,
@@ -103,8 +103,10 @@ def certify(
         task = as_host_task(noise, key_data(key, DECISION), x, ids)
         with progress_bar("votes", len(task.x) * (n0 + n), progress) if progress else nullcontext() as advance:
             both = count_streams(step, task, n0, n, batch_size, advance)
-    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost_radius(task.noise, task.x))
-    return decide(votes, task.noise, alpha, bound)
+    used: Any = task.noise
+    lost = used.lost_radius(task.x) if hasattr(used, "lost_radius") else None
+    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost)
+    return decide(votes, used, alpha, bound)
 
 
 def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound = "cohen") -> Certificate:
@@ -237,14 +239,16 @@ def refuse_bound(bound: Any, noise: Any) -> None:
 
 def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificate:
     """Decide from checked votes of the rule "fixed": in compiled code from tables, on the host from each count."""
-    alpha = alpha / votes.components  # Bonferroni
-    if any(map(is_traced, jax.tree.leaves((votes, noise)))):
+    alpha = alpha / math.prod(votes.counts.shape[1:-1])  # Bonferroni over components
+    if any(map(is_traced, jax.tree.leaves((votes.counts, votes.selection, votes.lost, votes.n, noise)))):
         if not isinstance(votes.n, int):
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
         label, radius, p_lower = _decide_traced(votes, noise, alpha=alpha, bound=bound)
         return Certificate(label, radius, p_lower, votes)
+    lost = None if votes.lost is None else np.asarray(votes.lost)
+    on_host = replace(votes, counts=np.asarray(votes.counts), selection=np.asarray(votes.selection), lost=lost)
     with np.errstate(over="ignore", invalid="ignore"):
-        label, radius, p_lower = _decide_host(jax.tree.map(np.asarray, votes), noise, alpha, bound)
+        label, radius, p_lower = _decide_host(on_host, noise, alpha, bound)
     if isinstance(votes.counts, jax.Array):
         label, radius, p_lower = jax.device_put((label, radius, p_lower))  # jnp.asarray would compile a program
     return Certificate(label, radius, p_lower, votes)
@@ -296,6 +300,8 @@ def _decide_traced(votes: Votes, noise: Noise, *, alpha: float, bound: Bound) ->
         is_above = high > 0
     radius = scaled_radius(jnp.asarray(noise.scale, jnp.float32), high, low)
     p_lower = jnp.asarray(round_down(bounds))[k]
+    # Traced counts could not be refused: a row of more than n votes abstains.
+    is_above = is_above & fit_samples(votes.counts, votes.n)
     return (*_abstain(jnp, votes, noise, label, radius, is_above), p_lower)
 
 
@@ -314,11 +320,8 @@ def _runner_up_radius(xp: Any, top: Any, rival: Any) -> tuple[Any, Any]:
 
 def _abstain(xp: Any, votes: Votes, noise: Noise, label: Any, radius: Any, is_above: Any) -> tuple[Any, Any]:
     """Return label and radius, abstaining where the bound, the counts or the scale do not support a radius."""
-    # What is traced could not be refused: more than n votes, or a scale that is not positive and finite.
-    n = votes.n if isinstance(votes.n, int) else per_input(votes.n, label.ndim)
-    certified = (
-        is_above & fit_samples(votes.counts, n) & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
-    )
+    # A traced scale that is not positive and finite could not be refused.
+    certified = is_above & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
     label = xp.where(certified, label, ABSTAIN)
     radius = xp.where(certified, radius, np.float32(0))
     if votes.lost is not None:

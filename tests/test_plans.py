@@ -12,7 +12,7 @@ from jaxsmooth import Gaussian, Laplace, Uniform
 from jaxsmooth.plans import edge_probability, expected_votes, make_looks, plan_radii
 from tests.benchmarks.sequential_votes import table
 
-CASES = [(1000, 1e-2), (10_000, 1e-3), (100_000, 1e-3), (100_000, 1e-4)]
+CASES = [(1000, 1e-2), (10_000, 1e-3), (100_000, 1e-3), (10_000, 1e-4)]
 NOISES = [Gaussian(0.5), Laplace(0.5), Uniform(0.5)]
 
 

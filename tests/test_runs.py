@@ -144,11 +144,11 @@ def test_until_is_the_rule_that_holds_at_every_number_of_votes(tmp_path):
         asked.append(result.votes.n)
         return bool((result.radius >= 0.2).all())
 
-    rows, x = run(tmp_path / "a.tsv", mode=Anytime(until, n=2000)), np.array([x for x, _ in examples()])
-    assert max(asked) < 2000
+    rows, x = run(tmp_path / "a.tsv", mode=Anytime(until, n=2048)), np.array([x for x, _ in examples()])
+    assert max(asked) < 2048
     for row, one in zip(rows, x, strict=True):
         results = jaxsmooth.certify_anytime(sign, NOISE, KEY, one[None], ids=[row.idx])
-        result = next(r for r in results if r.votes.n >= 2000 or float(r.radius[0]) >= 0.2)
+        result = next(r for r in results if r.votes.n >= 2048 or float(r.radius[0]) >= 0.2)
         assert (row.predict, row.radius, row.votes) == (int(result.label[0]), float(result.radius[0]), result.votes.n)
     assert {row.settings["mode"] for row in rows} == {"anytime"}
 

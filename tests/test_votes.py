@@ -302,7 +302,7 @@ def test_stream_votes_shows_progress_when_asked(key, capsys):
 
 
 def test_stream_votes_refuses_traced_values(key):
-    with pytest.raises(TypeError, match="stream_votes runs on the host and takes no traced values"):
+    with pytest.raises(TypeError, match="runs on the host and takes no traced values: under jax"):
         jax.jit(lambda x: stream_votes(first_features, NOISES[0], key, x, n=10))(inputs(2))
 
 
