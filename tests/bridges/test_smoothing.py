@@ -210,9 +210,12 @@ def test_bad_settings_are_refused_before_the_class_is_built(changes, error, mess
 def test_an_attribute_that_was_set_to_nonsense_is_refused_at_the_next_call(name, value):
     classifier = smoothed()
     setattr(classifier, name, value)
-    for call in (lambda: classifier.predict(inputs()), lambda: classifier.certify(inputs(), 100)):
-        with pytest.raises((ValueError, TypeError), match=name):
-            call()
+    calls = {"predict": lambda: classifier.predict(inputs()), "certify": lambda: classifier.certify(inputs(), 100)}
+    unused = {"output": "certify", "n0": "predict"}  # a call that has no use for it does not read it
+    for use, call in calls.items():
+        if use != unused.get(name):
+            with pytest.raises((ValueError, TypeError), match=name):
+                call()
 
 
 def test_bad_calls_are_refused_before_the_hook_is_called():
