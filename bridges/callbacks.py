@@ -65,6 +65,10 @@ class BridgedFunction(ABC):
         """Find out what the model does with inputs of this shape and dtype."""
 
     @abstractmethod
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return everything that the model has learnt, by name: a run over a data set tells it by their digest."""
+
+    @abstractmethod
     def forward(self, x: Any) -> Any:
         """Run the model on a tensor that it may not write to or keep."""
 

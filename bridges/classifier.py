@@ -31,7 +31,7 @@ from bridges.layers import activation_loss
 from bridges.preprocessing import Preprocessing, Standardisation
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing, key_of_seed
 from jaxsmooth import Stream
-from jaxsmooth.arguments import as_flag, as_integer, as_scale
+from jaxsmooth.arguments import as_flag, as_integer, as_scale, refuse_unpaired
 
 _STEPS = ("preprocessing_defences", "postprocessing_defences", "preprocessing", "input_shape", "channels_first")
 
@@ -396,7 +396,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         batches = generated_batches(generator)
 
         def epoch() -> Any:
-            for x, y in batches():
+            for place, pair in enumerate(batches()):
+                refuse_unpaired("generator", pair, f"in batch {place}")
+                x, y = pair
                 x_ = as_inputs(x, self._input_shape)
                 yield self._add_training_noise(x_), self._as_targets(y, len(x_))
 

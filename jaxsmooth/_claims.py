@@ -7,12 +7,14 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsmooth._checks import split_callable
 from jaxsmooth.types import Classifier, Noise
 
 _PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
+NOT_IDENTIFIED = "not identified"
 _CLAIMED = ("noise", "norm", "mode", "radii", "precision", "alpha", "n0", "n", "bound", "dtype")
 
 
@@ -23,7 +25,7 @@ def origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
         "norm": noise.norm,
         "noise_arrays": digest(noise_arrays(noise)),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "classifier": digest(split_callable(f)[0]),
+        "classifier": identity(f),
         "versions": {name: version(name) for name in _PACKAGES},
     }
 
@@ -85,6 +87,67 @@ def _value_words(value: Any) -> str:
 def digest(arrays: list[Any]) -> str:
     """Return a digest of arrays: of their dtypes, shapes and content."""
     found = hashlib.sha256()
-    for array in map(np.asarray, arrays):
+    for array in map(_readable, arrays):
         found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
+
+
+def _readable(array: Any) -> np.ndarray:
+    """Return an array, or the data of JAX keys, as NumPy's."""
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(array))
+    return np.asarray(array)
+
+
+def identity(f: Classifier) -> str:
+    """Return a digest of the weights of a classifier, or "not identified" where they cannot be seen.
+
+    They are the arrays in a callable pytree, and what the method `weights()` of the classifier, or of a leaf of it,
+    returns: a mapping from names to arrays. A plain function shows neither.
+
+    Example:
+        >>> from jax.tree_util import Partial
+        >>> identity(lambda x: x), identity(Partial(lambda w, x: w * x, np.ones(3)))
+        ('not identified', 'sha256:...')
+    """
+    arrays, static = split_callable(f)
+    parts = [digest(arrays)] if arrays else []
+    for leaf in static.leaves:
+        own: Callable[[], Mapping[str, Any]] | None = getattr(leaf, "weights", None)
+        if callable(own):
+            weights = own()
+            parts.append(digest([weights[name] for name in weights]) + ",".join(weights))
+    if not parts:
+        return NOT_IDENTIFIED
+    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+
+
+def input_digest(x: np.ndarray) -> int:
+    """Return 63 bits of a digest of an input: of its dtype, shape and content.
+
+    Example:
+        >>> [input_digest(x) == input_digest(np.zeros(3)) for x in (np.zeros(3), np.ones(3))]
+        [True, False]
+    """
+    return int(digest([x])[:16], 16) >> 1
+
+
+def _brief(value: Any) -> str:
+    """Return a value as words, digests and long lists by their beginning."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:24]}..."
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Return what differs between two sets of settings, in words, by name.
+
+    Example:
+        >>> differences({"n": 100_000, "mode": "fixed"}, {"n": 5000, "mode": "fixed"})
+        {'n': '100000 in the file, 5000 now'}
+    """
+    names = [*found, *(name for name in wanted if name not in found)]
+    return {
+        name: f"{_brief(found.get(name))} in the file, {_brief(wanted.get(name))} now"
+        for name in names
+        if found.get(name) != wanted.get(name)
+    }

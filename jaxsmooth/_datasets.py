@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsmooth.arguments import as_array, as_integer
+from jaxsmooth.arguments import as_array, as_integer, refuse_unpaired
 
 
 class Item(NamedTuple):
@@ -31,8 +31,7 @@ class Item(NamedTuple):
             ValueError, TypeError: it is not a pair of an array and a class, or it differs from the other input.
         """
         pair = self.get()
-        if not hasattr(pair, "__len__") or isinstance(pair, (str, bytes)) or len(pair) != 2:
-            raise ValueError(f"data must hold pairs (x, label), got {pair!r} at index {self.idx}")
+        refuse_unpaired("data", pair, f"at index {self.idx}")
         place = f"of input {self.idx} of data"
         x = as_array(f"x {place}", pair[0], "an array", host=True)
         label = as_array(f"the label {place}", pair[1], "a class", host=True)
@@ -73,6 +72,17 @@ def list_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) -
             yield Item(idx, partial(_same, pair))
 
 
+def item_at(data: Any) -> Callable[[int], Item] | None:
+    """Return a function that gives the input of an index, where data can be asked for any at any time.
+
+    Example:
+        >>> item_at([("x", 0), ("y", 1)])(1).get(), item_at(iter([]))
+        (('y', 1), None)
+    """
+    data = _paired(data)
+    return (lambda idx: Item(idx, partial(data.__getitem__, idx))) if _is_indexed(data) else None
+
+
 def count_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) -> int | None:
     """Return how many inputs `list_items` gives, or None where the data have no length.
 
@@ -91,6 +101,8 @@ def count_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) 
 
 def _paired(data: Any) -> Any:
     """Return the data as pairs, from pairs or from two arrays."""
+    if hasattr(data, "iloc"):
+        raise TypeError(f"data must be pairs (x, label) or two arrays, got a {type(data).__name__}: give (x, labels)")
     unusable = isinstance(data, (str, bytes, Mapping)) or not (_is_indexed(data) or hasattr(data, "__iter__"))
     if unusable or len(getattr(data, "shape", (2, 2))) < 2:
         raise TypeError(f"data must be pairs (x, label), indexed or in order, or two arrays, got {data!r}")
@@ -105,7 +117,8 @@ class _Pairs:
     """Inputs and labels side by side."""
 
     def __init__(self, x: Any, y: Any) -> None:
-        self._x, self._y = x, y
+        # A DataFrame is indexed by columns, and a Series by names.
+        self._x, self._y = (np.asarray(part) if hasattr(part, "iloc") else part for part in (x, y))
 
     def __len__(self) -> int:
         return len(self._x)
@@ -115,6 +128,7 @@ class _Pairs:
 
 
 def _is_indexed(data: Any) -> bool:
+    """Return whether data can be asked for any of their pairs at any time."""
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
 

@@ -1,7 +1,7 @@
 """The files of a run: its log, its votes, and those of its shares where several processes took part."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 
 from jaxsmooth.arguments import as_integer
 from jaxsmooth.logs import LogRow
-from jaxsmooth.stores import VoteRow, VoteStore
+from jaxsmooth.stores import VoteHeader, VoteRow, VoteStore, is_torn, refuse_other
 
 
 def as_share(share: Any) -> tuple[int, int]:
@@ -38,11 +38,12 @@ def list_stores(path: Path) -> list[Path]:
     return sorted(found for found in path.parent.glob("*.votes") if name.fullmatch(found.name))
 
 
-def read_share(path: Path, settings: Mapping[str, Any]) -> list[VoteRow]:
+def read_share(path: Path, header: VoteHeader) -> list[VoteRow]:
     """Return what another process has certified under the same settings."""
+    if is_torn(path, header):
+        return []
     found, rows = VoteStore.read(path)
-    if found.settings != settings:
-        raise ValueError(f"{path} was made under other settings: expected {settings}, found {found.settings}")
+    refuse_other(path, found, header)
     return rows
 
 

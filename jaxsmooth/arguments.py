@@ -6,7 +6,7 @@ JAX traces cannot be read, so only its shape and dtype are checked.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "refuse_traced",
     "refuse_uncallable",
     "refuse_unknown",
+    "refuse_unpaired",
 ]
 
 _INT32 = 2**31 - 1
@@ -86,6 +87,8 @@ def as_alpha(value: Any, name: str = "alpha") -> float:
     number = float(number)
     if not 0.0 < number < 1.0:
         raise ValueError(f"{name} must be a number in (0, 1), got {number}")
+    if name == "alpha" and number >= 0.5:
+        raise ValueError(f"alpha is a failure probability, below 0.5, got {number}: did you mean {1 - number:.6g}?")
     return number
 
 
@@ -194,6 +197,26 @@ def refuse_unknown(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a value that is not one of the given words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def refuse_unpaired(name: str, pair: Any, place: str) -> None:
+    """Refuse an item of data that is no pair (x, label), and say what it is.
+
+    Example:
+        >>> refuse_unpaired("data", {"image": 1, "label": 2}, "at index 0")
+        Traceback (most recent call last):
+        ...
+        ValueError: data must hold pairs (x, label), got a dict with the keys image, label at index 0
+    """
+    if isinstance(pair, Mapping):
+        came = f"a {type(pair).__name__} with the keys {', '.join(map(str, pair))}"
+    elif isinstance(pair, (str, bytes)) or not hasattr(pair, "__len__"):
+        came = f"a {type(pair).__name__}"
+    elif len(pair) != 2:
+        came = f"a {type(pair).__name__} of {len(pair)}"
+    else:
+        return
+    raise ValueError(f"{name} must hold pairs (x, label), got {came} {place}")
 
 
 def refuse_traced(name: str, values: Any) -> None:

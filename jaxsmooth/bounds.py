@@ -170,7 +170,7 @@ def reduced(xp: Any, label: Any, radius: Any, lost: Any) -> tuple[Any, Any]:
     # A traced NaN could not be refused. It is not equal to 0, and what it leaves is not above 0.
     left = xp.where(lost == 0, radius, xp.nextafter(radius - lost, xp.full_like(radius, -np.inf)))
     kept = (label != ABSTAIN) & ((lost == 0) | (left > 0))
-    return xp.where(kept, label, ABSTAIN), xp.where(kept, left, np.float32(0))
+    return xp.where(kept, label, ABSTAIN), xp.where(kept, left, xp.zeros_like(left))
 
 
 def per_input(values: Any, ndim: int) -> Any:

@@ -23,7 +23,7 @@ def certified_accuracy(predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike
         float64 of the shape of `radii`.
 
     Raises:
-        ValueError: the three arrays are empty or of different lengths, or radii is NaN.
+        ValueError: the three arrays are empty or of different lengths, classes are no whole numbers, or radii is NaN.
 
     Example:
         >>> certified_accuracy([1, 0, -1, 2], [0.6, 0.2, 0.0, 0.9], [1, 0, 1, 0], [0.0, 0.5, 1.0])
@@ -104,15 +104,26 @@ def abstention_rate(predicted: ArrayLike) -> float:
         >>> abstention_rate([1, 0, -1, 2])
         0.25
     """
-    predicted = as_numbers("predicted", predicted, "a vector of classes")
+    predicted = _as_classes("predicted", predicted)
     if predicted.ndim != 1 or predicted.size == 0:
         raise ValueError(f"predicted must be a vector of at least one class, got shape {predicted.shape}")
     return float((predicted == ABSTAIN).mean())
 
 
+def _as_classes(name: str, value: ArrayLike) -> np.ndarray:
+    """Return classes, or `ABSTAIN`: integers, or floats that are whole. Radii in their place are refused."""
+    classes = as_numbers(name, value, "a vector of classes")
+    if not ((classes == np.floor(classes)) & (classes >= ABSTAIN)).all():
+        raise ValueError(
+            f"{name} must hold classes, whole numbers of at least -1, got values from {classes.min()} to "
+            f"{classes.max()}: the order is predicted, radius, truth"
+        )
+    return classes
+
+
 def _correct(predicted: ArrayLike, truth: ArrayLike, radius: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    predicted = as_numbers("predicted", predicted, "a vector of classes")
-    truth = as_numbers("truth", truth, "a vector of classes")
+    predicted = _as_classes("predicted", predicted)
+    truth = _as_classes("truth", truth)
     radius = as_numbers("radius", radius, "a vector of radii")
     if not (predicted.shape == truth.shape == radius.shape == (predicted.size,)) or predicted.size == 0:
         shapes = f"{predicted.shape}, {radius.shape} and {truth.shape}"

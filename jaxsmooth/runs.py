@@ -1,7 +1,9 @@
 """Certify a whole data set so that a crash loses nothing: what is done is on the disk, and the same call resumes."""
 
+import importlib.util
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,8 +14,8 @@ import jax
 import numpy as np
 
 from jaxsmooth._checks import as_batch_size, as_n, as_noise
-from jaxsmooth._claims import claim, origin
-from jaxsmooth._datasets import Item, count_items, describe, list_items
+from jaxsmooth._claims import NOT_IDENTIFIED, claim, input_digest, origin
+from jaxsmooth._datasets import Item, count_items, describe, item_at, list_items
 from jaxsmooth._host_loop import (
     DECISION,
     Requests,
@@ -26,9 +28,10 @@ from jaxsmooth._host_loop import (
 )
 from jaxsmooth._modes import Mode, Sampler, run
 from jaxsmooth._progress import progress_bar
+from jaxsmooth._resumption import Resumption
 from jaxsmooth._share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
 from jaxsmooth.anytime import Anytime
-from jaxsmooth.arguments import as_alpha, as_integer, as_key, refuse_uncallable
+from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, refuse_uncallable
 from jaxsmooth.certify import Fixed
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.devices import over_devices
@@ -84,7 +87,7 @@ def certify_dataset(
         devices: to run a compiled f on, each with a batch of its own; all of this process by default.
         share: which part of the inputs to certify, (index, count); by default that of this process among all of JAX's.
         check: first test f as `check_classifier` does, and the noise as `noise_report` does, into `<path>.noise`.
-        verbose: show a bar (needs tqdm, the extra `progress`).
+        verbose: show a bar, if tqdm is installed (the extra `progress`).
 
     Returns:
         The rows of the log for the inputs of this share, in the order of their indices.
@@ -114,6 +117,7 @@ def certify_dataset(
         selects=True,
         n=mode.n,
         group=_group_of(mode, voter.batch_size),
+        is_settled=partial(_is_settled, mode) if isinstance(mode, Anytime) and mode.until is not None else None,
     )
     if isinstance(mode, Anytime) and group not in (None, 1):
         raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
@@ -199,6 +203,7 @@ class _Job(NamedTuple):
         settings: what must not change within a run, in a form that JSON can hold.
         rule: how the votes are drawn: see `Votes.rule`.
         selects: whether selection votes choose the class.
+        is_settled: whether a stored row needs no more votes; None where every row is like that.
         n: most votes of an input.
         group: how many inputs to certify together, by default.
     """
@@ -211,6 +216,7 @@ class _Job(NamedTuple):
     selects: bool
     n: int
     group: int
+    is_settled: Callable[[VoteRow], bool] | None = None
 
 
 class _Voter(NamedTuple):
@@ -275,6 +281,17 @@ def _settings_of(mode: Mode) -> dict[str, Any]:
     return {"mode": mode.name, **settings}
 
 
+def _is_settled(mode: Anytime, row: VoteRow) -> bool:
+    """Return whether the condition holds for a stored row, or it has all votes that there are."""
+    if row.n >= mode.n or mode.until is None:
+        return True
+    lost = None if math.isnan(row.lost) else np.array([row.lost], np.float32)
+    votes = Votes(selection=row.selection[None], counts=row.counts[None], n=row.n, lost=lost, rule=mode.rule)
+    label = np.array([row.predict], np.int32)
+    radius = np.array([row.radius], np.float32)
+    return bool(mode.until(Certificate(label, radius, np.array([row.p_lower], np.float32), votes)))
+
+
 def _group_of(mode: Mode, batch_size: int) -> int:
     """Return how many inputs to certify together: modes that stop early fill batches from many."""
     if isinstance(mode, Anytime):
@@ -322,11 +339,13 @@ class _Inputs(NamedTuple):
         items: in order.
         total: how many they are; None where the data have no length.
         share: which part of the inputs they are: an index and a count.
+        at: loads any input, also of another share, where the data are indexed; else None.
     """
 
     items: Iterator[Item]
     total: int | None
     share: tuple[int, int]
+    at: Callable[[int], Item] | None
 
 
 def _as_inputs(data: Any, skip: Any, most: Any, share: Any) -> _Inputs:
@@ -334,7 +353,7 @@ def _as_inputs(data: Any, skip: Any, most: Any, share: Any) -> _Inputs:
     skip = as_integer("skip", skip, 1)
     most = None if most is None else as_integer("most", most, 0)
     part = as_share(share)
-    return _Inputs(list_items(data, skip, most, part), count_items(data, skip, most, part), part)
+    return _Inputs(list_items(data, skip, most, part), count_items(data, skip, most, part), part, item_at(data))
 
 
 class _Request(NamedTuple):
@@ -360,8 +379,16 @@ class _Request(NamedTuple):
 def _as_request(inputs: _Inputs, path: str | Path, group: Any, check: bool, verbose: bool) -> _Request:
     """Check what a run is asked for."""
     group = None if group is None else as_integer("group", group, 1)
-    own = share_path(Path(path), *inputs.share)
-    return _Request(inputs, Path(path), own, group, check and not own.exists(), verbose)
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"path must be that of a log file, got the directory {path}")
+    if path.suffix == ".votes":
+        raise ValueError(f"path must be that of the log, got {path}: the votes go to <log>.votes")
+    own = share_path(path, *inputs.share)
+    check = as_flag("check", check) and not own.exists()
+    # The bar is a convenience of the default: without tqdm the run goes on without it.
+    verbose = as_flag("verbose", verbose) and importlib.util.find_spec("tqdm") is not None
+    return _Request(inputs, path, own, group, check, verbose)
 
 
 class _Progress(NamedTuple):
@@ -391,26 +418,42 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
         if not own.exists():
             write_log(own, [])
         return []
+    items = itertools.chain([first], items)
     x, _ = first.load()
     like = describe(x)
     settings = {**job.settings, **like}
     words = claim(settings)
     # Everything that can be refused is refused before a file is touched.
-    if path.exists() and not list_stores(path):
+    if path.exists() and not list_stores(path) and path.read_text("utf-8", "replace").strip() not in ("", HEADER):
         raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
     report = job.examine(x[None], np.array([first.idx])) if request.check else None
+    # The votes of the first input show how many classes there are, and whether f can be called at all.
+    selection = job.select(x[None], np.array([first.idx]))[0]
+    if selection.ndim > 1:
+        raise ValueError(
+            f"f must return scores [B, K], got components of shape {selection.shape[:-1]}: a log has one class for "
+            "each input. certify and the like certify components"
+        )
+    classes = len(selection)
+    header = VoteHeader(settings, selection.shape, job.rule, job.selects)
+    # What another process or an earlier call certified under the same settings is not certified again.
+    files = [read_share(other, header) for other in list_stores(path)]
+    done = {row.idx: row for rows in files for row in rows}
+    resumption = Resumption(files, job.select, settings["classifier"] != NOT_IDENTIFIED, job.is_settled, like)
+    items = resumption.compared(items, request.inputs.at)
     progress = _Progress()
     wanted: list[VoteRow] = []
-    with _open(job, settings, own, first.idx, x) as store:
+    own.parent.mkdir(parents=True, exist_ok=True)
+    with VoteStore(votes_path(own), header) as store:
+        done |= {row.idx: row for row in store.rows}  # another process may have written until the lock was taken
+        _begin_log(own, store, words)
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
-        # Inputs that another process or an earlier call certified under the same settings are not certified again.
-        done = {row.idx: row for other in list_stores(path) for row in read_share(other, settings)}
         with progress_bar("inputs", request.inputs.total, request.verbose) as advance:
-            for batch in _batches(itertools.chain([first], items), request.group or job.group):
+            for batch in _batches(items, request.group or job.group):
                 undone = [item for item in batch if item.idx not in done]
                 if undone:
-                    rows = _certified(job, undone, like)
+                    rows = _certified(job, undone, like, classes)
                     # The votes go to the disk first. What a crash leaves out of the log is written from them.
                     for row in rows:
                         store.append(row)
@@ -425,9 +468,12 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
     return in_order(wanted, words)
 
 
-def _certified(job: _Job, batch: list[Item], like: dict[str, Any]) -> list[VoteRow]:
+def _certified(job: _Job, batch: list[Item], like: dict[str, Any], classes: int) -> list[VoteRow]:
     """Certify a group of inputs."""
     pairs = [item.load(like) for item in batch]
+    for item, (_, truth) in zip(batch, pairs, strict=True):
+        if truth >= classes:
+            raise ValueError(f"the label of input {item.idx} must be a class below {classes}, which f has, got {truth}")
     ids = np.array([item.idx for item in batch])
     began = time.perf_counter()
     found = job.certify(np.stack([x for x, _ in pairs]), ids)
@@ -446,37 +492,20 @@ def _certified(job: _Job, batch: list[Item], like: dict[str, Any]) -> list[VoteR
             seconds=seconds,
             n=int(n[i]),
             lost=float(lost[i]),
+            input=input_digest(x),
             selection=np.asarray(votes.selection[i]),
             counts=np.asarray(votes.counts[i]),
         )
-        for i, (item, (_, truth)) in enumerate(zip(batch, pairs, strict=True))
+        for i, (item, (x, truth)) in enumerate(zip(batch, pairs, strict=True))
     ]
 
 
-def _open(job: _Job, settings: dict[str, Any], path: Path, idx: int, x: np.ndarray) -> VoteStore:
-    """Open the store, once the first input gets the same selection votes as before, and write the log from it."""
-    # A digest tells arrays apart, but not functions: so the first input votes again.
-    selection = job.select(x[None], np.array([idx]))[0]
-    if selection.ndim > 1:
-        raise ValueError(
-            f"f must return scores [B, K], got components of shape {selection.shape[:-1]}: a log has one class for "
-            "each input. certify and the like certify components"
-        )
-    votes = votes_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = VoteStore(votes, VoteHeader(settings, selection.shape, job.rule, job.selects))
-    before = next((row for row in store.rows if row.idx == idx), None)
-    if before is not None and not np.array_equal(before.selection, selection):
-        store.close()
-        raise ValueError(
-            f"{votes} is of another classifier, data set or machine: input {idx} got selection votes "
-            f"{before.selection.tolist()}, and now {selection.tolist()}"
-        )
+def _begin_log(path: Path, store: VoteStore, words: str) -> None:
+    """Write the log from the votes on the disk: a crash may have left lines out."""
     if store.rows:
-        write_log(path, [log_row(row, claim(settings)) for row in store.rows])
+        write_log(path, [log_row(row, words) for row in store.rows])
     else:
         path.write_text(HEADER + "\n", encoding="utf-8")
-    return store
 
 
 def _write_report(path: Path, report: NoiseReport) -> None:

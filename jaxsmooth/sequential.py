@@ -75,8 +75,9 @@ def certify_radii(
         progress: show a bar (needs tqdm, the extra `progress`).
 
     Returns:
-        A `Certificate` whose votes are of the rule "grid": `votes.n` says how many each input took. `state.is_settled`
-        tells which inputs need no more. With several components, all radii of an input hold together.
+        A `Certificate` whose votes are of the rule "grid". `radius` is `f64`, one of the given radii. `votes.n` says
+        how many votes each input took, and `state.is_settled` which inputs need no more. With several components, all
+        radii of an input hold together.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the state is of other arguments.
@@ -88,7 +89,7 @@ def certify_radii(
         >>> x = jnp.array([[1.0, 5.0], [0.3, 0.0], [0.0, 0.0]])
         >>> result = certify_radii(f, Gaussian(0.5), jax.random.key(0), x, [0.25, 0.5, 0.75])
         >>> result.label, result.radius, int(result.votes.n.sum()) < 10_000
-        (array([ 0,  0, -1], dtype=int32), array([0.75, 0.25, 0.  ], dtype=float32), True)
+        (array([ 0,  0, -1], dtype=int32), array([0.75, 0.25, 0.  ]), True)
     """
     alpha = as_alpha(alpha)
     most = math.inf if most_votes is None else as_integer("most_votes", most_votes, 1, 2**62)
@@ -163,7 +164,8 @@ class Grid:
     def certificate(self, plan: RadiiPlan, state: "GridState") -> Certificate:
         """Return the largest radius certified. Its edge is the lower bound on the probability."""
         # `certified` counts radii from the smallest, so it is the place of the largest one. Place 0 is an abstention.
-        radius = np.concatenate([[0.0], round_down(plan.radii)]).astype(np.float32)[state.certified]
+        # In float64, as they were given: float32 has no 0.4, and what is certified at 0.4 is to count there.
+        radius = np.concatenate([[0.0], plan.radii])[state.certified]
         p_lower = np.concatenate([[0.0], round_down(plan.edges)]).astype(np.float32)[state.certified]
         label = np.where(state.certified > 0, state.label, ABSTAIN).astype(np.int32)
         label, radius = reduced(np, label, radius, state.votes.lost)

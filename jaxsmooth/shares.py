@@ -5,7 +5,7 @@ from pathlib import Path
 from jaxsmooth._claims import claim
 from jaxsmooth._share_files import in_order, list_stores
 from jaxsmooth.logs import LogRow, write_log
-from jaxsmooth.stores import VoteRow, VoteStore
+from jaxsmooth.stores import VoteRow, VoteStore, refuse_other
 
 __all__ = ["merge_shares"]
 
@@ -44,15 +44,18 @@ def merge_shares(path: str | Path) -> list[LogRow]:
         raise ValueError(f"there is no file of votes of {path}: expected {path.name}.votes or those of its shares")
     first = next(iter(found))
     done: dict[int, VoteRow] = {}
-    settings = found[first][0].settings
     for store, (header, rows) in found.items():
-        if header.settings != settings:
-            raise ValueError(f"{store} was made under other settings than {first}: {header.settings}, {settings}")
+        refuse_other(store, header, found[first][0])
         for row in rows:
             # Two processes may have certified the same input, after a crash. They must agree.
             other = done.setdefault(row.idx, row)
-            if (other.predict, other.radius) != (row.predict, row.radius):
+            if (other.predict, other.radius, other.input, other.label) != (
+                row.predict,
+                row.radius,
+                row.input,
+                row.label,
+            ):
                 raise ValueError(f"{store} certifies input {row.idx} otherwise than another file of {path}")
-    merged = in_order(done.values(), claim(settings))
+    merged = in_order(done.values(), claim(found[first][0].settings))
     write_log(path, merged)
     return merged

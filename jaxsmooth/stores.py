@@ -1,12 +1,15 @@
 """A file of votes that survives a crash: one header, then one record of fixed size for each input.
 
 Header and records have checksums. A record is written by one call and synced to the disk before it counts. What a crash
-left of a last record is cut off. Anything else that is not as it was written is an error, and the file stays as it was.
+left of a last record is cut off. A record that is damaged otherwise costs that record and those after it: what is whole
+before it stays readable, and a run that goes on keeps a copy of the damaged file. One process writes at a time.
 """
 
 import json
 import math
 import os
+import shutil
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsmooth._claims import differences
+from jaxsmooth._locks import FileLock
 from jaxsmooth.types import Certificate, Votes
 
 __all__ = ["StoredRun", "VoteHeader", "VoteRow", "VoteStore", "read_votes"]
 
-_MAGIC = b"jaxsmooth votes 3\n"
+_MAGIC = b"jaxsmooth votes 4\n"
 
 
 class StoredRun(NamedTuple):
@@ -74,6 +79,7 @@ class VoteRow(NamedTuple):
         seconds: time that the certificate took.
         n: number of estimation samples.
         lost: what rounding the input took off the radius; NaN where the noise does not round.
+        input: 63 bits of a digest of the input, so that another input is told from it.
         selection: `i32[*components, K]`, the selection votes.
         counts: `i32[*components, K]`, the estimation votes.
     """
@@ -86,6 +92,7 @@ class VoteRow(NamedTuple):
     seconds: float
     n: int
     lost: float
+    input: int
     selection: np.ndarray
     counts: np.ndarray
 
@@ -98,14 +105,14 @@ class VoteStore:
         header: what must be the same for all records.
 
     Raises:
-        ValueError: the file has another header, is no such file, or is damaged elsewhere than at its end.
+        ValueError: the file has another header, or is no such file. BlockingIOError: another process writes to it.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run.votes"
         >>> votes = np.array([9, 1], np.int32)
         >>> with VoteStore(path, VoteHeader({"sigma": 0.5}, row=(2,))) as store:
-        ...     store.append(VoteRow(0, 1, 0, 0.25, 0.6, 0.1, 10, math.nan, votes, votes))
+        ...     store.append(VoteRow(0, 1, 0, 0.25, 0.6, 0.1, 10, math.nan, 0, votes, votes))
         >>> run = read_votes(path)
         >>> run.settings, run.votes.counts, run.votes.n
         ({'sigma': 0.5}, array([[9, 1]], dtype=int32), 10)
@@ -114,14 +121,25 @@ class VoteStore:
     def __init__(self, path: str | Path, header: VoteHeader) -> None:
         self.path = Path(path)
         self._type = _record_type(header.row)
+        self._lock = FileLock(self.path)
+        try:
+            self._open(header)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, header: VoteHeader) -> None:
         data = _header_bytes(header)
         # A header that a crash tore is written again; any other header must be the same.
-        if not self.path.exists() or _is_torn_header(self.path, data):
+        if not self.path.exists() or is_torn(self.path, header):
             _write_whole(self.path, data)
-        found, self.rows, end = _read(self.path)
-        if found != data:
-            raise ValueError(
-                f"{self.path} was made under other settings: expected {_as_header(data)}, found {_as_header(found)}"
+        found, self.rows, end, damage = _read(self.path)
+        refuse_other(self.path, _as_header(found), _as_header(data))
+        if damage:
+            kept = self.path.with_name(self.path.name + ".damaged")
+            shutil.copyfile(self.path, kept)
+            warnings.warn(
+                f"{damage}; it is kept as {kept.name}, and the run goes on from record {len(self.rows)}", stacklevel=5
             )
         # Opened last: until here the file is as it was.
         self._file = self.path.open("r+b", buffering=0)
@@ -133,10 +151,14 @@ class VoteStore:
     def read(path: str | Path) -> tuple[VoteHeader, list[VoteRow]]:
         """Return the header and the whole records of a file, which stays as it is.
 
+        A damaged record, and those after it, are left out with a warning.
+
         Raises:
-            ValueError: as the constructor.
+            ValueError: it is no such file.
         """
-        header, rows, _ = _read(Path(path))
+        header, rows, _, damage = _read(Path(path))
+        if damage:
+            warnings.warn(f"{damage}; those before it are whole", stacklevel=3)
         return _as_header(header), rows
 
     def append(self, row: VoteRow) -> None:
@@ -164,8 +186,9 @@ class VoteStore:
         self.rows.append(row)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let others write to it."""
         self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> "VoteStore":
         """Return the store, to be closed at the end of the block."""
@@ -186,8 +209,10 @@ def read_votes(path: str | Path) -> StoredRun:
     Args:
         path: of the file, `<log>.votes`.
 
+    A damaged record, and those after it, are left out with a warning.
+
     Raises:
-        ValueError: it is no such file, or it is damaged elsewhere than at its end.
+        ValueError: it is no such file.
 
     Example:
         >>> import jax, tempfile
@@ -218,7 +243,8 @@ def read_votes(path: str | Path) -> StoredRun:
         lost=None if np.isnan(lost).all() else lost,
         rule=header.rule,
     )
-    decided = column("predict", np.int32), column("radius", np.float32), column("p_lower", np.float32)
+    radius = column("radius", np.float64 if header.rule == "grid" else np.float32)
+    decided = column("predict", np.int32), radius, column("p_lower", np.float32)
     idx = column("idx", np.int64)
     truth = column("label", np.int64)
     seconds = column("seconds", np.float64)
@@ -226,8 +252,8 @@ def read_votes(path: str | Path) -> StoredRun:
 
 
 def _record_type(row: tuple[int, ...]) -> np.dtype[Any]:
-    numbers = [("idx", "<i8"), ("label", "<i8"), ("predict", "<i8"), ("radius", "<f4"), ("p_lower", "<f4")]
-    more = [("seconds", "<f8"), ("n", "<i8"), ("lost", "<f4")]
+    numbers = [("idx", "<i8"), ("label", "<i8"), ("predict", "<i8"), ("radius", "<f8"), ("p_lower", "<f4")]
+    more = [("seconds", "<f8"), ("n", "<i8"), ("lost", "<f4"), ("input", "<i8")]
     votes = [("selection", "<i4", row), ("counts", "<i4", row), ("checksum", "<u4")]
     return np.dtype([*numbers, *more, *votes])
 
@@ -253,10 +279,11 @@ def _as_header(data: bytes) -> VoteHeader:
     return VoteHeader(fields["settings"], row, fields["rule"], fields["selects"])
 
 
-def _is_torn_header(path: Path, header: bytes) -> bool:
-    """Return whether a crash left the file with only a part of the header."""
-    data = path.read_bytes() if path.stat().st_size < len(header) else header
-    return header.startswith(data) and len(data) < len(header)
+def is_torn(path: Path, header: VoteHeader) -> bool:
+    """Return whether a crash left the file with only a part of this header."""
+    whole = _header_bytes(header)
+    data = path.read_bytes() if path.stat().st_size < len(whole) else whole
+    return whole.startswith(data) and len(data) < len(whole)
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -269,25 +296,50 @@ def _write_whole(path: Path, data: bytes) -> None:
     draft.replace(path)
 
 
-def _read(path: Path) -> tuple[bytes, list[VoteRow], int]:
-    """Return the header, the whole records and where they end."""
+def refuse_other(path: Path, found: VoteHeader, wanted: VoteHeader) -> None:
+    """Refuse a file that was made under other settings, and say which ones. Newer packages of some kinds are a warning.
+
+    Votes cannot depend on NumPy or SciPy: XLA draws and counts. Bounds come from SciPy, and are decided in each run.
+    """
+    harmless, wrong = list[str](), list[str]()
+    for name, words in differences(_flat(found), _flat(wanted)).items():
+        (harmless if name in ("versions.numpy", "versions.scipy") else wrong).append(f"{name}: {words}")
+    if wrong:
+        raise ValueError(f"{path} was made under other settings: {'; '.join(wrong)}")
+    if harmless:
+        warnings.warn(f"{path}: {'; '.join(harmless)}. Votes do not depend on it", stacklevel=6)
+
+
+def _flat(header: VoteHeader) -> dict[str, Any]:
+    """Return all that must be the same, by name."""
+    settings = dict(header.settings)
+    versions = settings.pop("versions", {})
+    rest = {"classes": list(header.row), "rule": header.rule, "selects": header.selects}
+    return {**settings, **{f"versions.{name}": value for name, value in versions.items()}, **rest}
+
+
+def _read(path: Path) -> tuple[bytes, list[VoteRow], int, str]:
+    """Return the header, the whole records, where they end, and what is damaged after them."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory: the votes of a log are beside it, in <log>.votes")
     data = path.read_bytes()
     end = data.find(b"\n", len(_MAGIC)) + 1
     if not data.startswith(_MAGIC) or end == 0:
         raise ValueError(f"{path} is no file of votes of jaxsmooth, or one of another version")
     try:
         kind = _record_type(_as_header(data[:end]).row)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError, MemoryError) as error:
         raise ValueError(f"{path} has a damaged header: {error}") from None
     records = np.frombuffer(data, kind, (len(data) - end) // kind.itemsize, end)
     rows: list[VoteRow] = []
+    damage = ""
     for place, record in enumerate(records):
         if zlib.crc32(record.tobytes()[:-4]) != record["checksum"]:
-            if place == len(records) - 1:  # torn by a crash
-                return data[:end], rows, end + place * kind.itemsize
-            raise ValueError(f"{path} is damaged in record {place} of {len(records)}: nothing was changed")
+            if place < len(records) - 1:  # the last one was torn by a crash, as is expected
+                damage = f"{path} is damaged in record {place} of {len(records)}"
+            break
         rows.append(_row(record))
-    return data[:end], rows, end + len(records) * kind.itemsize
+    return data[:end], rows, end + len(rows) * kind.itemsize, damage
 
 
 def _row(record: Any) -> VoteRow:

@@ -141,7 +141,7 @@ class Certificate:
     Attributes:
         label: `i32[N, *components]`, the certified class, or `ABSTAIN`.
         radius: `f32[N, *components]`, the certified radius in the units of `x` and the norm of the noise, 0 on
-            abstention. It is rounded down.
+            abstention. It is rounded down. `f64` from `certify_radii`, whose radii are those that were given.
         p_lower: `f32[N, *components]`, the lower confidence bound on the probability of the selected class, rounded
             down.
         votes: the votes that this was decided from; `votes.n` says how many were drawn.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 from jax.tree_util import Partial
 
@@ -191,7 +192,7 @@ def test_a_finished_run_calls_the_classifier_with_one_batch_only(tmp_path):
 
     before = (tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()
     run(tmp_path / "a.tsv", f=counted, compiled=False)
-    assert calls == [256]
+    assert calls == [256] * 3  # the votes of the first input, then of the four whose votes were closest
     assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.tsv.votes").read_bytes()) == before
 
 
@@ -208,8 +209,16 @@ def scaled(weight):
         ({"mode": Grid([0.1], n=500)}, "was made under other settings"),
         ({"noise": Gaussian(0.25)}, "was made under other settings"),
         ({"f": scaled(1.0)}, "was made under other settings"),
-        ({"f": lambda x: -sign(x)}, "is of another classifier"),
-        ({"data": [(x + 1, label) for x, label in examples()]}, "is of another classifier"),
+        ({"f": lambda x: -sign(x)}, "f must be the classifier of the run"),
+        (
+            {"data": [(x + 1, label) for x, label in examples()]},
+            "data must be those of the run: input 0 is another one",
+        ),
+        (
+            {"data": [*examples()[:2], (examples()[2][0] + 1, examples()[2][1]), *examples()[3:]]},
+            "input 2 is another one",
+        ),
+        ({"data": [*examples()[:3], (examples()[3][0], 7)]}, "the label of input 3 is . in the file, 7 now"),
         ({"data": [(x.astype(np.float16), label) for x, label in examples()]}, "was made under other settings"),
     ],
 )
@@ -463,3 +472,111 @@ def test_votes_of_a_run_within_a_precision_are_decided_again(tmp_path):
         np.testing.assert_array_equal(getattr(again, name), getattr(found.certificate, name))
     looser = certificate(found.votes, NOISE, alpha=0.05)
     assert (np.asarray(looser.radius) >= np.asarray(again.radius)).all()
+
+
+def of_weights(weight):
+    return Partial(lambda w, x: jnp.stack([x[:, 0] + w, -x[:, 0]], axis=1), jnp.float32(weight))
+
+
+class Seen:
+    """A classifier that is called, and shows its weights."""
+
+    def __init__(self, weight):
+        self.weight = np.float32(weight)
+
+    def __call__(self, x):
+        return np.asarray(of_weights(self.weight)(x))
+
+    def weights(self):
+        return {"weight": self.weight}
+
+
+def far_from_the_edge(number=6):
+    """Inputs on which two classifiers that hardly differ get the same votes."""
+    return [(np.array([5.0 + i, 0, 0, 0], np.float32), 0) for i in range(number)]
+
+
+@pytest.mark.parametrize("made", [of_weights, Seen], ids=["pytree", "weights()"])
+def test_another_checkpoint_is_refused_though_its_votes_are_the_same(tmp_path, made):
+    path, changes = tmp_path / "a.tsv", {"data": far_from_the_edge(), "compiled": made is not Seen}
+    rows = run(path, f=made(0.0), most=3, **changes)
+    before = path.read_bytes(), path.with_name("a.tsv.votes").read_bytes()
+    with pytest.raises(ValueError, match=r"other settings: classifier: sha256:.* in the file, sha256:.* now"):
+        run(path, f=made(0.01), **changes)
+    assert (path.read_bytes(), path.with_name("a.tsv.votes").read_bytes()) == before
+    assert run(path, f=made(0.0), **changes)[:3] == rows
+    # The same votes: without the digest nothing would tell them apart.
+    other = run(tmp_path / "b.tsv", f=made(0.01), **changes)
+    assert [row.radius for row in other[:3]] == [row.radius for row in rows]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_classifier_that_shows_nothing_votes_again_where_it_is_told_best(tmp_path, listed):
+    path = tmp_path / "a.tsv"
+    close = (np.array([0.01, 0, 0, 0], np.float32), 0)
+    pairs = [*far_from_the_edge(3), close, *far_from_the_edge(3)]
+    data = (lambda: pairs) if listed else (lambda: iter(pairs))
+    run(path, f=lambda x: of_weights(0.0)(x), data=data(), most=5)
+    assert jaxsmooth.read_votes(f"{path}.votes").settings["classifier"] == "not identified"
+    with pytest.raises(ValueError, match="f must be the classifier of the run, on such a machine: input 3 got"):
+        run(path, f=lambda x: of_weights(0.3)(x), data=data())
+    assert len(run(path, f=lambda x: of_weights(0.0)(x), data=data())) == 7
+
+
+def test_another_condition_is_refused(tmp_path):
+    path = tmp_path / "a.tsv"
+    run(path, mode=Anytime(lambda result: bool(result.radius[0] > 0.05), n=4096), most=4)
+    with pytest.raises(
+        ValueError, match=r"mode must be that of the run: input \d has \d+ votes in the file, where `until`"
+    ):
+        run(path, mode=Anytime(lambda result: bool(result.radius[0] > 0.25), n=4096))
+    run(path, mode=Anytime(lambda result: bool(result.radius[0] > 0.05), n=4096))
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"the label of input 1 must be a class below \d, which f has, got 9"):
+        run(tmp_path / "a.tsv", data=[examples()[0], (examples()[1][0], 9)])
+
+
+def test_data_frames_are_taken_by_rows(tmp_path):
+    x, y = np.stack([x for x, _ in examples()]), np.array([label for _, label in examples()])
+    frame, series = pandas.DataFrame(x), pandas.Series(y, index=[f"row {i}" for i in range(len(y))])
+    rows = run(tmp_path / "a.tsv", data=(frame, series))
+    assert [row._replace(seconds=0) for row in rows] == [row._replace(seconds=0) for row in run(tmp_path / "b.tsv")]
+    with pytest.raises(TypeError, match=r"data must be pairs \(x, label\) or two arrays, got a DataFrame"):
+        run(tmp_path / "c.tsv", data=frame)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"image": 0, "label": 1}, "got a dict with the keys image, label at index 0"),
+        ((0, 1, 2), "got a tuple of 3 at index 0"),
+        (7, "got a int at index 0"),
+    ],
+)
+def test_items_that_are_no_pairs_are_named(tmp_path, item, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "a.tsv", data=[item])
+
+
+def test_a_run_goes_on_without_a_bar_where_tqdm_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "tqdm" else object())
+    assert len(run(tmp_path / "a.tsv", verbose=True)) == len(examples())
+    assert capsys.readouterr().err == ""
+
+
+def test_a_path_that_is_no_log_is_called_what_it_is(tmp_path):
+    with pytest.raises(ValueError, match="path must be that of a log file, got the directory"):
+        run(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"path must be that of the log, got .*a\.tsv\.votes: the votes go to <log>\.votes"
+    ):
+        run(tmp_path / "a.tsv.votes")
+    with pytest.raises(ValueError, match="is a directory: the votes of a log are beside it"):
+        jaxsmooth.read_votes(tmp_path)
+
+
+def test_an_empty_run_can_go_on(tmp_path):
+    assert run(tmp_path / "a.tsv", most=0) == []
+    assert len(run(tmp_path / "a.tsv")) == len(examples())

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxsmooth import Fixed, certify_dataset, merge_shares, read_log, read_votes
+from jaxsmooth import Fixed, Gaussian, certify_dataset, merge_shares, read_log, read_votes
 from jaxsmooth.stores import VoteStore
 from tests.shared_run import KEY, NOISE, N, examples
 
@@ -116,3 +119,28 @@ def test_files_of_another_run_are_not_taken_for_shares(tmp_path):
     assert len(merge_shares(tmp_path / "run.tsv")) == 13
     with pytest.raises(ValueError, match="there is no file of votes of"):
         merge_shares(tmp_path / "none.tsv")
+
+
+@pytest.mark.parametrize("share", [None, (1, 2)])
+def test_a_share_of_another_classifier_is_refused(tmp_path, share):
+    """Neither shows its weights, and both are right about most inputs: those with the closest votes tell them apart."""
+    path, (x, y) = tmp_path / "run.tsv", close_and_far()
+
+    def run(bias, share):
+        def f(x):
+            return jnp.stack([x[:, 0] + bias, -x[:, 0]], axis=1)
+
+        mode = Fixed(n0=50, n=200)
+        return certify_dataset(f, Gaussian(0.5), jax.random.key(0), (x, y), path, mode=mode, share=share, verbose=False)
+
+    run(0.3, (0, 2))
+    with pytest.raises(ValueError, match="f must be the classifier of the run, on such a machine: input 4 got"):
+        run(0.0, share)
+    assert len(run(0.3, share)) == (len(x) if share is None else len(x) // 2)
+
+
+def close_and_far():
+    """Inputs far from the edge, but for one."""
+    x = np.full((12, 3), 5, np.float32)
+    x[4] = 0.01
+    return x, np.zeros(12, int)

@@ -4,6 +4,8 @@ import errno
 import io
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ HEADER = VoteHeader(SETTINGS, (3,))
 def row(idx, votes=(2, 3)):
     votes = np.array([idx, *votes], np.int32)
     radius, p_lower = (float(np.float32(value) * np.float32(idx)) for value in (0.1, 0.01))
-    return VoteRow(idx, idx % 3, -1, radius, p_lower, 0.25, 100 + idx, 0.5, votes, 2 * votes)
+    return VoteRow(idx, idx % 3, -1, radius, p_lower, 0.25, 100 + idx, 0.5, 2**62 + idx, votes, 2 * votes)
 
 
 def filled(path, number=5, header=HEADER):
@@ -29,7 +31,7 @@ def filled(path, number=5, header=HEADER):
 
 
 def same(rows, number):
-    assert [r[:8] for r in rows] == [row(idx)[:8] for idx in range(number)]
+    assert [r[:9] for r in rows] == [row(idx)[:9] for idx in range(number)]
     for found, expected in zip(rows, map(row, range(number)), strict=True):
         np.testing.assert_array_equal(found.selection, expected.selection)
         np.testing.assert_array_equal(found.counts, expected.counts)
@@ -119,17 +121,67 @@ def test_a_file_cut_off_at_any_byte_goes_on_from_its_last_whole_record(tmp_path)
         path.unlink()
 
 
-def test_a_last_record_of_noise_is_cut_off_and_an_earlier_one_is_an_error(tmp_path):
+def test_a_damaged_record_costs_that_record_and_those_after_it(tmp_path):
     path = filled(tmp_path / "a.votes")
     data, (_, size) = path.read_bytes(), sizes(tmp_path)
     path.write_bytes(data[:-size] + bytes(size - 1) + b"\1")
     same(VoteStore.read(path)[1], 4)
     damaged = data[: -2 * size + 3] + b"\xff" + data[-2 * size + 4 :]
     path.write_bytes(damaged)
-    for run in (lambda: read_votes(path), lambda: VoteStore(path, HEADER)):
-        with pytest.raises(ValueError, match="is damaged in record 3 of 5"):
-            run()
+    with pytest.warns(UserWarning, match="is damaged in record 3 of 5; those before it are whole"):
+        assert len(read_votes(path).idx) == 3
     assert path.read_bytes() == damaged
+    with pytest.warns(UserWarning, match=r"record 3 of 5; it is kept as a\.votes\.damaged, and the run goes on"):
+        store = VoteStore(path, HEADER)
+    assert (tmp_path / "a.votes.damaged").read_bytes() == damaged
+    same(store.rows, 3)
+    for idx in (3, 4):
+        store.append(row(idx))
+    store.close()
+    assert path.read_bytes() == data
+
+
+def test_one_process_writes_at_a_time(tmp_path):
+    path = filled(tmp_path / "a.votes")
+    before = path.read_bytes()
+    code = f"""
+from jaxsmooth.stores import VoteHeader, VoteStore
+store = VoteStore({str(path)!r}, VoteHeader({SETTINGS!r}, (3,)))
+print("open", flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(BlockingIOError, match=rf"a\.votes is being written by process {other.pid} on"):
+            VoteStore(path, HEADER)
+        same(VoteStore.read(path)[1], 5)  # anyone may read
+        other.kill()  # a process that dies does not keep the lock
+        other.wait(60)
+    with VoteStore(path, HEADER) as store:
+        with pytest.raises(BlockingIOError, match="is being written by process"):  # nor two of one process
+            VoteStore(path, HEADER)
+        VoteStore.read(path)
+        with pytest.raises(BlockingIOError):
+            VoteStore(path, HEADER)
+        store.append(row(5))
+    assert path.read_bytes()[: len(before)] == before
+    same(VoteStore.read(path)[1], 6)
+
+
+def test_what_differs_is_named(tmp_path):
+    versions = {"jax": "1", "numpy": "1"}
+    path = filled(tmp_path / "a.votes", header=VoteHeader({**SETTINGS, "n": 100_000, "versions": versions}, (3,)))
+    other = VoteHeader({**SETTINGS, "n": 5000, "versions": {**versions, "jax": "2"}, "bound": "cohen"}, (3,))
+    expected = (
+        r"other settings: n: 100000 in the file, 5000 now; versions\.jax: 1 in the file, 2 now; bound: None in the"
+    )
+    with pytest.raises(ValueError, match=expected):
+        VoteStore(path, other)
+    newer = VoteHeader({**SETTINGS, "n": 100_000, "versions": {**versions, "numpy": "2"}}, (3,))
+    with pytest.warns(UserWarning, match=r"versions\.numpy: 1 in the file, 2 now\. Votes do not depend on it"):
+        VoteStore(path, newer).close()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +203,7 @@ def test_another_header_is_refused_and_the_file_is_left_alone(tmp_path, changes)
     assert path.read_bytes() == before
 
 
-FORMAT = b"jaxsmooth votes 3\n"
+FORMAT = b"jaxsmooth votes 4\n"
 OTHERS = [b"idx\tlabel\n", b"\0" * 100, b"jaxsmooth votes 1\n{]\n", b"jaxsmooth votes 1\n{}\n"]
 OTHERS += [FORMAT + b"{]\n", FORMAT + b"{}\n", FORMAT + b"{} 00000000\n", FORMAT + b"\n"]
 

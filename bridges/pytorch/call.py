@@ -69,6 +69,19 @@ class TorchFunction(BridgedFunction):
         super().__init__(module)
         self._signatures: dict[Any, Signature] = {}
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the state dict, as bytes: NumPy has not every dtype of PyTorch."""
+        state = {name: value for name, value in self.model.state_dict().items() if isinstance(value, torch.Tensor)}
+        return {
+            f"{name} {value.dtype} {tuple(value.shape)}": value.detach()
+            .cpu()
+            .contiguous()
+            .reshape(-1)
+            .view(torch.uint8)
+            .numpy()
+            for name, value in state.items()
+        }
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the module on a tensor that the module may not write to or keep."""
         home, dtype = placement(self.model, x.device)

@@ -70,6 +70,11 @@ class TensorFlowFunction(BridgedFunction):
         self._forward = Graph(self._run)
         self._gradient = Graph(self._run_gradient)
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return all variables, in order: several may have one name."""
+        variables = getattr(self.model, "variables", ())
+        return {f"{place} {variable.name}": np.asarray(variable) for place, variable in enumerate(variables)}
+
     def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Run the model on a tensor that it may not keep."""
         result = self._forward(self._own(x))
