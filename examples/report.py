@@ -17,6 +17,23 @@ def load(path: Path) -> list[jaxsmooth.LogRow]:
     return jaxsmooth.merge_shares(path) if shares else jaxsmooth.read_log(path)
 
 
+def named(texts: list[str]) -> list[tuple[str, Path]]:
+    """Return a name of its own for each path: the one before the last "=", else as much of the path as tells it.
+
+    Example:
+        >>> [name for name, _ in named(["modelA/run.tsv", "modelB/run.tsv", "mine=run.tsv"])]
+        ['modelA/run', 'modelB/run', 'mine']
+    """
+    said = [text.rpartition("=") if not Path(text).exists() else ("", "", text) for text in texts]
+    paths = [Path(path) for *_, path in said]
+    names = [name or path.stem for (name, *_), path in zip(said, paths, strict=True)]
+    if len(set(names)) < len(names):
+        names = [name or str(path.with_suffix("")) for (name, *_), path in zip(said, paths, strict=True)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each run needs a name of its own, got {', '.join(names)}: give name=path")
+    return list(zip(names, paths, strict=True))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -27,9 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--delta", type=float, default=0.001, help="failure probability of the rows 'at least'")
     parser.add_argument("--picture", type=Path, help="file to draw the curves into (needs matplotlib)")
     arguments = parser.parse_args(argv)
-    pairs = [text.split("=", 1) if "=" in text else (Path(text).stem, text) for text in arguments.logs]
     try:
-        runs = {name: load(Path(path)) for name, path in pairs}
+        runs = {name: load(path) for name, path in named(arguments.logs)}
         levels = {"alpha": arguments.alpha, "delta": arguments.delta}
         print(jaxsmooth.report_table(runs, arguments.radii, style=arguments.style, **levels))
         if arguments.picture is not None:

@@ -15,7 +15,7 @@ from jaxsmooth.types import Classifier, Noise
 
 _PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
 NOT_IDENTIFIED = "not identified"
-_CLAIMED = ("noise", "norm", "mode", "radii", "precision", "alpha", "n0", "n", "bound", "dtype")
+_CLAIMED = ("noise", "norm", "mode", "radii", "precision", "alpha", "n0", "n", "bound", "dtype", "inputs")
 
 
 def origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:

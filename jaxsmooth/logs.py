@@ -1,11 +1,13 @@
 """The log of certificates: tab-separated text in the columns that Cohen et al. (2019) published, followed by ours."""
 
+import itertools
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxsmooth.arguments import as_integer, as_numbers
 from jaxsmooth.types import ABSTAIN
@@ -68,6 +70,8 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
         raise TypeError(f"rows must be rows of a log, got {rows!r}")
     lines = [HEADER, *map(format_row, rows)]
     path = Path(path)
+    if path.is_symlink():  # the file that it leads to is replaced, not the link
+        path = path.resolve()
     # Replace the file as a whole: a reader never sees a part of it.
     draft = path.with_name(path.name + ".partial")
     draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -77,8 +81,11 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
 def read_log(path: str | Path) -> list[LogRow]:
     """Read a log: ours, or one published by Cohen et al., which has only the first six columns.
 
+    `correct` may be True or False, as in some published logs.
+
     Raises:
-        ValueError: the header begins otherwise, or a line is incomplete or malformed; the message names the line.
+        ValueError: the header begins otherwise, or a line is incomplete or malformed; the message names the line, the
+            column and what is there. The file is no text in UTF-8, a file of votes or a directory.
 
     Example:
         >>> import tempfile
@@ -87,7 +94,7 @@ def read_log(path: str | Path) -> list[LogRow]:
         >>> read_log(path)
         [LogRow(idx=3, label=7, predict=7, radius=0.5, seconds=1.5, votes=0, claim='')]
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = _read_text(Path(path))
     lines = text.splitlines()
     columns = tuple(lines[0].split("\t")) if lines else ()
     if columns not in (COLUMNS, COLUMNS + OWN_COLUMNS):
@@ -95,6 +102,15 @@ def read_log(path: str | Path) -> list[LogRow]:
     if not text.endswith("\n"):
         raise ValueError(f"{path}, line {len(lines)} is torn: it does not end")
     return [_parse(line, columns, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
+
+
+def planned_inputs(path: Path) -> int:
+    """Return of how many inputs a log says that its run is; 0 where it says nothing, or is not there."""
+    if not path.exists():
+        return 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = [re.search(r"\binputs=(\d+)", line) for line in itertools.islice(file, 1, 2)]
+    return int(found[0].group(1)) if found and found[0] else 0
 
 
 def format_row(row: LogRow) -> str:
@@ -120,18 +136,60 @@ def format_row(row: LogRow) -> str:
     return "\t".join(map(str, fields))
 
 
-def _parse(line: str, columns: tuple[str, ...], place: str) -> LogRow:
+def _read_text(path: Path) -> str:
+    """Return the text of a log, or say what else the file is."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, not a log")
+    data = path.read_bytes()
+    if data.startswith(b"jaxsmooth votes"):
+        raise ValueError(f"{path} is a file of votes, not a log: read_votes reads it")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path} is in UTF-16: save it as UTF-8")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ValueError(f"{path} begins with a byte order mark: save it as UTF-8 without one")
     try:
-        idx, label, predict, radius, correct, time, *own = line.split("\t")
-        if len(own) != len(columns) - len(COLUMNS):
-            raise ValueError
-        votes, claim = own or ("0", "")
-        row = LogRow(int(idx), int(label), int(predict), float(radius), _seconds(time), int(votes), claim)
-        if int(correct) != row.correct or not (math.isfinite(row.radius) and row.radius >= 0):
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"{place}: expected {' '.join(columns)} separated by tabs, got {line!r}") from None
-    return row
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+
+
+_TRUTH = {"0": False, "1": True, "False": False, "True": True}
+
+
+def _parse(line: str, columns: tuple[str, ...], place: str) -> LogRow:
+    """Return the row of a line, or name the column that is wrong."""
+    fields = line.split("\t")
+    if len(fields) != len(columns):
+        raise ValueError(f"{place}: expected the columns {' '.join(columns)} separated by tabs, got {line!r}")
+    found = dict(zip(columns, fields, strict=True))
+
+    def read(name: str, convert: Callable[[str], Any], fits: Callable[[Any], bool], expected: str) -> Any:
+        try:
+            value = convert(found[name])
+        except (ValueError, KeyError, OverflowError):
+            value = None
+        if value is None or not fits(value):
+            raise ValueError(f"{place}, column {name}: expected {expected}, got {found[name]!r}")
+        return value
+
+    def is_finite(value: float) -> bool:
+        return math.isfinite(value) and value >= 0
+
+    idx = read("idx", int, lambda value: value >= 0, "an index of at least 0")
+    label = read("label", int, lambda value: value >= 0, "a class of at least 0")
+    predict = read("predict", int, lambda value: value >= ABSTAIN, "a class, or -1")
+    radius = read("radius", float, is_finite, "a radius of at least 0")
+    read(
+        "correct",
+        _TRUTH.__getitem__,
+        lambda value: value == (predict == label),
+        f"{int(predict == label)}, as predict says",
+    )
+    seconds = read("time", _seconds, is_finite, "a time, as 0:00:01.5")
+    if len(columns) == len(COLUMNS):
+        return LogRow(idx, label, predict, radius, seconds)
+    votes = read("votes", int, lambda value: value >= 0, "a number of at least 0")
+    return LogRow(idx, label, predict, radius, seconds, votes, found["claim"])
 
 
 def _seconds(time: str) -> float:

@@ -32,8 +32,9 @@ def report_table(
     """Return a table of runs: for each a row of certified accuracy, and a row of a lower bound on it.
 
     The second row holds, for all radii together, with probability at least 1 - delta over the noise of the run
-    (`certified_accuracy_bound`). Abstentions and errors are in the denominators. Below the table are the claims and
-    settings from the logs: first those that all runs share, then those of each run.
+    (`certified_accuracy_bound`). Abstentions and errors are in the denominators. A run that is not finished shows
+    "120 of 500" inputs. Below the table are the claims and settings from the logs: first those that all runs share,
+    then those of each run.
 
     Args:
         runs: rows of logs by the name of their run, as `certify_dataset`, `merge_shares` or `read_log` return them.
@@ -43,7 +44,7 @@ def report_table(
         delta: failure probability of the second row.
 
     Raises:
-        ValueError: an argument is not as described; a run is empty.
+        ValueError: an argument is not as described; a run is empty, or its rows claim different things.
 
     Example:
         >>> rows = [LogRow(idx, 1, 1, radius=0.6, seconds=1.0) for idx in range(50)]
@@ -63,7 +64,7 @@ def report_table(
         votes = sum(row.votes for row in rows) / len(rows)
         tail = [f"{average_certified_radius(*columns):.3f}", f"{abstention_rate(columns[0]):.3f}"]
         accuracy = [f"{value:.3f}" for value in certified_accuracy(*columns, radii)]
-        lines.append([name, str(len(rows)), *accuracy, *tail, f"{votes:,.0f}" if votes else "-"])
+        lines.append([name, _inputs(rows), *accuracy, *tail, f"{votes:,.0f}" if votes else "-"])
         lines.append(["  at least", "", *(f"{np.floor(value * 1000) / 1000:.3f}" for value in bound), "", "", ""])
     return {"text": _text, "markdown": _markdown, "latex": _latex}[style](lines, _claims(runs))
 
@@ -114,7 +115,17 @@ def _check_runs(runs: Any) -> None:
         raise TypeError(f"runs must be {expected}, got {runs!r}")
     for name, rows in cast(Mapping[Any, Any], runs).items():
         if not isinstance(rows, Sequence) or not all(isinstance(row, LogRow) for row in cast(Sequence[Any], rows)):
-            raise TypeError(f"runs must be {expected}, got {rows!r} for run {name!r}")
+            raise TypeError(f"runs must be {expected}, got {type(rows).__name__} for run {name!r}")
+        for word in ("alpha", "noise", "norm", "mode"):
+            said = {row.settings.get(word) for row in rows}
+            if len(said) > 1:
+                raise ValueError(f"run {name!r} must be of one {word}, got {sorted(map(str, said))}")
+
+
+def _inputs(rows: Sequence[LogRow]) -> str:
+    """Return how many inputs a run has, of how many where it is not finished."""
+    planned = rows[0].settings.get("inputs", "")
+    return f"{len(rows)} of {planned}" if planned.isdecimal() and int(planned) > len(rows) else str(len(rows))
 
 
 def _columns(name: str, rows: Sequence[LogRow]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -158,6 +169,10 @@ def _claims(runs: Mapping[str, Sequence[LogRow]]) -> list[str]:
     for name, rows in runs.items():
         own = _common({name: rows}, [word for word in _SHOWN if word not in shared])
         lines += [f"{name}: {_in_words(own)}"] if own else []
+    norms = {rows[0].settings.get("norm") for rows in runs.values()} - {None}
+    if len(norms) > 1:
+        names = ", ".join(f"L{norm}" for norm in sorted(norms, key=str))
+        lines.append(f"The radii are in different norms ({names}): they do not compare.")
     return lines
 
 

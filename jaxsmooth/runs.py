@@ -35,7 +35,7 @@ from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, refuse_un
 from jaxsmooth.certify import Fixed
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.devices import over_devices
-from jaxsmooth.logs import HEADER, LogRow, format_row, write_log
+from jaxsmooth.logs import HEADER, LogRow, format_row, planned_inputs, write_log
 from jaxsmooth.noise_report import NoiseReport, noise_report
 from jaxsmooth.precision import Within
 from jaxsmooth.predict import prediction
@@ -338,12 +338,14 @@ class _Inputs(NamedTuple):
     Attributes:
         items: in order.
         total: how many they are; None where the data have no length.
+        of_run: how many there are in all shares; None likewise.
         share: which part of the inputs they are: an index and a count.
         at: loads any input, also of another share, where the data are indexed; else None.
     """
 
     items: Iterator[Item]
     total: int | None
+    of_run: int | None
     share: tuple[int, int]
     at: Callable[[int], Item] | None
 
@@ -353,7 +355,9 @@ def _as_inputs(data: Any, skip: Any, most: Any, share: Any) -> _Inputs:
     skip = as_integer("skip", skip, 1)
     most = None if most is None else as_integer("most", most, 0)
     part = as_share(share)
-    return _Inputs(list_items(data, skip, most, part), count_items(data, skip, most, part), part, item_at(data))
+    items = list_items(data, skip, most, part)
+    total, of_run = (count_items(data, skip, most, share) for share in (part, (0, 1)))
+    return _Inputs(items, total, of_run, part, item_at(data))
 
 
 class _Request(NamedTuple):
@@ -422,7 +426,9 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
     x, _ = first.load()
     like = describe(x)
     settings = {**job.settings, **like}
-    words = claim(settings)
+    # A call for fewer inputs than an earlier one leaves the run as large as it was.
+    planned = max(request.inputs.of_run or 0, planned_inputs(own))
+    words = claim({**settings, "inputs": planned or None})
     # Everything that can be refused is refused before a file is touched.
     if path.exists() and not list_stores(path) and path.read_text("utf-8", "replace").strip() not in ("", HEADER):
         raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jaxsmooth._claims import claim
 from jaxsmooth._share_files import in_order, list_stores
-from jaxsmooth.logs import LogRow, write_log
+from jaxsmooth.logs import LogRow, planned_inputs, write_log
 from jaxsmooth.stores import VoteRow, VoteStore, refuse_other
 
 __all__ = ["merge_shares"]
@@ -56,6 +56,9 @@ def merge_shares(path: str | Path) -> list[LogRow]:
                 row.label,
             ):
                 raise ValueError(f"{store} certifies input {row.idx} otherwise than another file of {path}")
-    merged = in_order(done.values(), claim(found[first][0].settings))
+    # How many inputs the run has stands in the logs of the shares.
+    logs = [store.with_suffix("") for store in found]
+    settings = {**found[first][0].settings, "inputs": max(map(planned_inputs, logs)) or None}
+    merged = in_order(done.values(), claim(settings))
     write_log(path, merged)
     return merged

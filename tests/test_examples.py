@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxsmooth import read_log
+from jaxsmooth import LogRow, read_log, write_log
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -205,3 +205,18 @@ def test_scripts_explain_their_flags(run, script):
     flags = {"train.py": ("--sigma", "--epochs", "--lr"), "report.py": ("--radii", "--style", "--picture")}
     for flag in flags.get(script, ("--sigma", "--N", "--alpha", "--batch", "--skip", "--max", "--distributed")):
         assert flag in done.stdout
+
+
+def test_the_report_names_each_run(run, tmp_path):
+    for name in ("modelA", "modelB", "a=b"):
+        (tmp_path / name).mkdir()
+        write_log(tmp_path / name / "run.tsv", [LogRow(0, 1, 1, 0.5, 1.0)])
+    out, _ = run("report.py", "modelA/run.tsv", "modelB/run.tsv", "a=b/run.tsv")
+    assert [line.split("  ")[0] for line in out.splitlines() if "run" in line][1:] == [
+        "modelA/run",
+        "modelB/run",
+        "a=b/run",
+    ]
+    out, _ = run("report.py", "mine=modelA/run.tsv", "theirs=1=modelB/run.tsv")
+    assert "\nmine " in out
+    assert "\ntheirs=1 " in out

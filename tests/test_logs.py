@@ -72,14 +72,78 @@ def test_a_claim_is_read_by_name():
         ("idx\tpredict\n", "must begin with the columns"),
         (HEADER + "0\t3\t3\t0.4", "line 2 is torn"),
         (HEADER + "0\t3\t3\t0.4\t1\t15.", "line 2 is torn"),
-        (HEADER + "0\t3\t3\t0.4\n", "line 2: expected idx label"),
-        (HEADER + "0\t3\t3\t0.4\t1\t15.2\t100\t\n", "line 2: expected idx label"),
-        (HEADER + "0\t3\t3\tnan\t1\t0:00:01\n", "line 2: expected"),
-        (HEADER + "0\t3\t3\t-0.1\t1\t0:00:01\n", "line 2: expected"),
-        (HEADER + "0\t3\t3\t0.5\t1\t0:00:01\n1\t3\t3\t0.5\t0\t0:00:01\n", "line 3: expected"),
+        (HEADER + "0\t3\t3\t0.4\n", "line 2: expected the columns idx label"),
+        (HEADER + "0\t3\t3\t0.4\t1\t15.2\t100\t\n", "line 2: expected the columns idx label"),
+        (HEADER + "0\t3\t3\tnan\t1\t0:00:01\n", "line 2, column radius: expected a radius of at least 0, got 'nan'"),
+        (HEADER + "0\t3\t3\t-0.1\t1\t0:00:01\n", "line 2, column radius: expected"),
+        (
+            HEADER + "0\t3\t3\t0.5\t1\t0:00:01\n1\t3\t3\t0.5\t0\t0:00:01\n",
+            "line 3, column correct: expected 1, as predict says, got '0'",
+        ),
     ],
 )
 def test_damage_is_named(tmp_path, text, message):
     (tmp_path / "log.tsv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_log(tmp_path / "log.tsv")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, "-1", "column idx: expected an index of at least 0, got '-1'"),
+        (1, "-1", "column label: expected a class of at least 0, got '-1'"),
+        (2, "-2", "column predict: expected a class, or -1, got '-2'"),
+        (3, "inf", "column radius: expected a radius of at least 0, got 'inf'"),
+        (4, "yes", "column correct: expected 1, as predict says, got 'yes'"),
+        (5, "-3", "column time: expected a time, as 0:00:01.5, got '-3'"),
+        (5, "nan", "column time: expected a time"),
+        (6, "-7", "column votes: expected a number of at least 0, got '-7'"),
+    ],
+)
+def test_a_value_that_cannot_be_names_its_column(tmp_path, place, value, message):
+    path = tmp_path / "log.tsv"
+    write_log(path, [LogRow(0, 1, 1, 0.5, 1.0, 10, "norm=2")])
+    head, line = path.read_text().splitlines()
+    fields = line.split("\t")
+    fields[place] = value
+    path.write_text(f"{head}\n" + "\t".join(fields) + "\n")
+    with pytest.raises(ValueError, match=f"line 2, {message}"):
+        read_log(path)
+
+
+def test_published_truth_values_are_read(tmp_path):
+    path = tmp_path / "log.tsv"
+    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime", "0\t1\t1\t0.5\tTrue\t0:00:01", "1\t1\t0\t0.5\tFalse\t2.5"]
+    path.write_text("\n".join(lines) + "\n")
+    assert [row.correct for row in read_log(path)] == [True, False]
+    path.write_text(path.read_text().replace("True", "False"))
+    with pytest.raises(ValueError, match="column correct: expected 1, as predict says, got 'False'"):
+        read_log(path)
+
+
+def test_other_files_are_called_what_they_are(tmp_path):
+    path = tmp_path / "log.tsv"
+    write_log(path, [LogRow(0, 1, 1, 0.5, 1.0)])
+    text = path.read_text()
+    for data, message in (
+        (text.encode("utf-16"), "is in UTF-16: save it as UTF-8"),
+        (text.encode("utf-8-sig"), "begins with a byte order mark"),
+        (b"\xff" + text.encode(), "is no text in UTF-8"),
+        (b"jaxsmooth votes 4\n", "is a file of votes, not a log: read_votes reads it"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            read_log(path)
+    with pytest.raises(ValueError, match="is a directory, not a log"):
+        read_log(tmp_path)
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "log.tsv"
+    link.symlink_to(tmp_path / "disk" / "real.tsv")
+    for idx in range(2):
+        write_log(link, [LogRow(idx, 1, 1, 0.5, 1.0)])
+        assert link.is_symlink()
+        assert [row.idx for row in read_log(tmp_path / "disk" / "real.tsv")] == [idx]

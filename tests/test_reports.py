@@ -92,3 +92,22 @@ def test_curves_of_several_runs_are_one_picture(tmp_path):
 def test_bad_arguments_are_refused_by_name(runs, radii, changes, message):
     with pytest.raises(ValueError, match=message):
         report_table(runs, radii, **changes)
+
+
+def test_an_unfinished_run_is_marked():
+    rows = [LogRow(idx, 1, 1, 0.5, 1.0, 10, "norm=2 inputs=50") for idx in range(20)]
+    assert "20 of 50" in report_table({"mine": rows}, [0.0])
+    assert " of " not in report_table({"mine": rows[:1] * 50}, [0.0])
+
+
+def test_norms_that_differ_are_said():
+    runs = {name: [LogRow(0, 1, 1, 0.5, 1.0, 10, f"norm={norm}")] for name, norm in (("one", 1), ("two", 2))}
+    assert "The radii are in different norms (L1, L2): they do not compare." in report_table(runs, [0.0])
+    assert "different norms" not in report_table({"two": runs["two"], "again": runs["two"]}, [0.0])
+
+
+@pytest.mark.parametrize("word", ["noise", "norm", "mode"])
+def test_a_run_of_two_claims_is_refused(word):
+    rows = [LogRow(idx, 1, 1, 0.5, 1.0, 10, f"{word}={idx}") for idx in range(2)]
+    with pytest.raises(ValueError, match=rf"run 'mine' must be of one {word}, got \['0', '1'\]"):
+        report_table({"mine": rows}, [0.0])
