@@ -27,7 +27,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 _VARIATION = 1e-15  # of a table's distribution from the exact one, in total variation; tables above it are refused
 _MOST_FEATURES = 2**20
 _LARGEST = 2**22  # multiple of step; sums with noise stay exact in float32
-_TOLERANCE = 1e-3  # of a step, within which an input counts as a lattice point that float32 rounded
+_TOLERANCE = 1 / 64  # of a step, within which an input counts as a lattice point that float32 rounded
 
 
 @jax.tree_util.register_pytree_node_class
@@ -44,13 +44,18 @@ class LatticeGaussian:
     rounded Gaussian, at most 1e-15 in total variation for a feature and 1.1e-9 for 2^20 of them, is taken off the
     probability before a radius is computed. More features are not supported.
 
-    A radius for an input on the lattice holds for every perturbed input on the lattice. An input is off the lattice if
-    a feature is more than step / 1000 away from it. Then step * sqrt(features) is taken off the radius, which holds for
-    every perturbed input, and `rounded` is true in the result.
+    A radius for an input on the lattice holds for every perturbed input on the lattice. An input counts as on it if
+    each feature is within step / 64 of a lattice point, as 8-bit and 16-bit pixels in float32 are. How far it is away,
+    at most, times sqrt(features), is taken off the radius. Another input is off the lattice. Then step * sqrt(features)
+    is taken off the radius, which holds for every perturbed input. Both are in `votes.lost`, and `rounded` is true
+    where something was taken off. Distances are computed without any error of floating-point arithmetic.
+
+    Give inputs in the units of the lattice, in float32. Pixels that were normalised, or cast to float16 or bfloat16,
+    are no multiples of a step: put the normalisation or the cast inside f.
 
     Args:
-        sigma: standard deviation, a concrete positive number in the units of `x`; at most 55,000 steps.
-        step: of the lattice, a concrete positive number in the units of `x`.
+        sigma: standard deviation, a concrete positive number in the units of `x`; at most about 1,500 steps.
+        step: of the lattice, a concrete number in the units of `x`, at least 1e-30.
 
     An input beyond 2^22 steps, or with more than 2^20 features, is not certified.
 
@@ -72,6 +77,8 @@ class LatticeGaussian:
                 raise TypeError(f"{name} must be a concrete number: the table of the noise is made from it")
         scales: Any = as_scale("sigma", sigma), as_scale("step", step)
         self.sigma, self.step = scales
+        if not 1e-30 <= float(self.step) <= 1e30:  # where products of parts of it could be rounded
+            raise ValueError(f"step must lie in [1e-30, 1e30], got {step}")
         self._table = _alias_table(float(self.sigma) / float(self.step))
 
     @property
@@ -107,14 +114,14 @@ class LatticeGaussian:
         """Return what is taken off the radius of each input, `f32[N]`: 0 on the lattice, infinite beyond its reach."""
         inputs = jnp.asarray(x)
         step = jnp.asarray(self.step)
-        integers = _to_integers(inputs, step)
-        distance = jnp.abs(inputs.astype(jnp.float32) - integers.astype(jnp.float32) * step) / step
-        axes = tuple(range(1, inputs.ndim))
+        _, residual = _nearest(inputs, step)
+        worst = jnp.abs(residual).max(axis=tuple(range(1, inputs.ndim))).astype(jnp.float32)
         features = math.prod(inputs.shape[1:])
-        worst = distance.max(axis=axes)
-        reduced = jnp.float32(math.sqrt(features) * (1 + _TOLERANCE)) * step
-        beyond = ~(worst <= 0.51) | jnp.bool_(features > _MOST_FEATURES)
-        return jnp.where(beyond, jnp.inf, jnp.where(worst <= _TOLERANCE, 0.0, reduced))
+        # Rounded up: the root, the product and a cast from float64 err by less than 1e-6 together.
+        root = jnp.float32(math.sqrt(features) * (1 + 1e-6))
+        beyond = ~(worst <= 0.501 * step) | jnp.bool_(features > _MOST_FEATURES)
+        # Off the lattice, an input and a perturbed one may each be half a step away from their lattice points.
+        return jnp.where(beyond, jnp.inf, root * jnp.where(worst <= _TOLERANCE * step, worst, step))
 
     @staticmethod
     def unit_radius(probability: ArrayLike) -> np.ndarray:
@@ -147,15 +154,46 @@ class LatticeGaussian:
         return f"LatticeGaussian(sigma={self.sigma}, step={self.step})"
 
 
-def _to_integers(x: jax.Array, step: jax.Array) -> jax.Array:
+def _nearest(x: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the nearest multiple of step as `i32`, and exactly how far x is from it; clipped beyond 2^22 steps."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return jnp.clip(jnp.round(wide / step.astype(wide.dtype)), -_LARGEST, _LARGEST).astype(jnp.int32)
+    step = step.astype(wide.dtype)
+    # The quotient is rounded, so this may be the neighbour of the nearest multiple.
+    near = jnp.clip(jnp.round(wide / step), -_LARGEST, _LARGEST)
+    residual = _minus_product(wide, near, step)
+    # The remainder says which neighbour is the nearest.
+    more = jnp.clip(jnp.round(residual / step), -1, 1)
+    return (near + more).astype(jnp.int32), residual - more * step
+
+
+def _minus_product(x: jax.Array, count: jax.Array, step: jax.Array) -> jax.Array:
+    """Return x - count * step without rounding, for a whole count below 2^22 in size that brings it near 0.
+
+    In float64 the product has 46 bits, and is exact. In float32 both factors are cut into parts of 12 bits, whose four
+    products are exact, so that a fused multiply-add changes nothing. The differences are taken from the largest product
+    to the smallest: each is a multiple of the last place of step that 24 bits hold.
+    """
+    if x.dtype.itemsize > 4:
+        return x - count * step
+    high_count, high_step = map(_leading_bits, (count, step))
+    low_count = count - high_count
+    low_step = step - high_step
+    rest = x - high_count * high_step
+    rest = rest - high_count * low_step
+    rest = rest - low_count * high_step
+    return rest - low_count * low_step
+
+
+def _leading_bits(value: jax.Array) -> jax.Array:
+    """Return a float32 number cut to its leading 12 bits."""
+    bits = jax.lax.bitcast_convert_type(value, jnp.uint32) & np.uint32(0xFFFFF000)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 @jax.custom_jvp
 def _lattice_sum(x: jax.Array, noise: jax.Array, step: jax.Array) -> jax.Array:
     # Two integers are added exactly, so the result depends only on the lattice point.
-    integers = _to_integers(x, step) + _to_integers(noise, step)
+    integers = _nearest(x, step)[0] + jnp.round(noise / step).astype(jnp.int32)
     return integers.astype(jnp.float32) * step
 
 

@@ -211,12 +211,12 @@ def test_the_report_names_each_run(run, tmp_path):
     for name in ("modelA", "modelB", "a=b"):
         (tmp_path / name).mkdir()
         write_log(tmp_path / name / "run.tsv", [LogRow(0, 1, 1, 0.5, 1.0)])
-    out, _ = run("report.py", "modelA/run.tsv", "modelB/run.tsv", "a=b/run.tsv")
+    out = run("report.py", "modelA/run.tsv", "modelB/run.tsv", "a=b/run.tsv").stdout
     assert [line.split("  ")[0] for line in out.splitlines() if "run" in line][1:] == [
         "modelA/run",
         "modelB/run",
         "a=b/run",
     ]
-    out, _ = run("report.py", "mine=modelA/run.tsv", "theirs=1=modelB/run.tsv")
+    out = run("report.py", "mine=modelA/run.tsv", "theirs=1=modelB/run.tsv").stdout
     assert "\nmine " in out
     assert "\ntheirs=1 " in out

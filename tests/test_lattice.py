@@ -1,6 +1,8 @@
 """Gaussian noise on a lattice: exact sums, an exact table, no leak of low bits, radii reduced off the lattice."""
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import chex
 import jax
@@ -100,10 +102,11 @@ def test_radii_off_the_lattice_are_reduced_and_say_so(key):
         lambda x: next(jaxsmooth.certify_anytime(f, NOISE, key, x, votes=1000)),
     ):
         exact, reduced = run(on), run(off)
-        assert exact.rounded.tolist() == [False, False]
-        assert reduced.rounded.tolist() == [True, True]
+        # Float32 cannot hold these multiples of step: how far they are away is taken off, and no more.
+        assert (np.asarray(exact.votes.lost) <= 1e-4 * STEP).all()
+        assert exact.rounded.tolist() == reduced.rounded.tolist() == [True, True]
         lost = float(exact.radius[0] - reduced.radius[0])
-        assert STEP * np.sqrt(3) <= lost <= 1.01 * STEP * np.sqrt(3)
+        assert STEP * np.sqrt(3) - 1e-6 <= lost <= 1.01 * STEP * np.sqrt(3)
         # What is left of a small radius is an abstention.
         assert (reduced.radius >= 0).all()
         assert ((reduced.label == ABSTAIN) == (reduced.radius == 0)).all()
@@ -129,12 +132,12 @@ def test_votes_that_are_read_again_give_the_certificates_of_certify(tmp_path, ke
     again = jaxsmooth.certificate(run.votes, NOISE)
     assert [row.radius for row in rows] == result.radius.tolist()
     for found in (result, run.certificate):
-        assert found.rounded.tolist() == [False, True, True]
+        assert (np.asarray(found.votes.lost) > STEP).tolist() == [False, True, True]
         assert found.label.tolist() == [0, 0, ABSTAIN]
         np.testing.assert_array_equal(found.radius, result.radius)
         np.testing.assert_array_equal(found.votes.lost, NOISE.lost_radius(three))
     # The number of samples is one for each input here, and the radius is then rounded once instead of twice.
-    assert again.rounded.tolist() == [False, True, True]
+    assert again.rounded.tolist() == [True, True, True]
     assert again.label.tolist() == [0, 0, ABSTAIN]
     np.testing.assert_allclose(again.radius, result.radius, rtol=3e-7)
     np.testing.assert_array_equal(again.p_lower, result.p_lower)
@@ -153,7 +156,7 @@ def test_votes_that_do_not_say_what_rounding_lost_are_refused(key, three):
     # What the refusal prevents: a larger radius, and one where none is left.
     careless = jaxsmooth.certificate(replace(unsaid, lost=np.zeros(3)), NOISE)
     assert careless.label.tolist() == [0, 0, 0]
-    assert careless.radius[0] == result.radius[0]
+    assert 0 <= float(careless.radius[0] - result.radius[0]) < 1e-6
     assert float(careless.radius[1] - result.radius[1]) >= STEP * np.sqrt(9)
     assert careless.radius[2] > 0 == result.radius[2]
     # Noise that does not round loses nothing.
@@ -241,3 +244,67 @@ def test_bad_arguments_are_refused_by_name(sigma, step, error, message):
 def test_a_traced_sigma_is_refused():
     with pytest.raises(TypeError, match="sigma must be a concrete number"):
         jax.jit(lambda sigma: LatticeGaussian(sigma, STEP).sigma)(0.5)
+
+
+def exact_distances(x, step):
+    """Return the nearest multiples of step and the distances from them, in exact arithmetic."""
+    step = Fraction(float(step))
+    numbers = [Fraction(float(value)) for value in np.asarray(x, np.float64).ravel()]
+    nearest = [math.floor(value / step + Fraction(1, 2)) for value in numbers]
+    return nearest, [abs(value - k * step) for value, k in zip(numbers, nearest, strict=True)]
+
+
+STEPS = [0.08, 1 / 255, 1 / 65535, 0.125, 3.7e-9, 123.456, 1e-30, 2.3e28]
+DTYPES = [np.float32, np.float16, jnp.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", STEPS)
+def test_what_is_taken_off_is_the_exact_distance(step, dtype):
+    rng, noise = np.random.default_rng(0), LatticeGaussian(2 * step, step)
+    step = np.float32(noise.step)
+    for most in (1, 10, 255, 5000, 70_000, 2**20, 2**22 - 2):
+        with np.errstate(over="ignore", under="ignore"):
+            x = (np.round(rng.uniform(-most, most, 300)) + rng.choice([0, 1e-3, 0.01, 0.3], 300)) * np.float64(step)
+            x = x.astype(np.float32).astype(dtype)
+        x = x[np.isfinite(x.astype(np.float64)) & (np.abs(x.astype(np.float64)) <= (2**22 - 2) * np.float64(step))]
+        if x.size == 0:
+            continue
+        nearest, distances = exact_distances(x, step)
+        lost = np.asarray(jax.jit(noise.lost_radius)(jnp.asarray(x)[:, None]))
+        seen = np.asarray(noise.add(jnp.asarray(x), jnp.zeros(x.shape)))
+        for k, distance, taken, point in zip(nearest, distances, lost, seen, strict=True):
+            if distance < Fraction(float(step)) / 2:  # at half a step both neighbours are nearest
+                assert point == np.float32(np.float32(k) * step)
+            assert Fraction(float(taken)) >= distance
+            limit = distance if distance <= Fraction(float(step)) / 64 else Fraction(float(step))
+            assert Fraction(float(taken)) <= limit * Fraction(1_000_003, 1_000_000)
+
+
+FEATURES = 1024
+
+
+@pytest.mark.parametrize("step", [0.08, 1 / 255, 0.125])
+@pytest.mark.parametrize("index", [40, 5000, 2**20, 2**22 - 4000])
+def test_no_certificate_is_false_by_exact_integers(step, index):
+    """The smoothed class of a sum of indices is known, and so is the next lattice point with another one.
+
+    With a bar half an index above it, the radius of an input on the lattice is that distance but for half an index, a
+    thousandth of it. So even a small distance from the lattice that is not taken off makes a certificate false.
+    """
+    noise = LatticeGaussian(20 * step, step)
+    step = Fraction(float(noise.step))
+    # The sum of the noise is normal to nine digits: the variance of a rounded normal number, 1024 times.
+    spread = math.sqrt(FEATURES * (20**2 + 1 / 12))
+    probability = stats.norm.cdf((FEATURES - 0.5) / spread) - 1e-9
+    radius = float(noise.sigma) * float(noise.unit_radius(probability))
+    rng, false = np.random.default_rng(0), 0
+    for share in [0.0, 5e-4, 9e-4, 0.01, 0.1, 0.3, 0.45, *rng.uniform(0, 0.49, 20)]:
+        x = np.full((1, FEATURES), np.float32((index + share) * float(step)), np.float32)
+        (nearest, *_), _ = exact_distances(x[:, :1], noise.step)
+        # One index more in each feature is a lattice point of the other class.
+        away = abs(Fraction(float(x[0, 0])) - (nearest + 1) * step) * math.isqrt(FEATURES)
+        certified = radius - float(noise.lost_radius(x)[0])
+        assert certified <= 0 or Fraction(certified) <= away
+        false += Fraction(radius) > away
+    assert false >= 5  # nothing taken off: the broken twin
