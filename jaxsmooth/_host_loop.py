@@ -191,6 +191,11 @@ def count_requests(
                 votes, _ = step.finish(started, batch)
                 if counts is None:  # the first votes say how many components and classes there are
                     counts = np.zeros((len(ends), *votes.shape[1:]), np.int32)
+                if votes.shape[1:] != counts.shape[1:]:
+                    raise ValueError(
+                        "f must always return scores of one shape, got rows of shape "
+                        f"{counts.shape[1:]} and then {votes.shape[1:]}"
+                    )
                 # Slots beyond the requests of this window are padding.
                 counts[window] += votes[: window.stop - window.start]
                 if advance is not None:

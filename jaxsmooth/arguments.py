@@ -33,6 +33,8 @@ __all__ = [
     "refuse_unpaired",
 ]
 
+LEAST_ALPHA = 1e-12
+LEAST_SCALE = np.float32(1e-30)  # below it, products of a scale and a radius would be rounded as subnormal numbers
 _INT32 = 2**31 - 1
 _UNDER_JIT = "under jax.jit use count_votes, or certify or predict with compiled=True"
 
@@ -73,7 +75,7 @@ def as_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:
 
 
 def as_alpha(value: Any, name: str = "alpha") -> float:
-    """Return a probability as a float in (0, 1).
+    """Return a probability as a float in (0, 1). One that is called alpha must lie in [1e-12, 0.5).
 
     Example:
         >>> as_alpha(0.001)
@@ -89,11 +91,13 @@ def as_alpha(value: Any, name: str = "alpha") -> float:
         raise ValueError(f"{name} must be a number in (0, 1), got {number}")
     if name == "alpha" and number >= 0.5:
         raise ValueError(f"alpha is a failure probability, below 0.5, got {number}: did you mean {1 - number:.6g}?")
+    if name == "alpha" and number < LEAST_ALPHA:
+        raise ValueError(f"alpha must be at least {LEAST_ALPHA}, below which bounds in float64 err, got {number}")
     return number
 
 
 def as_scale(name: str, value: Any) -> ArrayLike:
-    """Return the scale of a noise as an f32 scalar: positive and finite, unless it is traced.
+    """Return the scale of a noise as an f32 scalar: at least 1e-30 and finite, unless it is traced.
 
     Example:
         >>> as_scale("sigma", 0.5)
@@ -109,6 +113,8 @@ def as_scale(name: str, value: Any) -> ArrayLike:
             number = array.astype(np.float32)
         if not (np.isfinite(number) and number > 0):
             raise ValueError(f"{name} must be positive and finite in float32, got {value}")
+        if number < LEAST_SCALE:
+            raise ValueError(f"{name} must be at least 1e-30, got {value}")
         return np.float32(number)
     return array.astype(jnp.float32)
 

@@ -19,7 +19,7 @@ from jaxsmooth._checks import as_noise, as_sizes, as_votes
 from jaxsmooth._host_loop import DECISION, as_host_task, count_streams, key_data, make_step
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import as_task, scan_votes
-from jaxsmooth.arguments import as_alpha, as_flag, is_traced, refuse_uncallable, refuse_unknown
+from jaxsmooth.arguments import LEAST_SCALE, as_alpha, as_flag, is_traced, refuse_uncallable, refuse_unknown
 from jaxsmooth.bounds import (
     at_label,
     fit_samples,
@@ -68,7 +68,7 @@ def certify(
         f, noise, key, x, batch_size, ids: as for `count_votes`. The radius is in the units of `x`, like the scale.
         n0: number of selection votes, static, at least 1.
         n: number of estimation votes, static, at least 1; at most 2^30 with n0.
-        alpha: failure probability for each input, static, in (0, 1).
+        alpha: failure probability for each input, static, in [1e-12, 0.5).
         bound: see `certificate`. Fix it before you look at any votes.
         compiled: run f in one compiled scan. If false, call it from the host: f may then be any function of a JAX
             array, this function does not run under `jax.jit`, and what it returns are NumPy arrays, as in every
@@ -127,7 +127,7 @@ def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound
     Args:
         votes: of the rule "fixed", with selection votes. Their `n` is static under `jax.jit`.
         noise: the noise under which they were counted.
-        alpha: failure probability for each input, static, in (0, 1).
+        alpha: failure probability for each input, static, in [1e-12, 0.5).
         bound: "cohen" or "runner_up".
 
     Returns:
@@ -320,8 +320,8 @@ def _runner_up_radius(xp: Any, top: Any, rival: Any) -> tuple[Any, Any]:
 
 def _abstain(xp: Any, votes: Votes, noise: Noise, label: Any, radius: Any, is_above: Any) -> tuple[Any, Any]:
     """Return label and radius, abstaining where the bound, the counts or the scale do not support a radius."""
-    # A traced scale that is not positive and finite could not be refused.
-    certified = is_above & (xp.asarray(noise.scale, np.float32) > 0) & xp.isfinite(radius)
+    # A traced scale that is too small, or not finite, could not be refused.
+    certified = is_above & (xp.asarray(noise.scale, np.float32) >= LEAST_SCALE) & xp.isfinite(radius)
     label = xp.where(certified, label, ABSTAIN)
     radius = xp.where(certified, radius, np.float32(0))
     if votes.lost is not None:

@@ -44,7 +44,7 @@ def predict(
 
     Args:
         f, noise, key, x, n, batch_size, ids: as for `count_votes`.
-        alpha: failure probability for each input, static, in (0, 1).
+        alpha: failure probability for each input, static, in [1e-12, 0.5).
         compiled: count in one compiled scan. If false, by `stream_votes`: f may then be any function of a JAX array.
 
     Returns:

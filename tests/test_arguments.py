@@ -57,6 +57,18 @@ def test_a_flag_that_is_no_truth_value_is_refused(value):
         smooth(lambda x: x, Gaussian(1.0), n=10, estimator="score", hard=value)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "message"),
+    [(0.999, "below 0.5, got 0.999: did you mean 0.001"), (0.5, "below 0.5"), (1e-13, "alpha must be at least 1e-12")],
+)
+def test_a_level_that_is_a_confidence_or_beyond_float64_is_refused(alpha, message):
+    for run in (certify, predict, certify_within):
+        with pytest.raises(ValueError, match=message):
+            call(run, alpha=alpha)
+    with pytest.raises(ValueError, match=message):
+        call(certify_radii, radii=[0.5], alpha=alpha)
+
+
 BAD = [
     ({"f": "model"}, TypeError, "f must be a callable"),
     ({"noise": 0.5}, TypeError, "noise must be an instance of Gaussian"),
@@ -64,6 +76,7 @@ BAD = [
     ({"noise": Gaussian}, TypeError, "noise must be an instance of Gaussian"),
     ({"noise": Gaussian(0.0)}, ValueError, "scale of Gaussian must be positive and finite"),
     ({"noise": Uniform(-1.0)}, ValueError, "scale of Uniform must be positive and finite"),
+    ({"noise": Gaussian(1e-31)}, ValueError, "scale of Gaussian must be at least 1e-30"),
     ({"noise": Gaussian(np.nan)}, ValueError, "scale of Gaussian must be positive and finite"),
     ({"noise": Gaussian(np.ones(2))}, ValueError, "scale of Gaussian must be a scalar"),
     ({"noise": Gaussian(None)}, TypeError, "scale of Gaussian must be a positive number"),

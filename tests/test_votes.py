@@ -372,3 +372,16 @@ def test_an_array_that_is_written_to_after_the_call_changes_nothing(how, key):
     x[:, -3:] = -5 - x[:, -3:]
     assert_same(result, expected)
     assert (np.asarray(run(x)) != expected).any()
+
+
+def test_a_classifier_whose_number_of_classes_changes_is_refused(key):
+    calls = []
+
+    def f(x):
+        calls.append(len(x))
+        return np.zeros((len(x), 2 + len(calls)), np.float32)
+
+    with pytest.raises(
+        ValueError, match=r"f must always return scores of one shape, got rows of shape \(3,\) and then"
+    ):
+        stream_votes(f, NOISES[0], key, inputs(2), n=100, batch_size=50)
