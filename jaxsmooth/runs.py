@@ -74,6 +74,10 @@ def certify_dataset(
     ours. Beside it `<path>.votes` keeps the votes (`read_votes`), group by group, for a run to resume from. See
     `merge_shares`, too.
 
+    A run goes on with the same classifier, inputs and labels only. A classifier whose weights JAX or the bridges can
+    see is told by them. Any other is called "not identified" in the file of votes, and votes again on the finished
+    inputs whose votes were closest.
+
     Args:
         f, noise, key, alpha, batch_size: as for `certify`.
         data: pairs (x, label): a torch `Dataset`, a list, or any iterable in fixed order; or two arrays. x is
@@ -93,8 +97,9 @@ def certify_dataset(
         The rows of the log for the inputs of this share, in the order of their indices.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; f or the noise fails a test; the files are damaged, or
-            another run's, and stay as they were. OSError: for example, the disk is full; what was written before stays.
+        ValueError, TypeError: an argument is not as described; f or the noise fails a test; the files are those of
+            another classifier, other data, labels or settings, and stay as they were. BlockingIOError: another process
+            writes to this log. OSError: for example, the disk is full; what was written before stays.
 
     Example:
         >>> import jaxsmooth, tempfile

@@ -203,6 +203,9 @@ class Classifier(Protocol):
     loop. Arrays that it closes over are compiled into the program as they were at the first call. The arrays in a
     callable pytree, such as `jax.tree_util.Partial(apply, params)`, are traced: changing them takes effect and compiles
     nothing again.
+
+    Runs over data sets tell classifiers by the arrays in them. An object that is no pytree may have a method
+    `weights()`, which returns a mapping from names to arrays; what `bridges.<framework>.as_jax` returns has one.
     """
 
     def __call__(self, x: jax.Array, /) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from jax.sharding import PartitionSpec as P
 
 import jaxsmooth
@@ -173,3 +174,29 @@ def test_votes_of_a_model_and_of_the_same_model_in_jax(bridge, key, driver):
     assert int(jnp.abs(votes - native).sum()) <= 4
     compiled = jaxsmooth.count_votes(bridge.as_jax(model), jaxsmooth.Gaussian(0.5), key, x, n=500, batch_size=64)
     assert int(jnp.abs(votes - compiled).sum()) <= bridge.flipped_votes
+
+
+def test_a_run_goes_on_with_the_weights_that_it_began_with(bridge, tmp_path):
+    model, x = bridge.network(), np.asarray(bridge.images(3))
+    data, path, noise = (x, np.zeros(3, int)), tmp_path / "run.tsv", jaxsmooth.Gaussian(0.25)
+
+    def run(most):
+        mode = jaxsmooth.Fixed(n0=10, n=20)
+        f = bridge.as_jax(model)
+        return jaxsmooth.certify_dataset(f, noise, jax.random.key(0), data, path, mode=mode, most=most, verbose=False)
+
+    run(1)
+    assert jaxsmooth.read_votes(f"{path}.votes").settings["classifier"].startswith("sha256:")
+    assert len(run(2)) == 2
+    # One unit in the last place of one weight: the votes are the same.
+    if bridge is PyTorch:
+        with torch.no_grad():
+            weight = next(model.parameters()).view(-1)
+            weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
+    else:
+        (weight, *_) = model.trainable_variables
+        value = np.array(weight)
+        value.flat[0] = np.nextafter(value.flat[0], np.float32(9))
+        weight.assign(value)
+    with pytest.raises(ValueError, match="other settings: classifier: sha256:"):
+        run(3)

@@ -221,6 +221,10 @@ def test_bad_calls_are_refused_by_name(framework):
     for call in (lambda c: c.predict(x), lambda c: c.compute_loss(x, y), lambda c: c.certify(x, 10)):
         with pytest.raises(ValueError, match=r"the model must return \[N, 4\] for nb_classes"):
             call(framework.smoothed(nb_classes=4))
+    with pytest.raises(
+        ValueError, match=r"generator must hold pairs .*, got a dict with the keys image, label in batch 0"
+    ):
+        trainable.fit_generator([{"image": x, "label": y}])
     with pytest.raises(ValueError, match="generator gave no batch"):
         trainable.fit_generator(iter([]), nb_epochs=1)
     with pytest.raises(TypeError, match="generator must be iterable"):

@@ -328,3 +328,30 @@ def test_variables_that_the_module_would_not_make_cannot_be_reset():
     with pytest.raises(ValueError, match="variables are not those that init makes"):
         classifier.reset()
     assert classifier.certify(np.zeros((2, *SHAPE)), 100)[0].shape == (2,)
+
+
+def test_a_run_goes_on_with_the_weights_that_it_began_with(tmp_path):
+    """Also of a network with dropout, whose state holds JAX keys."""
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(4, 8, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+            self.last = nnx.Linear(8, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.last(self.dropout(nnx.relu(self.first(x))))
+
+    network, path = Net(nnx.Rngs(0)), tmp_path / "run.tsv"
+    data = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32), np.zeros(3, int)
+
+    def run(most):
+        mode = jaxsmooth.Fixed(n0=10, n=20)
+        noise, f = jaxsmooth.Gaussian(0.25), as_jax(network)
+        return jaxsmooth.certify_dataset(f, noise, jax.random.key(0), data, path, mode=mode, most=most, verbose=False)
+
+    run(1)
+    assert len(run(2)) == 2
+    network.last.bias[...] += 1e-6
+    with pytest.raises(ValueError, match="other settings: classifier: sha256:"):
+        run(3)
