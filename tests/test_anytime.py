@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mpmath import mp
 from scipy import integrate, stats
 
 from jaxsmooth import (
@@ -176,3 +177,27 @@ def test_bad_arguments_are_refused_before_the_first_certificate():
 def test_a_bad_mode_is_refused_by_name(settings, error, message):
     with pytest.raises(error, match=message):
         Anytime(**settings)
+
+
+def evidence(q, k, n):
+    """Return the log of the evidence against a probability of at most q, by quadrature in 40 digits."""
+    with mp.workdps(40):
+        a, b, q = mp.mpf(k) + 0.5, mp.mpf(n - k) + 0.5, mp.mpf(q)
+        peak = a / (a + b)
+        width = mp.sqrt(peak * (1 - peak) / (a + b))
+        top = (a - 1) * mp.log(peak) + (b - 1) * mp.log(1 - peak)
+        points = [q, *(x for x in (peak + s * width for s in (-6, -3, 0, 3, 6, 14)) if x > q)]
+        posterior = top + mp.log(mp.quad(lambda t: mp.exp((a - 1) * mp.log(t) + (b - 1) * mp.log(1 - t) - top), points))
+        prior = mp.log(mp.betainc(mp.mpf(0.5), mp.mpf(0.5), q, 1))
+        return float(posterior - prior - k * mp.log(q) - (n - k) * mp.log(1 - q))
+
+
+@pytest.mark.parametrize("n", [10**6, 10**8, 10**9])
+@pytest.mark.parametrize("p", [0.5001, 0.9])
+def test_the_bound_of_very_many_votes_is_refuted_by_exact_evidence(n, p):
+    """What the last digits of large logarithms may err by is taken off: the exact evidence is never too small."""
+    alpha, k = 1e-3, int(n * p)
+    low = float(anytime_lower_bound([k], n, alpha)[0])
+    beyond = evidence(low, k, n) + np.log(alpha)
+    assert 0 <= beyond <= 1e-13 * n + 1e-7
+    assert evidence(low * (1 + 1e-7 / np.sqrt(n / 10**6)), k, n) + np.log(alpha) < beyond
