@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsmooth.arguments import as_array, as_integer, as_scale, is_traced, refuse_uncallable, refuse_unknown
+from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_traced, refuse_uncallable, refuse_unknown
 from jaxsmooth.types import MOST_VOTES, Noise, Votes
 
 _ARRAY = object()
@@ -44,7 +44,9 @@ def split_callable(f: Any) -> tuple[list[Any], StaticCallable]:
     try:
         hash(static)
     except TypeError as error:
-        raise TypeError(f"f must be hashable apart from the arrays in it, which {f!r} is not: {error}") from None
+        raise TypeError(
+            f"f must be hashable apart from the arrays in it, which {in_brief(f)} is not: {error}"
+        ) from None
     return arrays, static
 
 
@@ -59,12 +61,12 @@ def as_noise(noise: Any) -> Noise:
     """Return a noise of strongly typed arrays, whose scale is positive and finite unless it is traced."""
     # isinstance with a protocol does the same, and takes 20 times as long on Python 3.11.
     if isinstance(noise, type) or not all(map(partial(hasattr, noise), _NOISE_MEMBERS)):
-        raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {noise!r}")
+        raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {in_brief(noise)}")
     as_scale(f"the scale of {type(noise).__name__}", noise.scale)
     try:
         return jax.tree.map(_without_weak_type, noise)
     except TypeError:
-        raise TypeError(f"noise must be a pytree of numbers and arrays, got {noise!r}") from None
+        raise TypeError(f"noise must be a pytree of numbers and arrays, got {in_brief(noise)}") from None
 
 
 def _without_weak_type(leaf: Any) -> ArrayLike:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsmooth.arguments import as_array, as_integer, refuse_unpaired
+from jaxsmooth.arguments import as_array, as_integer, in_brief, refuse_unpaired
 
 
 class Item(NamedTuple):
@@ -105,7 +105,7 @@ def _paired(data: Any) -> Any:
         raise TypeError(f"data must be pairs (x, label) or two arrays, got a {type(data).__name__}: give (x, labels)")
     unusable = isinstance(data, (str, bytes, Mapping)) or not (_is_indexed(data) or hasattr(data, "__iter__"))
     if unusable or len(getattr(data, "shape", (2, 2))) < 2:
-        raise TypeError(f"data must be pairs (x, label), indexed or in order, or two arrays, got {data!r}")
+        raise TypeError(f"data must be pairs (x, label), indexed or in order, or two arrays, got {in_brief(data)}")
     if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
         if len(data[0]) != len(data[1]):
             raise ValueError(f"data must have one label for each input, got {len(data[0])} and {len(data[1])}")

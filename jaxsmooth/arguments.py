@@ -26,6 +26,7 @@ __all__ = [
     "as_numbers",
     "as_scale",
     "evaluating",
+    "in_brief",
     "is_traced",
     "refuse_traced",
     "refuse_uncallable",
@@ -37,6 +38,19 @@ LEAST_ALPHA = 1e-12
 LEAST_SCALE = np.float32(1e-30)  # below it, products of a scale and a radius would be rounded as subnormal numbers
 _INT32 = 2**31 - 1
 _UNDER_JIT = "under jax.jit use count_votes, or certify or predict with compiled=True"
+
+
+def in_brief(value: Any) -> str:
+    """Return a value as an error shows it: an array by its type, shape and dtype, anything long by its beginning.
+
+    Example:
+        >>> in_brief(np.zeros((2, 3))), in_brief("no")
+        ('an ndarray of shape (2, 3) and dtype float64', "'no'")
+    """
+    if getattr(value, "shape", ()) != () and hasattr(value, "dtype"):
+        return f"an {type(value).__name__} of shape {tuple(value.shape)} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def is_traced(value: Any) -> bool:
@@ -68,7 +82,7 @@ def as_integer(name: str, value: Any, least: int, most: int = _INT32) -> int:
             raise TypeError
         integer = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer in [{least}, {most}], got {value!r}") from None
+        raise TypeError(f"{name} must be an integer in [{least}, {most}], got {in_brief(value)}") from None
     if not least <= integer <= most:
         raise ValueError(f"{name} must be an integer in [{least}, {most}], got {integer}")
     return integer
@@ -85,7 +99,7 @@ def as_alpha(value: Any, name: str = "alpha") -> float:
         raise TypeError(f"{name} must be a static Python float, got {value}: list it in static_argnames")
     number = as_array(name, value, "a number in (0, 1)", host=True)
     if number.ndim != 0 or not jnp.issubdtype(number.dtype, jnp.number) or jnp.issubdtype(number.dtype, complex):
-        raise TypeError(f"{name} must be a number in (0, 1), got {value!r}")
+        raise TypeError(f"{name} must be a number in (0, 1), got {in_brief(value)}")
     number = float(number)
     if not 0.0 < number < 1.0:
         raise ValueError(f"{name} must be a number in (0, 1), got {number}")
@@ -105,7 +119,7 @@ def as_scale(name: str, value: Any) -> ArrayLike:
     """
     array = as_array(name, value, "a positive number", host=True)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{name} must be a positive number, got {value!r}")
+        raise TypeError(f"{name} must be a positive number, got {in_brief(value)}")
     if array.shape != ():
         raise ValueError(f"{name} must be a scalar, got shape {array.shape}: use jax.vmap for several scales")
     if isinstance(array, np.ndarray):
@@ -128,7 +142,7 @@ def as_key(value: Any) -> jax.Array:
     """
     expected = "one Threefry key, as made by jax.random.key(seed)"
     if not isinstance(value, (jax.Array, np.ndarray)):
-        raise TypeError(f"key must be {expected}, got {value!r}")
+        raise TypeError(f"key must be {expected}, got {in_brief(value)}")
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         if str(jax.random.key_impl(value)) != "threefry2x32":
             raise ValueError(f"key must be {expected}, got a key of {jax.random.key_impl(value)}")
@@ -150,7 +164,7 @@ def as_flag(name: str, value: Any) -> bool:
         (True, False)
     """
     if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (0, 1):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {in_brief(value)}")
     return bool(value)
 
 
@@ -202,7 +216,7 @@ def as_numbers(name: str, value: Any, expected: str) -> np.ndarray:
 def refuse_unknown(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a value that is not one of the given words."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {in_brief(value)}")
 
 
 def refuse_unpaired(name: str, pair: Any, place: str) -> None:
@@ -234,7 +248,9 @@ def refuse_traced(name: str, values: Any) -> None:
 def refuse_uncallable(f: Any) -> None:
     """Refuse a classifier that cannot be called."""
     if not callable(f):
-        raise TypeError(f"f must be a callable from inputs [B, *event] to scores [B, *components, K], got {f!r}")
+        raise TypeError(
+            f"f must be a callable from inputs [B, *event] to scores [B, *components, K], got {in_brief(f)}"
+        )
 
 
 def _as_float(number: int) -> float:

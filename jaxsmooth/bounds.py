@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth.arguments import as_alpha, as_integer, as_numbers
+from jaxsmooth.arguments import as_alpha, as_integer, as_numbers, in_brief
 from jaxsmooth.types import ABSTAIN, Noise
 
 __all__ = [
@@ -125,7 +125,9 @@ def anytime_lower_bound(count: ArrayLike, n: ArrayLike, alpha: float) -> np.ndar
     if not (
         (k >= 0) & (k <= total) & (total >= 1) & (total < np.inf) & (k == np.floor(k)) & (total == np.floor(total))
     ).all():
-        raise ValueError(f"count must hold integers in [0, n] and n integers of at least 1, got {count!r} and {n!r}")
+        raise ValueError(
+            f"count must hold integers in [0, n] and n integers of at least 1, got {in_brief(count)} and {in_brief(n)}"
+        )
     low = np.zeros(k.shape)
     high = k / total
     # The evidence is a difference of logarithms of the size of n log n: what their last digits may err by is taken off.

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth.arguments import as_alpha, as_integer, as_numbers
+from jaxsmooth.arguments import as_alpha, as_integer, as_numbers, in_brief
 from jaxsmooth.types import ABSTAIN
 
 
@@ -32,7 +32,7 @@ def certified_accuracy(predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike
     correct, radius = _correct(predicted, truth, radius)
     radii = as_numbers("radii", radii, "numbers")
     if np.isnan(radii).any():
-        raise ValueError(f"radii must be numbers, got {radii}")
+        raise ValueError(f"radii must be numbers, got {in_brief(radii)}")
     return (correct & (radius >= radii[..., None])).mean(axis=-1)
 
 
@@ -129,5 +129,5 @@ def _correct(predicted: ArrayLike, truth: ArrayLike, radius: ArrayLike) -> tuple
         shapes = f"{predicted.shape}, {radius.shape} and {truth.shape}"
         raise ValueError(f"predicted, radius and truth must be vectors of one length, at least 1, got {shapes}")
     if not (radius >= 0).all():
-        raise ValueError(f"radius must not be negative or NaN, got {radius}")
+        raise ValueError(f"radius must not be negative or NaN, got {in_brief(radius)}")
     return (predicted == truth) & (predicted != ABSTAIN), radius

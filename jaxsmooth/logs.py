@@ -9,7 +9,7 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsmooth.arguments import as_integer, as_numbers
+from jaxsmooth.arguments import as_integer, as_numbers, in_brief
 from jaxsmooth.types import ABSTAIN
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -67,7 +67,7 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
         3        7        7        0.999999 1        0:00:01.500000    100      norm=2 alpha=0.001
     """
     if not isinstance(rows, Iterable) or getattr(rows, "shape", None) == ():  # pyright: ignore
-        raise TypeError(f"rows must be rows of a log, got {rows!r}")
+        raise TypeError(f"rows must be rows of a log, got {in_brief(rows)}")
     lines = [HEADER, *map(format_row, rows)]
     path = Path(path)
     if path.is_symlink():  # the file that it leads to is replaced, not the link
@@ -121,7 +121,7 @@ def format_row(row: LogRow) -> str:
         as_integer(f"{name} of a row", getattr(row, name), ABSTAIN, 2**63 - 1)
     for name, value in (("radius", row.radius), ("seconds", row.seconds)):
         if isinstance(value, (str, bytes)) or as_numbers(name, value, "a number").ndim != 0:
-            raise TypeError(f"{name} must be a number, got {value!r} for idx {row.idx}")
+            raise TypeError(f"{name} must be a number, got {in_brief(value)} for idx {row.idx}")
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be finite and not negative, got {value} for idx {row.idx}")
     if not isinstance(row.claim, str):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -17,7 +17,7 @@ from numpy.polynomial import legendre
 
 from jaxsmooth._checks import as_first, as_inputs
 from jaxsmooth._sampling import Position, as_task, draw_noise
-from jaxsmooth.arguments import as_alpha, as_integer, refuse_traced
+from jaxsmooth.arguments import as_alpha, as_integer, in_brief, refuse_traced
 from jaxsmooth.types import Noise
 
 _VALUES = 2**18
@@ -119,7 +119,7 @@ def noise_report(
     samples = max(2, min(_MOST_SAMPLES, _VALUES // (number * features))) if n is None else n
     task = as_task(noise, key, x, ids, as_first(first, samples))
     if not hasattr(noise, "cdf"):
-        raise TypeError(f"noise must have a method cdf to be tested, got {noise!r}")
+        raise TypeError(f"noise must have a method cdf to be tested, got {in_brief(noise)}")
     refuse_traced("noise_report", task)
     total = number * samples
     values, _ = _draw_noise(task, Position(np.int32(0), np.int32(0)), (samples,), total)

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxsmooth.arguments import as_alpha, as_numbers, refuse_unknown
+from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_unknown
 from jaxsmooth.curves import (
     abstention_rate,
     average_certified_radius,
@@ -147,7 +147,7 @@ def _alpha(name: str, rows: Sequence[LogRow], default: float) -> float:
 def _check_radii(radii: ArrayLike) -> np.ndarray:
     values = as_numbers("radii", radii, "a list of numbers of at least 0")
     if values.ndim != 1 or values.size == 0 or not (values >= 0).all():
-        raise ValueError(f"radii must be a list of numbers of at least 0, got {radii}")
+        raise ValueError(f"radii must be a list of numbers of at least 0, got {in_brief(radii)}")
     return values
 
 

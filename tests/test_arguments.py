@@ -69,6 +69,15 @@ def test_a_level_that_is_a_confidence_or_beyond_float64_is_refused(alpha, messag
         call(certify_radii, radii=[0.5], alpha=alpha)
 
 
+def test_an_array_in_an_error_is_described_and_not_printed():
+    long = np.zeros((40, 50))
+    for changes in ({"n": long}, {"alpha": long}, {"f": long}, {"noise": long}, {"compiled": long}):
+        with pytest.raises(TypeError) as raised:
+            call(certify, **changes)
+        assert "an ndarray of shape (40, 50) and dtype float64" in str(raised.value)
+        assert len(str(raised.value)) < 200
+
+
 BAD = [
     ({"f": "model"}, TypeError, "f must be a callable"),
     ({"noise": 0.5}, TypeError, "noise must be an instance of Gaussian"),

@@ -603,3 +603,17 @@ def test_a_log_says_of_how_many_inputs_its_run_is(tmp_path):
     assert {row.settings["inputs"] for row in read_log(path)} == {"11"}
     run(path)
     assert " of " not in jaxsmooth.report_table({"mine": read_log(path)}, [0.0])
+
+
+def test_what_is_certified_at_a_radius_counts_at_it(tmp_path):
+    """Float32 has no 0.4: the nearest number below it is no 0.4 in a log, a table or a metric."""
+    data = far_from_the_edge()
+    rows = run(tmp_path / "a.tsv", data=data, mode=Grid([0.1, 0.4]))
+    assert {row.radius for row in rows} == {row.radius for row in read_log(tmp_path / "a.tsv")} == {0.4}
+    line = jaxsmooth.report_table({"mine": read_log(tmp_path / "a.tsv")}, [0.4]).splitlines()[1]
+    assert "1.000" in line
+    stored = read_votes(tmp_path / "a.tsv.votes").certificate
+    x = np.stack([x for x, _ in data])
+    for found in (stored, jaxsmooth.certify_radii(sign, NOISE, KEY, x, [0.1, 0.4])):
+        assert jaxsmooth.certified_accuracy(found.label, found.radius, np.zeros(len(x)), [0.4]) == [1.0]
+    assert float(np.float32(0.4)) != 0.4
