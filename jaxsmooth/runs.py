@@ -122,7 +122,7 @@ def certify_dataset(
         selects=True,
         n=mode.n,
         group=_group_of(mode, voter.batch_size),
-        is_settled=partial(_is_settled, mode) if isinstance(mode, Anytime) and mode.until is not None else None,
+        is_settled=partial(_is_settled, mode) if isinstance(mode, Anytime) else None,
     )
     if isinstance(mode, Anytime) and group not in (None, 1):
         raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
