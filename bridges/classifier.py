@@ -29,7 +29,7 @@ from bridges.inputs import (
 )
 from bridges.layers import activation_loss
 from bridges.preprocessing import Preprocessing, Standardisation
-from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing, key_of_seed
+from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth import Stream
 from jaxsmooth.arguments import as_flag, as_integer, as_scale, refuse_unpaired
 
@@ -67,7 +67,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         # The next class is ART's, where ART is loaded: its constructor is not called.
-        settings = {**settings, "seed": key_of_seed(settings["seed"])}
+        settings = {**settings, "seed": jaxsmooth.key_of_seed(settings["seed"])}
         self._backend: Any = None
         self._take(settings)
         self._begin(settings["seed"], settings["n0"], settings["output"], settings["check"])

@@ -1,11 +1,9 @@
 """Randomized smoothing of any classifier with two hooks: predict, certify and fit as in ART."""
 
 import math
-import secrets
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxsmooth
@@ -91,7 +89,7 @@ class RandomizedSmoothingMixin:
     ) -> None:
         sample_size, alpha = check_smoothing(sample_size, scale, alpha, n0, output)
         as_flag("check", check)
-        key = key_of_seed(seed)
+        key = jaxsmooth.key_of_seed(seed)
         super().__init__(*args, **kwargs)
         self._input_shape = getattr(self, "input_shape", None)
         self.sample_size = sample_size
@@ -318,13 +316,3 @@ def check_smoothing(sample_size: Any, scale: Any, alpha: Any, n0: Any, output: A
         as_integer("n0", n0, 1)
     refuse_unknown("output", output, _OUTPUTS)
     return sample_size, alpha
-
-
-def key_of_seed(seed: Any) -> jax.Array:
-    """Return the key of a seed: an integer, a key as it is, None for one of the operating system's random numbers."""
-    if seed is None:
-        seed = secrets.randbits(32)
-    if isinstance(seed, (jax.Array, np.ndarray)) and not (seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)):
-        return as_key(seed)
-    # The key that jax.random.key makes, without a program to compile.
-    return as_key(np.array([0, as_integer("seed", seed, 0, 2**32 - 1)], np.uint32))

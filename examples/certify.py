@@ -14,7 +14,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from loading import DATA_HELP, MODEL_HELP, as_function, first_input, load_data, load_model, with_weights
+from loading import (
+    DATA_HELP,
+    MODEL_HELP,
+    as_function,
+    first_input,
+    load_data,
+    load_model,
+    seed_of,
+    share_files,
+    with_weights,
+)
 
 import jaxsmooth
 
@@ -32,7 +42,8 @@ def make_parser(description: str | None, votes: int) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=256, help="noisy inputs in one call of the model (256)")
     parser.add_argument("--skip", type=int, default=1, help="take every skip-th input (1)")
     parser.add_argument("--max", type=int, default=-1, help="take inputs of an index below this; -1 for all (-1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument("--seed", type=int, help="of the votes (that of the log to go on from, else drawn)")
+    parser.add_argument("--no-check", action="store_true", help="do not test the model and the noise first")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     group = parser.add_argument_group("several processes", "each takes its share of the inputs; start them all alike")
     group.add_argument("--distributed", action="store_true", help="find the others by Slurm, Open MPI or the cloud")
@@ -52,7 +63,17 @@ def prepare(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     f, compiled = as_function(model)
     settings = {"alpha": arguments.alpha, "batch_size": arguments.batch, "compiled": compiled}
     settings |= {"skip": arguments.skip, "most": None if arguments.max < 0 else arguments.max}
-    return f, data, {**settings, "verbose": not arguments.quiet}
+    return f, data, {**settings, "check": not arguments.no_check, "verbose": not arguments.quiet}
+
+
+def as_key(arguments: argparse.Namespace) -> jax.Array:
+    """Return the key of the votes: of the seed, else that of the log to go on from, else a new one."""
+    files = [path for path in [Path(f"{arguments.output}.votes"), *share_files(arguments.output)] if path.exists()]
+    if arguments.seed is None and files:
+        return jaxsmooth.key_of_seed(np.array(jaxsmooth.read_votes(files[0]).settings["key"], np.uint32))
+    if arguments.seed is None and jax.process_count() > 1:
+        raise ValueError("--seed must be given to several processes: each would draw its own")
+    return jaxsmooth.key_of_seed(seed_of(arguments.seed))
 
 
 def as_mode(arguments: argparse.Namespace) -> jaxsmooth.Fixed | jaxsmooth.Grid | jaxsmooth.Within:
@@ -78,8 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--bound", choices=["cohen", "runner_up"], default="cohen", help="of the probabilities (cohen)")
     arguments = parser.parse_args(argv)
     f, data, settings = prepare(arguments)
-    noise, key = jaxsmooth.Gaussian(arguments.sigma), jax.random.key(arguments.seed)
+    noise = jaxsmooth.Gaussian(arguments.sigma)
     try:
+        key = as_key(arguments)
         rows = jaxsmooth.certify_dataset(f, noise, key, data, arguments.output, mode=as_mode(arguments), **settings)
     except (ValueError, TypeError) as error:
         parser.error(str(error))

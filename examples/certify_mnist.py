@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
+from loading import seed_of
 from tqdm import tqdm
 
 import jaxsmooth
@@ -79,8 +80,10 @@ def train(x: np.ndarray, y: np.ndarray, noise: jaxsmooth.Noise, seed: int, loss:
 def certify(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, arguments: Any) -> list[jaxsmooth.LogRow]:
     """Certify the images group by group. Each image's id is its index, so that the grouping changes nothing."""
     rows: list[jaxsmooth.LogRow] = []
-    key = jax.random.key(arguments.seed)
+    key = jaxsmooth.key_of_seed(arguments.seed)
     sizes = {"n0": arguments.n0, "n": arguments.n, "batch_size": arguments.batch_size}
+    names = ("sigma", "alpha", "n0", "n", "seed")
+    claim = " ".join(["norm=2", *(f"{name}={getattr(arguments, name)}" for name in names)])
     with tqdm(total=len(x), desc="certifying", unit=" images") as bar:
         for start in range(0, len(x), GROUP):
             ids, began = np.arange(start, min(start + GROUP, len(x))), time.perf_counter()
@@ -88,7 +91,10 @@ def certify(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, ar
             labels, radii = np.asarray(result.label), np.asarray(result.radius)
             seconds = (time.perf_counter() - began) / len(ids)
             columns = (column.tolist() for column in (ids, y[ids], labels, radii))
-            rows += [jaxsmooth.LogRow(*row, seconds=seconds, votes=arguments.n) for row in zip(*columns, strict=True)]
+            rows += [
+                jaxsmooth.LogRow(*row, seconds=seconds, votes=arguments.n, claim=claim)
+                for row in zip(*columns, strict=True)
+            ]
             bar.update(len(ids))
             bar.set_postfix(certified_accuracy=f"{np.mean([row.correct for row in rows]):.3f}")
     return rows
@@ -113,7 +119,7 @@ def report(rows: list[jaxsmooth.LogRow], arguments: Any) -> None:
 
 def compare(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, arguments: Any, fixed: Any) -> None:
     """Certify with as few votes as it takes, and print the tables and the votes beside those of fixed n."""
-    key = jax.random.key(arguments.seed)
+    key = jaxsmooth.key_of_seed(arguments.seed)
     settings: dict[str, Any] = {
         "n": arguments.n,
         "alpha": arguments.alpha,
@@ -153,7 +159,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--radii", type=float, nargs="*", help="certify these radii sequentially too; those of the table"
     )
     parser.add_argument("--precision", type=float, help="certify to within this fraction of the radius too, say 0.05")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the training and the votes")
+    parser.add_argument("--training-seed", type=int, default=0, help="of the split and the training")
+    parser.add_argument("--seed", type=int, help="of the votes; drawn if not given")
     parser.add_argument("--output", type=Path, default=Path("certified_mnist"), help="path of the results, no suffix")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.count <= 1000:
@@ -169,10 +176,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the job."""
     arguments = parse(argv)
+    arguments.seed = seed_of(arguments.seed)
     noise = jaxsmooth.Gaussian(arguments.sigma)
-    x, y = load_mnist(arguments.seed)
+    x, y = load_mnist(arguments.training_seed)
     held_out, training = slice(0, arguments.count), slice(1000, None)
-    f = train(x[training], y[training], noise, arguments.seed)
+    f = train(x[training], y[training], noise, arguments.training_seed)
     rows = certify(f, noise, x[held_out], y[held_out], arguments)
     report(rows, arguments)
     if arguments.radii is not None or arguments.precision is not None:

@@ -15,6 +15,7 @@ import optax
 from certify_mnist import load_mnist
 from flax import linen, nnx
 from jax.tree_util import Partial
+from loading import seed_of
 
 import jaxsmooth
 from bridges.flax import as_jax
@@ -79,12 +80,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300, help="training steps of 128 images")
     parser.add_argument("--count", type=int, default=200, help="held-out images to certify, of 1,000")
     parser.add_argument("--n", type=int, default=1000, help="votes that bound a class's probability")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the training and the votes")
+    parser.add_argument("--training-seed", type=int, default=0, help="of the split and the training")
+    parser.add_argument("--seed", type=int, help="of the votes; drawn if not given")
     arguments = parser.parse_args(argv)
-    x, y = load_mnist(arguments.seed)
+    x, y = load_mnist(arguments.training_seed)
     test_x, test_y = x[: arguments.count], y[: arguments.count]
-    noise, key, optimizer = jaxsmooth.Gaussian(arguments.sigma), jax.random.key(arguments.seed), optax.adam(1e-3)
-    rng = np.random.default_rng(arguments.seed)
+    noise, key, optimizer = (
+        jaxsmooth.Gaussian(arguments.sigma),
+        jaxsmooth.key_of_seed(seed_of(arguments.seed)),
+        optax.adam(1e-3),
+    )
+    training_key = jax.random.key(arguments.training_seed)
+    rng = np.random.default_rng(arguments.training_seed)
     batches = rng.integers(1000, len(x), (arguments.steps, 128))
 
     def certified(f: Any) -> tuple[float, int, float]:
@@ -96,11 +103,11 @@ def main(argv: list[str] | None = None) -> None:
         return float(held.mean()), len(TRACES), time.perf_counter() - began
 
     print(f"accuracy certified at radius {arguments.sigma / 2}: untrained | trained")
-    for name, f in networks(arguments.seed).items():
+    for name, f in networks(arguments.training_seed).items():
         before = certified(f)
         state, step = init_train_state(f, optimizer), make_train_step(losses.gaussian, optimizer)
         for batch in batches:
-            state, _ = step(state, noise, key, jnp.asarray(x[batch]), jnp.asarray(y[batch]))
+            state, _ = step(state, noise, training_key, jnp.asarray(x[batch]), jnp.asarray(y[batch]))
         after = certified(state.f)
         columns = (f"{accuracy:.3f}, {traces} traces, {seconds:.1f} s" for accuracy, traces, seconds in (before, after))
         print(f"{name:16}", " | ".join(columns))

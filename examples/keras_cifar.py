@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import matplotlib as mpl
 import numpy as np
+from loading import seed_of
 from matplotlib.image import imread
 
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=20, help="images to certify, at most 20")
     parser.add_argument("--attacked", type=int, default=10, help="images to attack")
     parser.add_argument("--steps", type=int, default=40, help="gradient steps of the attack")
-    parser.add_argument("--seed", type=int, default=0, help="of the votes")
+    parser.add_argument("--seed", type=int, help="of the votes; drawn if not given")
     parser.add_argument(
         "--output", type=Path, default=Path("certified_keras_cifar"), help="path of the picture, no suffix"
     )
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         clip_values=(0.0, 255.0),
         sample_size=32,
         scale=arguments.sigma,
-        seed=arguments.seed,
+        seed=seed_of(arguments.seed),
     )
     label, radius = classifier.certify(x, n=arguments.n, verbose=True)
     radius = np.floor(radius * 10) / 10  # what is shown is rounded down, like the radius itself

@@ -1,6 +1,7 @@
 """What the command-line scripts name as `module:factory`: models of three frameworks or of plain JAX, and data sets."""
 
 import importlib
+import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,21 @@ class Model(NamedTuple):
     framework: str
     module: Any
     variables: Any = None
+
+
+def share_files(log: Path) -> list[Path]:
+    """Return the files of votes that several processes wrote for a log."""
+    return sorted(log.parent.glob(f"{log.stem}.*-of-*{log.suffix}.votes"))
+
+
+def seed_of(given: int | None) -> int:
+    """Return the seed of the votes, which is drawn if none is given, and show it.
+
+    A certificate does not hold against someone who knew the noise when choosing the input or the model.
+    """
+    seed = secrets.randbits(64) if given is None else given
+    print(f"seed of the votes: {seed}")
+    return seed
 
 
 def load_model(name: str) -> Model:

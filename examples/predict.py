@@ -4,8 +4,7 @@ Each input gets the class with most of N votes, or -1 where a two-sided binomial
 the next one. The same command goes on where it was ended. It prints the share that is right, wrong and abstained.
 """
 
-import jax
-from certify import make_parser, prepare
+from certify import as_key, make_parser, prepare
 
 import jaxsmooth
 
@@ -15,8 +14,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__, votes=1000)
     arguments = parser.parse_args(argv)
     f, data, settings = prepare(arguments)
-    noise, key = jaxsmooth.Gaussian(arguments.sigma), jax.random.key(arguments.seed)
+    noise = jaxsmooth.Gaussian(arguments.sigma)
     try:
+        key = as_key(arguments)
         rows = jaxsmooth.predict_dataset(f, noise, key, data, arguments.output, n=arguments.N, **settings)
     except (ValueError, TypeError) as error:
         parser.error(str(error))

@@ -6,6 +6,8 @@ Logs of several processes are merged first. Try it: python examples/report.py ru
 import argparse
 from pathlib import Path
 
+from loading import share_files
+
 import jaxsmooth
 
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
@@ -13,8 +15,7 @@ RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 
 def load(path: Path) -> list[jaxsmooth.LogRow]:
     """Return the rows of a log, made first of those of several processes where there are such."""
-    shares = list(path.parent.glob(f"{path.stem}.*-of-*{path.suffix}.votes"))
-    return jaxsmooth.merge_shares(path) if shares else jaxsmooth.read_log(path)
+    return jaxsmooth.merge_shares(path) if share_files(path) else jaxsmooth.read_log(path)
 
 
 def named(texts: list[str]) -> list[tuple[str, Path]]:

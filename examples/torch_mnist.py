@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from loading import seed_of
 from torch import nn
 
 from bridges.pytorch import PyTorchRandomizedSmoothing
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sigma", type=float, default=0.25, help="noise level, for pixel values in [0, 1]")
     parser.add_argument("--n", type=int, default=2000, help="votes that bound the probability of a class")
     parser.add_argument("--count", type=int, default=10, help="images to certify")
-    parser.add_argument("--seed", type=int, default=0, help="of the votes")
+    parser.add_argument("--seed", type=int, help="of the votes; drawn if not given")
     parser.add_argument(
         "--output", type=Path, default=Path("certified_torch_mnist"), help="path of the picture, no suffix"
     )
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         preprocessing=(0.1307, 0.3081),
         sample_size=32,
         scale=arguments.sigma,
-        seed=arguments.seed,
+        seed=seed_of(arguments.seed),
         sampling=True,
     )
     label, radius = classifier.certify(x, n=arguments.n, verbose=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from certify_mnist import certify, load_mnist, train
+from loading import seed_of
 
 import jaxsmooth
 from jaxsmooth import losses
@@ -39,16 +40,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=2000, help="votes that bound its probability")
     parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of each certificate")
     parser.add_argument("--batch-size", type=int, default=256, help="noisy images in one call of the model")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the training and the votes")
+    parser.add_argument("--training-seed", type=int, default=0, help="of the split and the training")
+    parser.add_argument("--seed", type=int, help="of the votes; drawn if not given")
     parser.add_argument("--output", type=Path, default=Path("trained_mnist"), help="path of the picture, no suffix")
     arguments = parser.parse_args(argv)
+    arguments.seed = seed_of(arguments.seed)
 
-    noise, (x, y) = jaxsmooth.Gaussian(arguments.sigma), load_mnist(arguments.seed)
+    noise, (x, y) = jaxsmooth.Gaussian(arguments.sigma), load_mnist(arguments.training_seed)
     kept, runs = slice(1000, 1000 + arguments.training), dict[str, list[jaxsmooth.LogRow]]()
     print("certified accuracy" + "".join(f"{r:7.2f}" for r in RADII) + "     ACR  seconds")
     for name in arguments.objectives:
         start = time.perf_counter()
-        f = train(x[kept], y[kept], noise, arguments.seed, OBJECTIVES[name])
+        f = train(x[kept], y[kept], noise, arguments.training_seed, OBJECTIVES[name])
         seconds = time.perf_counter() - start
         rows = certify(f, noise, x[: arguments.count], y[: arguments.count], arguments)
         predicted, radius, truth = (np.array([getattr(row, c) for row in rows]) for c in ("predict", "radius", "label"))

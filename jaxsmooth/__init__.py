@@ -25,7 +25,7 @@ from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
 from jaxsmooth.stores import StoredRun, read_votes
-from jaxsmooth.stream import Stream, add_noise, decision_keys, stream_key, stream_samples
+from jaxsmooth.stream import Stream, add_noise, decision_keys, key_of_seed, stream_key, stream_samples
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction, Votes
 from jaxsmooth.votes import count_votes, stream_votes
 
@@ -67,6 +67,7 @@ __all__ = [
     "cross_entropy",
     "decision_keys",
     "draw_curves",
+    "key_of_seed",
     "losses",
     "merge_shares",
     "most_false_certificates",

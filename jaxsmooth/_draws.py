@@ -13,6 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+# Keys are made with one of these as the first word of the counter. JAX's own functions put 0 there, or the place in an
+# array of as many elements, so that neither `jax.random.split` nor any other of them makes such a key.
+STREAM_TAG = np.uint32(0x6A787374)
+SAMPLE_TAG = np.uint32(0x6A787361)
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
@@ -53,40 +58,44 @@ def random_words(key: jax.Array, size: int) -> jax.Array:
     return jnp.concatenate(jax.lax.optimization_barrier(words))[:size]
 
 
-def fold_words(key: jax.Array, words: jax.Array) -> jax.Array:
-    """Return, for each column of `u32[W, B]`, the key that `jax.random.fold_in` makes of a key and its words in turn.
+def fold_words(key: jax.Array, words: jax.Array, tag: np.uint32) -> jax.Array:
+    """Return one key for each column of `u32[W, B]`: the words are folded into the key in turn.
+
+    One word is folded in as `jax.random.fold_in` does it, with the counter `(tag, word)` in place of `(0, word)`.
 
     Args:
         key: one key for all columns, or `B` keys.
         words: `u32[W, B]`.
+        tag: `STREAM_TAG` or `SAMPLE_TAG`.
 
     Example:
         >>> key = jax.random.key(0)
-        >>> bool(fold_words(key, jnp.uint32([[5], [9]]))[0] == jax.random.fold_in(jax.random.fold_in(key, 5), 9))
+        >>> keys = fold_words(key, jnp.uint32([[5], [9]]), np.uint32(0))
+        >>> bool(keys[0] == jax.random.fold_in(jax.random.fold_in(key, 5), 9))
         True
     """
-    zeros = jnp.zeros_like(words[0])
+    tags = jnp.full_like(words[0], tag)
 
     def fold(keys: jax.Array, word: jax.Array) -> tuple[jax.Array, None]:
-        return jnp.stack(threefry2x32((keys[0], keys[1]), (zeros, word))), None
+        return jnp.stack(threefry2x32((keys[0], keys[1]), (tags, word))), None
 
     # A loop over the words: without it XLA would compute the keys again wherever they are used. JAX's own loop, over
     # the rounds, has more steps, and the threads meet after each, which is slow while a network's threads are busy.
-    keys, _ = jax.lax.scan(fold, jax.random.key_data(key).reshape(-1, 2).T + zeros[None], words)
+    keys, _ = jax.lax.scan(fold, jax.random.key_data(key).reshape(-1, 2).T + jnp.zeros_like(tags)[None], words)
     return jax.random.wrap_key_data(keys.T, impl="threefry2x32")
 
 
-def fold_host(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return what `jax.random.fold_in` makes of each key and word, without compiling: `u32[B, 2]` key data.
+def fold_host(keys: np.ndarray, words: np.ndarray, tag: np.uint32) -> np.ndarray:
+    """Fold one word into each key as `fold_words` does, without compiling: `u32[B, 2]` key data.
 
     Example:
-        >>> data = np.asarray(jax.random.key_data(jax.random.key(3)))
-        >>> folded = fold_host(data[None], np.array([5], np.uint32))
-        >>> bool((folded[0] == jax.random.key_data(jax.random.fold_in(jax.random.key(3), 5))).all())
+        >>> key, word = jax.random.key(3), np.array([5], np.uint32)
+        >>> data = fold_host(np.asarray(jax.random.key_data(key))[None], word, STREAM_TAG)
+        >>> bool((data == jax.random.key_data(fold_words(key, word[None], STREAM_TAG))).all())
         True
     """
     keys = np.broadcast_to(keys, (len(words), 2))
-    return np.stack(threefry2x32((keys[:, 0], keys[:, 1]), (np.zeros_like(words), words)), axis=1)
+    return np.stack(threefry2x32((keys[:, 0], keys[:, 1]), (np.full_like(words, tag), words)), axis=1)
 
 
 def threefry2x32(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:

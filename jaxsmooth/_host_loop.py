@@ -26,7 +26,7 @@ from jaxsmooth._checks import (
     shape_of_scores,
     split_callable,
 )
-from jaxsmooth._draws import fold_host, fold_words
+from jaxsmooth._draws import SAMPLE_TAG, STREAM_TAG, fold_host, fold_words
 from jaxsmooth._programs import WideJit
 from jaxsmooth._sampling import add_noise, add_votes, sample_noise
 from jaxsmooth.arguments import as_flag, as_key, evaluating, refuse_traced, refuse_uncallable
@@ -128,7 +128,7 @@ def key_data(key: Any, streams: tuple[int, ...] | None = None) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _streams(data: bytes, streams: tuple[int, ...]) -> np.ndarray:
-    return fold_host(np.frombuffer(data, np.uint32)[None], np.array(streams, np.uint32))
+    return fold_host(np.frombuffer(data, np.uint32)[None], np.array(streams, np.uint32), STREAM_TAG)
 
 
 def samples_of_each(inputs: int, n: int, first: int = 0) -> Requests:
@@ -367,10 +367,10 @@ def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.n
 
 def _noisy(noise: Noise, x: Any, keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
     """Return the noisy rows of one batch: the program that draws."""
-    # fold_in(fold_in(key, id), sample): the same noise as in `_sampling.draw`.
+    # The same keys, from the id and the sample, as in `_sampling.draw`: the same noise.
     own = jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32").at[slot].get(mode="clip")
     words = jnp.stack([jnp.asarray(ids).at[slot].get(mode="clip"), sample])
-    sampled = sample_noise(noise, fold_words(own, words), x.shape[1:], x.dtype)
+    sampled = sample_noise(noise, fold_words(own, words, SAMPLE_TAG), x.shape[1:], x.dtype)
     return add_noise(noise, jnp.asarray(x).at[slot].get(mode="clip"), sampled)
 
 

@@ -27,7 +27,7 @@ from jaxsmooth._checks import (
     shape_of_scores,
     split_callable,
 )
-from jaxsmooth._draws import fold_words
+from jaxsmooth._draws import SAMPLE_TAG, STREAM_TAG, fold_words
 from jaxsmooth.arguments import as_key
 from jaxsmooth.types import Classifier, Noise
 
@@ -177,7 +177,7 @@ def draw_noise(task: Task, position: Position, lengths: Lengths, rows: int) -> t
     ids = jnp.asarray(task.ids).at[pairs.row].get(mode="clip")
     # The noise of a sample depends on (key, id, sample) only: fold in the one after the other.
     key = task.key if len(lengths) == 1 else decision_keys(task.key)[pairs.stream]
-    keys = fold_words(key, jnp.stack([ids, jnp.asarray(task.first) + pairs.sample]))
+    keys = fold_words(key, jnp.stack([ids, jnp.asarray(task.first) + pairs.sample]), SAMPLE_TAG)
     return sample_noise(task.noise, keys, task.x.shape[1:], task.x.dtype), pairs
 
 
@@ -215,4 +215,4 @@ def add_noise(noise: Noise, x: jax.Array, sampled: jax.Array) -> jax.Array:
 
 def decision_keys(key: jax.Array) -> jax.Array:
     """Return, as an array of two, the keys of selection and of estimation votes."""
-    return jnp.stack([jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)])
+    return fold_words(key, jnp.arange(2, dtype=jnp.uint32)[None], STREAM_TAG)

@@ -15,6 +15,10 @@ from jaxsmooth.types import Noise
 
 __all__ = ["check_classifier", "refuse_faults"]
 
+_WHEN_RANDOM = (
+    "put a network in evaluation mode; where chance is meant, certificates hold if its random numbers are new for each "
+    "row and independent of the noise: then go on without this test, in runs and classes with check=False"
+)
 _TOLERANCE = 1e-4  # of the largest score: kernels add in a different order at a different place of a batch
 
 
@@ -28,6 +32,11 @@ def check_classifier(
     earlier calls. The test compares two batches that share rows, at other places and among other neighbours, and
     repeats the first batch after the second. Scores may differ by 1e-4 of the largest. The test cannot prove that f is
     a function: it does not see faults that these inputs do not show.
+
+    A certificate also holds for a random f if its random numbers are new for each row and independent of the noise:
+    then it speaks of the probability of a class over both. This test cannot tell such an f from a faulty one, and
+    refuses both. Runs and classes leave it out with `check=False`. Their votes are then not repeatable, so that a run
+    does not go on after a restart.
 
     Args:
         f: classifier, `[B, *event] -> [B, K]` scores; it is called a few times, with 2N rows.
@@ -107,7 +116,8 @@ def refuse_faults(
         # A fourth call tells chance from a state.
         steady = not _differing(after, call(first)).any()
         kind = "it has a state: scores changed after another batch" if steady else "it is random, or has a state"
-        faults.append(f"{kind}, in {changed.sum()} of {len(before)} rows")
+        advice = "" if steady else f" ({_WHEN_RANDOM})"
+        faults.append(f"{kind}, in {changed.sum()} of {len(before)} rows{advice}")
     elif (changed := _differing(before[shared[0]], beside[shared[1]])).any():
         rows = f"{changed.sum()} of {len(changed)} rows changed with the rows beside them"
         faults.append(f"its scores depend on the batch: those of {rows}")

@@ -4,24 +4,31 @@ Sample `s` of the input with id `i` depends on `(key, i, s)` only. Different use
 of it, so that no random number is used twice.
 """
 
+import secrets
 from collections.abc import Iterator
 from enum import IntEnum
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_first, as_host_inputs, as_n, as_noise
+from jaxsmooth._draws import STREAM_TAG, fold_words
 from jaxsmooth._host_loop import as_host_task, draw_requests, key_data, own_inputs, samples_of_each
 from jaxsmooth._programs import WideJit
 from jaxsmooth.arguments import as_integer, as_key, refuse_traced
 from jaxsmooth.types import Noise
 
-__all__ = ["Stream", "add_noise", "decision_keys", "stream_key", "stream_samples"]
+__all__ = ["Stream", "add_noise", "decision_keys", "key_of_seed", "stream_key", "stream_samples"]
 
 
 class Stream(IntEnum):
-    """The numbered streams of a key."""
+    """The numbered streams of a key.
+
+    No function of JAX makes the key of a stream: `jax.random.split(key)` gives other keys, so that whoever trains under
+    one of its halves does not train on the noise of a certificate.
+    """
 
     SELECTION = 0
     """Votes of `certify` that choose the class."""
@@ -39,6 +46,33 @@ class Stream(IntEnum):
     """Dropout and fresh weights of a Flax module."""
 
 
+def key_of_seed(seed: int | jax.Array | np.ndarray | None = None) -> jax.Array:
+    """Return the Threefry key of a seed, whatever implementation JAX's default is.
+
+    A certificate holds for an input and a classifier that were chosen without looking at the noise. Draw the seed
+    after them, and publish it with the result and not before. The default does so.
+
+    Args:
+        seed: an integer in [0, 2^64), the key that `jax.random.key(seed, impl="threefry2x32")` makes of it where it is
+            below 2^32; a key or its data `u32[2]`; None for 64 random bits of the operating system.
+
+    Raises:
+        ValueError, TypeError: the seed is none of these.
+
+    Example:
+        >>> bool(key_of_seed(5) == jax.random.key(5, impl="threefry2x32"))
+        True
+        >>> bool(key_of_seed() == key_of_seed())
+        False
+    """
+    if seed is None:
+        seed = secrets.randbits(64)
+    if isinstance(seed, (jax.Array, np.ndarray)) and not (seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)):
+        return as_key(seed)
+    # The words of the key, without a program to compile.
+    return as_key(np.array(divmod(as_integer("seed", seed, 0, 2**64 - 1), 2**32), np.uint32))
+
+
 def stream_key(key: jax.Array, stream: int, turn: int | None = None) -> jax.Array:
     """Return the key of one stream of a key, or of one turn in it.
 
@@ -48,16 +82,17 @@ def stream_key(key: jax.Array, stream: int, turn: int | None = None) -> jax.Arra
         turn: which of several draws that follow each other, at least 0.
 
     Example:
-        >>> stream_key(jax.random.key(0), Stream.TRAINING, 5) == jax.random.fold_in(
-        ...     jax.random.fold_in(jax.random.key(0), 3), 5
-        ... )
-        Array(True, dtype=bool)
+        >>> step_key = stream_key(jax.random.key(0), Stream.TRAINING, turn=5)
     """
-    key = _fold_in(as_key(key), np.uint32(as_integer("stream", stream, 0, 2**32 - 1)))
-    return key if turn is None else _fold_in(key, np.uint32(as_integer("turn", turn, 0, 2**32 - 1)))
+    words = [as_integer("stream", stream, 0, 2**32 - 1)]
+    if turn is not None:
+        words.append(as_integer("turn", turn, 0, 2**32 - 1))
+    return _fold(as_key(key), np.array(words, np.uint32))
 
 
-_fold_in = jax.jit(jax.random.fold_in)
+@jax.jit
+def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
+    return fold_words(key, words[:, None], STREAM_TAG)[0]
 
 
 def decision_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:

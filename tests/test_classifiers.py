@@ -68,7 +68,7 @@ def test_functions_of_each_row_pass(f, noise, dtype):
         (batch_normalised, "its scores depend on the batch: those of 6 of 6 rows"),
         (lambda x: x - x[:1], "its scores depend on the batch"),
         (lambda x: x + jnp.arange(len(x))[:, None], "its scores depend on the batch"),
-        (Dropout(), "it is random, or has a state"),
+        (Dropout(), "it is random, or has a state, .* where chance is meant, certificates hold if .* check=False"),
         (Running(), "it is random, or has a state"),
         (Remembering(), "it has a state: scores changed after another batch"),
         (lambda x: x.at[2, 0].set(jnp.nan), "its scores are not finite in 1 of 12 rows"),

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxsmooth import LogRow, read_log, write_log
+from jaxsmooth import LogRow, read_log, read_votes, write_log
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -48,7 +48,7 @@ def run_apart(name, *flags, cwd):
 
 
 def test_certify_mnist(tmp_path):
-    flags = ("--count", "20", "--n", "1000", "--radii", "--precision", "0.05")
+    flags = ("--count", "20", "--n", "1000", "--radii", "--precision", "0.05", "--seed", "0")
     done = run_apart("certify_mnist.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "times fewer" in line]
@@ -74,19 +74,20 @@ def test_certify_mnist_refuses_bad_flags(tmp_path, run, flags):
 
 def test_certify_mnist_explains_its_flags(run):
     done = run("certify_mnist.py", "--help")
-    flags = ("--sigma", "--n0", "--n", "--alpha", "--batch-size", "--count", "--seed", "--output")
+    flags = ("--sigma", "--n0", "--n", "--alpha", "--batch-size", "--count", "--training-seed", "--seed", "--output")
     assert all(flag in done.stdout for flag in flags)
 
 
 def test_torch_mnist(tmp_path):
-    done = run_apart("torch_mnist.py", "--count", "2", "--n", "500", cwd=tmp_path)
+    done = run_apart("torch_mnist.py", "--count", "2", "--n", "500", "--seed", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "0 of 2 images were changed within their radius" in done.stdout
     assert (tmp_path / "certified_torch_mnist.png").stat().st_size > 5_000
 
 
 def test_keras_cifar(tmp_path):
-    done = run_apart("keras_cifar.py", "--count", "4", "--attacked", "2", "--steps", "4", "--n", "200", cwd=tmp_path)
+    flags = ("--count", "4", "--attacked", "2", "--steps", "4", "--n", "200", "--seed", "0")
+    done = run_apart("keras_cifar.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "0 of 2 attacked images were changed within their radius" in done.stdout
     assert (tmp_path / "certified_keras_cifar.png").stat().st_size > 5_000
@@ -96,14 +97,14 @@ def test_train_mnist(tmp_path, run):
     flags = ("--training", "500", "--count", "10", "--n", "200", "--objectives", "gaussian", "smoothmix")
     done = run("train_mnist.py", *flags)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["gaussian", "smoothmix"]
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:4]] == ["gaussian", "smoothmix"]
     assert (tmp_path / "trained_mnist.png").stat().st_size > 5_000
 
 
 def test_jax_modules(run):
     done = run("jax_modules.py", "--steps", "20", "--count", "10", "--n", "100")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()[1:]
+    lines = done.stdout.splitlines()[2:]
     assert len(lines) == 3
     assert all(" 0 traces" in line.split("|")[1] for line in lines)
 
@@ -122,7 +123,21 @@ def mnist(tmp_path_factory):
 @pytest.mark.parametrize("framework", ["torch", "keras", "flax"])
 def test_scripts_train_certify_and_predict_models_of_every_framework(tmp_path, mnist, run, framework):
     model = f"models:mnist_{framework}"
-    flags = ("--weights", "weights", "--sigma", "0.5", "--max", "20", "--skip", "2", "--N", "300", "--quiet")
+    flags = (
+        "--weights",
+        "weights",
+        "--sigma",
+        "0.5",
+        "--max",
+        "20",
+        "--skip",
+        "2",
+        "--N",
+        "300",
+        "--quiet",
+        "--seed",
+        "0",
+    )
     trained = run("train.py", model, mnist, "weights", "--sigma", "0.5", "--epochs", "8")
     assert trained.returncode == 0, trained.stderr
     for script, output in (("certify.py", "run.tsv"), ("predict.py", "predicted.tsv")):
@@ -164,6 +179,7 @@ def test_scripts_share_a_run_of_the_user_s_own_function_and_report_it(tmp_path, 
         "--quiet",
     )
     command = [sys.executable, EXAMPLES / "certify.py", *flags, "--coordinator", address, "--processes", "2"]
+    command += ["--seed", "7"]
     processes = [subprocess.Popen([*command, "--process", i], cwd=tmp_path) for i in ("0", "1")]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     shown = run("report.py", "mine=run.tsv", "--radii", "0.1", "0.2", "--picture", "curves.png")
@@ -178,6 +194,42 @@ def test_scripts_share_a_run_of_the_user_s_own_function_and_report_it(tmp_path, 
     other = run("certify.py", *flags, "--alpha", "0.01")
     assert other.returncode != 0
     assert "was made under other settings" in other.stderr
+
+
+def test_scripts_draw_a_seed_show_it_and_go_on_with_it(tmp_path, run):
+    (tmp_path / "mine.py").write_text(USER)
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 4), np.float32), y=np.arange(4) % 3)
+    flags = ("mine:classifier", "data.npz", "--sigma", "0.5", "--N", "200", "--quiet")
+    seeds = []
+    for output in ("one.tsv", "two.tsv"):
+        done = run("certify.py", *flags, output, "--max", "2")
+        assert done.returncode == 0, done.stderr
+        seeds.append(int(done.stdout.split("seed of the votes:")[1].split()[0]))
+        assert read_log(tmp_path / output)[0].settings["key"] == ",".join(map(str, divmod(seeds[-1], 2**32)))
+    assert len(set(seeds)) == 2  # two seeds of 64 bits are the same with probability 5e-20
+    resumed = run("certify.py", *flags, "one.tsv")
+    assert resumed.returncode == 0, resumed.stderr
+    again = run("certify.py", *flags, "again.tsv", "--seed", str(seeds[0]))
+    assert again.returncode == 0, again.stderr
+    kept, repeated = (read_votes(tmp_path / f"{name}.tsv.votes").votes.counts for name in ("one", "again"))
+    np.testing.assert_array_equal(kept, repeated)
+    other = run("certify.py", *flags, "one.tsv", "--seed", str(seeds[1]))
+    assert "was made under other settings" in other.stderr
+
+
+FAULTY = """
+def classifier():
+    return lambda x: x[:, :3] - x[:, :3].mean(axis=0, keepdims=True)
+"""
+
+
+def test_scripts_test_the_model_unless_told_not_to(tmp_path, run):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 4), np.float32), y=np.arange(4) % 3)
+    flags = ("faulty:classifier", "data.npz", "run.tsv", "--sigma", "0.5", "--N", "200", "--quiet")
+    assert "its scores depend on the batch" in run("certify.py", *flags).stderr
+    assert not (tmp_path / "run.tsv").exists()
+    assert run("certify.py", *flags, "--no-check").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from jaxsmooth import (
 )
 from tests.classifiers import assert_same, first_features, inputs
 from tests.programs import compiled_programs
+from tests.streams import STREAM_TAG, sample_key, tagged_key
 
 NOISE = Gaussian(1.0)
 NOISES = [Gaussian(0.37), Laplace(0.4), Uniform(0.7), LatticeGaussian(0.5, step=2.0**-10)]
@@ -47,10 +49,9 @@ def test_the_streams_have_the_numbers_that_stored_votes_were_drawn_with():
 @pytest.mark.parametrize("stream", [*Stream, 7, 2**31 - 1])
 @pytest.mark.parametrize("turn", [None, 0, 5, 2**32 - 1])
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_the_key_of_a_stream_is_that_of_fold_in(key, stream, turn, wrap):
-    expected = jax.random.fold_in(key, int(stream))
-    if turn is not None:
-        expected = jax.random.fold_in(expected, np.uint32(turn))
+def test_the_key_of_a_stream_is_made_with_its_tag(key, stream, turn, wrap):
+    words = [stream] if turn is None else [stream, turn]
+    expected = tagged_key(key, STREAM_TAG, *map(np.uint32, words))
     found = wrap(lambda key: stream_key(key, stream, turn))(key)
     np.testing.assert_array_equal(data_of(found), data_of(expected))
     raw = stream_key(jax.random.key_data(key), stream, turn)
@@ -60,6 +61,19 @@ def test_the_key_of_a_stream_is_that_of_fold_in(key, stream, turn, wrap):
 def test_no_two_streams_and_turns_share_a_key(key):
     keys = [data_of(key)] + [data_of(stream_key(key, s, turn)) for s in Stream for turn in (None, 0, 1, 2)]
     assert len({tuple(data) for data in keys}) == 1 + 4 * len(Stream)
+
+
+@pytest.mark.parametrize("partitionable", [True, False])
+def test_no_stream_or_sample_has_a_key_that_jax_makes(key, partitionable):
+    """The twin, streams by `fold_in`, is what `split` gives."""
+    with jax.threefry_partitionable(partitionable):
+        made = [jax.random.split(key, 64), jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(64))]
+        bits = jax.random.bits(key, (64, 2), jnp.uint32)
+    theirs = {tuple(row) for keys in made for row in data_of(keys)} | {tuple(row) for row in np.asarray(bits)}
+    ours = [stream_key(key, s, turn) for s in range(20) for turn in (None, 0, 1)]
+    ours += [sample_key(key, i, s) for i in range(10) for s in range(10)]
+    assert not theirs & {tuple(data_of(one)) for one in ours}
+    assert theirs & {tuple(data_of(jax.random.fold_in(key, s))) for s in Stream}
 
 
 def test_decision_keys_are_those_of_the_two_streams_of_certify(key):
@@ -182,8 +196,7 @@ def test_noise_has_the_same_bits_in_every_program(key, noise, event):
     @jax.jit
     def plain(x):
         def one(i, s):
-            own = jax.random.fold_in(jax.random.fold_in(key, i), s)
-            return add(x[i][None], noise.sample(own, event)[None])[0]
+            return add(x[i][None], noise.sample(sample_key(key, i, s), event)[None])[0]
 
         return jax.vmap(one)(np.repeat(np.arange(3), 40), np.tile(np.arange(7, 47), 3))
 

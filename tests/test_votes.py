@@ -21,6 +21,7 @@ from jaxsmooth import Gaussian, Laplace, Uniform, add_noise, count_votes, decisi
 from tests.classifiers import assert_same, first_features, grid_of_features, inputs, one_of_the_grid, scaled_features
 from tests.memory import needs_proc
 from tests.programs import compiled_programs
+from tests.streams import STREAM_TAG, sample_key, tagged_key
 
 NOISES = [Gaussian(1.0), Laplace(0.7), Uniform(1.5)]
 DRIVERS = [count_votes, stream_votes]
@@ -31,9 +32,8 @@ def reference(f, noise, key, x, n, ids=None, first=0):
     """Count by the definition of the stream: one sample at a time, one key each."""
     counts = np.zeros((len(x), 3), np.int32)
     for i, row in enumerate(x):
-        input_key = jax.random.fold_in(key, i if ids is None else ids[i])
         for s in range(first, first + n):
-            e = noise.sample(jax.random.fold_in(input_key, s), row.shape)
+            e = noise.sample(sample_key(key, i if ids is None else ids[i], s), row.shape)
             counts[i, int(jnp.argmax(f((row + e)[None])[0]))] += 1
     return counts
 
@@ -114,9 +114,9 @@ def test_positions_beyond_2_to_the_32_pairs_do_not_overflow(key):
 
 def test_selection_and_estimation_draw_disjoint_streams(key):
     selection, estimation = decision_keys(key)
-    a, b = (Gaussian(1.0).sample(jax.random.fold_in(k, 0), (100,)) for k in (selection, estimation))
+    a, b = (Gaussian(1.0).sample(sample_key(k, 0, 0), (100,)) for k in (selection, estimation))
     assert not np.isin(a, b).any()
-    assert_same(jax.random.key_data(selection), jax.random.key_data(jax.random.fold_in(key, 0)))
+    assert_same(jax.random.key_data(selection), jax.random.key_data(tagged_key(key, STREAM_TAG, 0)))
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -255,7 +255,7 @@ def test_a_row_with_a_non_finite_score_votes_for_no_class(key, driver, bad):
     clean = np.zeros((2, 3), np.int32)
     for i in range(2):
         for s in range(50):
-            e = NOISES[0].sample(jax.random.fold_in(jax.random.fold_in(key, i), s), (5,))
+            e = NOISES[0].sample(sample_key(key, i, s), (5,))
             row = inputs(2)[i] + e
             clean[i, int(jnp.argmax(row[:3]))] += int(row[0] <= 0)
     assert 0 < clean.sum() < 100
