@@ -1,6 +1,7 @@
 """Randomized smoothing of any classifier with two hooks: predict, certify and fit as in ART."""
 
 import math
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from bridges.inputs import as_inputs, input_ids
 from jaxsmooth import Stream
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, as_scale, refuse_unknown
 
+_COUNTING = threading.Lock()  # of the samples that were drawn
 _OUTPUTS = ("one_hot", "frequencies", "log_frequencies")
 
 
@@ -70,7 +72,7 @@ class RandomizedSmoothingMixin:
                [0., 0.]])
         >>> label, radius = classifier.certify([[2.0, 0.0], [0.0, -0.01]], n=1000)
         >>> label, radius.round(1)
-        (array([ 0, -1]), array([1.2, 0. ]))
+        (array([ 0, -1]), array([1.1, 0. ]))
     """
 
     _limits = CPU
@@ -140,14 +142,16 @@ class RandomizedSmoothingMixin:
         abstains = as_flag("is_abstain", kwargs.pop("is_abstain", True))
         x = as_inputs(x, self._input_shape)
         voter = self._voter(x, sample_size, batch_size, even=False, verbose=verbose, **kwargs)
-        counts = self._count_votes(voter, x, verbose)
-        self._predicted = (self._predicted + self.sample_size) % 2**31
+        with _COUNTING:  # each call votes again, from any thread
+            first = self._predicted
+            self._predicted = (first + sample_size) % 2**31
+        counts = self._count_votes(voter, x, sample_size, first, verbose)
         if self.output == "frequencies":
             return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.output == "log_frequencies":
-            return np.log((counts + 0.5) / (self.sample_size + 0.5 * counts.shape[1]))
+            return np.log((counts + 0.5) / (sample_size + 0.5 * counts.shape[1]))
         if abstains:
-            votes = jaxsmooth.Votes(counts=counts, n=self.sample_size)
+            votes = jaxsmooth.Votes(counts=counts, n=sample_size)
             label = np.asarray(jaxsmooth.prediction(votes, alpha=self.alpha).label)
         else:
             label = np.where(counts.max(axis=1) > 0, np.argmax(counts, axis=1), jaxsmooth.ABSTAIN)
@@ -249,17 +253,17 @@ class RandomizedSmoothingMixin:
             progress=verbose,
         )
 
-    def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
-        """Return the votes of the next `sample_size` samples of each input."""
+    def _count_votes(self, voter: Voter, x: np.ndarray, n: int, first: int, verbose: bool) -> np.ndarray:
+        """Return the votes of samples first to first + n - 1 of each input."""
         return jaxsmooth.stream_votes(
             voter.f,
             jaxsmooth.Gaussian(self.scale),
             self._streams[Stream.PREDICTION],
             x,
-            n=self.sample_size,
+            n=n,
             batch_size=voter.plan.drawn,
             ids=input_ids(x),
-            first=self._predicted,
+            first=first,
             progress=verbose,
         )
 
@@ -297,8 +301,10 @@ class RandomizedSmoothingMixin:
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
-        key = jaxsmooth.stream_key(self._key, Stream.TRAINING, self._draws)
-        self._draws += 1
+        with _COUNTING:
+            draw = self._draws
+            self._draws += 1
+        key = jaxsmooth.stream_key(self._key, Stream.TRAINING, draw)
         return np.asarray(jaxsmooth.add_noise(jaxsmooth.Gaussian(self.scale), key, x))
 
 

@@ -18,7 +18,7 @@ from scipy import special
 
 from jaxsmooth._draws import random_words
 from jaxsmooth.arguments import as_float_dtype, as_key, as_scale, is_traced
-from jaxsmooth.noise import miss
+from jaxsmooth.noise import ABSENT, miss, one_of
 
 _BITS = 64  # of a draw
 _REACH = 9.5  # standard deviations in a table; the mass beyond is below 2.2e-21
@@ -54,7 +54,8 @@ class LatticeGaussian:
     are no multiples of a step: put the normalisation or the cast inside f.
 
     Args:
-        sigma: standard deviation, a concrete positive number in the units of `x`; at most about 1,500 steps.
+        sigma: standard deviation, a concrete positive number in the units of `x`; at most about 1,500 steps. `scale`
+            is another name for it.
         step: of the lattice, a concrete number in the units of `x`, at least 1e-30.
 
     An input beyond 2^22 steps, or with more than 2^20 features, is not certified.
@@ -71,7 +72,10 @@ class LatticeGaussian:
 
     norm = 2
 
-    def __init__(self, sigma: ArrayLike, step: ArrayLike) -> None:
+    def __init__(self, sigma: ArrayLike = ABSENT, step: ArrayLike = ABSENT, *, scale: ArrayLike = ABSENT) -> None:
+        sigma = one_of("sigma", sigma, scale)
+        if step is ABSENT:
+            raise TypeError("step must be given: what the inputs are multiples of, 1/255 for 8-bit images")
         for name, value in (("sigma", sigma), ("step", step)):
             if is_traced(value):
                 raise TypeError(f"{name} must be a concrete number: the table of the noise is made from it")

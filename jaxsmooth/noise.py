@@ -1,11 +1,11 @@
 """Noise distributions: what is added to an input, and the radius that a probability under it certifies.
 
-A noise is a NamedTuple, hence a pytree: its scale may be traced, and `jax.vmap` over it works.
+A noise is a named tuple, hence a pytree: its scale may be traced, and `jax.vmap` over it works.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,36 @@ from scipy import special
 from jaxsmooth import _draws as draws
 from jaxsmooth.arguments import as_float_dtype, as_key, as_scale
 
+ABSENT: Any = object()
 
-class Gaussian(NamedTuple):
+
+def one_of(name: str, value: Any, scale: Any) -> Any:
+    """Return the argument of a noise that may be given by its own name or as `scale`, the name that all noises share.
+
+    Raises:
+        TypeError: both are given, or neither.
+    """
+    if (value is ABSENT) == (scale is ABSENT):
+        given = "neither" if value is ABSENT else "both"
+        raise TypeError(f"{name} must be given as {name}= or as scale=, got {given}")
+    return scale if value is ABSENT else value
+
+
+class _Sigma(NamedTuple):
+    sigma: ArrayLike
+
+
+class Gaussian(_Sigma):
     """Normal noise N(0, sigma^2) on every feature; certifies L2 radii (Cohen et al. 2019, arXiv:1902.02918).
 
     An L2 radius R also certifies every L1 perturbation up to R, and every L-infinity one up to R / sqrt(d).
 
     Args:
-        sigma: standard deviation, a positive scalar in the units of `x`.
+        sigma: standard deviation, a positive scalar in the units of `x`; `scale` is another name for it.
+
+    Raises:
+        TypeError: sigma is given twice or not at all. The functions that take a noise refuse a sigma that is not
+            positive.
 
     Example:
         >>> import jax
@@ -34,9 +56,12 @@ class Gaussian(NamedTuple):
         1.16317...
     """
 
-    sigma: ArrayLike
-
+    __slots__ = ()
     norm = 2
+
+    def __new__(cls, sigma: ArrayLike = ABSENT, *, scale: ArrayLike = ABSENT) -> "Gaussian":
+        """Make a noise."""
+        return super().__new__(cls, one_of("sigma", sigma, scale))
 
     @property
     def scale(self) -> ArrayLike:
@@ -91,22 +116,33 @@ class Laplace(NamedTuple):
         return _twice(np.where(z < 0, tail, 1 - tail))
 
 
-class Uniform(NamedTuple):
+class _HalfWidth(NamedTuple):
+    half_width: ArrayLike
+
+
+class Uniform(_HalfWidth):
     """Uniform noise on [-half_width, half_width] on every feature; certifies L1 radii.
 
     The radius is 2 half_width (p - 1/2) (Yang et al. 2020, arXiv:2002.08118).
 
     Args:
-        half_width: a positive scalar in the units of `x`; the standard deviation is 1 / sqrt(3) of it.
+        half_width: a positive scalar in the units of `x`; `scale` is another name for it. The standard deviation is
+            1 / sqrt(3) of it.
+
+    Raises:
+        TypeError: as for `Gaussian`.
 
     Example:
         >>> float(Uniform(0.5).unit_radius(0.75))
         0.5
     """
 
-    half_width: ArrayLike
-
+    __slots__ = ()
     norm = 1
+
+    def __new__(cls, half_width: ArrayLike = ABSENT, *, scale: ArrayLike = ABSENT) -> "Uniform":
+        """Make a noise."""
+        return super().__new__(cls, one_of("half_width", half_width, scale))
 
     @property
     def scale(self) -> ArrayLike:

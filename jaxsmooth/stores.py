@@ -6,7 +6,6 @@ before it stays readable, and a run that goes on keeps a copy of the damaged fil
 """
 
 import json
-import math
 import os
 import shutil
 import warnings
@@ -14,12 +13,13 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from jaxsmooth._claims import differences
 from jaxsmooth._locks import FileLock
+from jaxsmooth.arguments import in_brief
 from jaxsmooth.types import Certificate, Votes
 
 __all__ = ["StoredRun", "VoteHeader", "VoteRow", "VoteStore", "read_votes"]
@@ -108,7 +108,7 @@ class VoteStore:
         ValueError: the file has another header, or is no such file. BlockingIOError: another process writes to it.
 
     Example:
-        >>> import tempfile
+        >>> import math, tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run.votes"
         >>> votes = np.array([9, 1], np.int32)
         >>> with VoteStore(path, VoteHeader({"sigma": 0.5}, row=(2,))) as store:
@@ -273,10 +273,14 @@ def _as_header(data: bytes) -> VoteHeader:
     if checksum != b"%08x" % zlib.crc32(body):
         raise ValueError(f"its checksum is {checksum.decode(errors='replace')}, not {zlib.crc32(body):08x}")
     fields = json.loads(body)
-    row = tuple(map(int, fields["row"]))
-    if not row or math.prod(row) < 1:
-        raise ValueError(f"votes of shape {row}")
-    return VoteHeader(fields["settings"], row, fields["rule"], fields["selects"])
+    settings, row, rule, selects = (fields[name] for name in VoteHeader._fields)
+    if not isinstance(settings, dict):
+        raise ValueError(f"settings are {in_brief(settings)}")
+    if not isinstance(row, list) or not row or not all(type(size) is int and size >= 1 for size in cast(Any, row)):
+        raise ValueError(f"votes of shape {in_brief(row)}")
+    if not isinstance(rule, str) or not isinstance(selects, bool):
+        raise ValueError(f"the rule {in_brief(rule)}, selects {in_brief(selects)}")
+    return VoteHeader(cast(Any, settings), tuple(cast(Any, row)), rule, selects)
 
 
 def is_torn(path: Path, header: VoteHeader) -> bool:

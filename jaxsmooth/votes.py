@@ -61,7 +61,7 @@ def count_votes(
         >>> f = lambda x: jnp.stack([x.sum(-1), -x.sum(-1)], -1)
         >>> count_votes(f, Gaussian(1.0), jax.random.key(0), jnp.array([[9.0, 0.0], [0.0, 0.0]]), n=1000)
         Array([[1000,    0],
-               [ 492,  508]], dtype=int32)
+               [ 469,  531]], dtype=int32)
     """
     n = as_n(n)
     batch_size = as_batch_size(batch_size)
@@ -104,7 +104,7 @@ def stream_votes(
         >>> f = lambda x: np.stack([x.sum(-1), -x.sum(-1)], -1)
         >>> stream_votes(f, Gaussian(1.0), jax.random.key(0), jnp.array([[9.0, 0.0], [0.0, 0.0]]), n=1000)
         array([[1000,    0],
-               [ 492,  508]], dtype=int32)
+               [ 469,  531]], dtype=int32)
     """
     step = make_step(f, compiled=False)
     n = as_n(n)

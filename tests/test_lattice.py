@@ -120,7 +120,7 @@ def half(x):
 def three():
     """One input on the lattice, one whose radius is reduced, and one whose radius is used up."""
     x = np.zeros((3, 9), np.float32)
-    x[:, 0], x[:, 1] = [100, 120, 10], [0, 76.5, 76.5]
+    x[:, 0], x[:, 1] = [100, 120, 12], [0, 76.5, 76.5]
     return x / np.float32(255)
 
 

@@ -1,5 +1,8 @@
 """Noise: its words against published answers, its maps against SciPy's quantiles, its distribution, its radii."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from scipy import special, stats
 
-from jaxsmooth import Gaussian, Laplace, Noise, Uniform
+from jaxsmooth import Gaussian, Laplace, LatticeGaussian, Noise, Uniform
 
 NOISES = [Gaussian, Laplace, Uniform]
 FALSE_ALARM = 1e-6
@@ -23,6 +26,41 @@ def test_is_a_pytree_whose_scale_is_a_leaf(noise):
     assert isinstance(noise(0.5), Noise)
     assert jax.tree.leaves(noise(0.5)) == [0.5]
     assert noise(0.5).scale == 0.5
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_every_noise_takes_its_parameter_as_scale(noise):
+    assert noise(scale=0.5) == noise(0.5)
+    assert repr(noise(scale=0.5)) == repr(noise(0.5))
+    for copied in (
+        pickle.loads(pickle.dumps(noise(0.5))),
+        copy.deepcopy(noise(0.5)),
+        noise(1.0)._replace(**vars_of(0.5, noise)),
+    ):
+        assert copied == noise(0.5)
+        assert type(copied) is noise
+    assert type(jax.tree.map(lambda _: None, noise(0.5))) is noise  # as axes of vmap are given
+    lattice = LatticeGaussian(scale=0.5, step=0.125)
+    assert (lattice.sigma, lattice.step) == (0.5, 0.125)
+
+
+def vars_of(value, noise):
+    return {noise(1.0)._fields[0]: value}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Gaussian, "sigma must be given as sigma= or as scale=, got neither"),
+        (lambda: Gaussian(0.5, scale=0.5), "sigma must be given as sigma= or as scale=, got both"),
+        (lambda: Uniform(half_width=0.5, scale=0.5), "half_width must be given as half_width= or as scale=, got both"),
+        (lambda: LatticeGaussian(step=0.1), "sigma must be given as sigma= or as scale=, got neither"),
+        (lambda: LatticeGaussian(0.5), "step must be given"),
+    ],
+)
+def test_a_parameter_is_given_once(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("noise", NOISES)

@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from scipy import stats
@@ -25,6 +26,33 @@ def false_certificates(looks, bars, p):
         crossed += alive[bar:].sum()
         alive = alive[:bar]
     return crossed
+
+
+def exact_false_certificates(looks, bars, p):
+    """The same to 60 digits."""
+    alive, crossed, previous = [mpmath.mpf(1)], mpmath.mpf(0), 0
+    for look, bar in zip(looks.tolist(), bars.tolist(), strict=True):
+        size = look - previous
+        step = [mpmath.binomial(size, k) * p**k * (1 - p) ** (size - k) for k in range(size + 1)]
+        walked = [mpmath.mpf(0)] * (len(alive) + size)
+        for i, mass in enumerate(alive):
+            for j, share in enumerate(step):
+                walked[i + j] += mass * share
+        crossed += mpmath.fsum(walked[bar:])
+        alive, previous = walked[:bar], look
+    return crossed
+
+
+@pytest.mark.parametrize("unit", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", [1e-12, 1e-9])
+def test_bars_hold_at_the_smallest_levels(alpha, unit):
+    with mpmath.workdps(60):
+        plan = plan_radii([0.5 * unit], Gaussian(0.5), n=300, alpha=alpha)
+        p = mpmath.mpf(float(stats.norm.cdf(unit)))
+        error = exact_false_certificates(plan.looks, plan.certify[0], p)
+        assert 0.5 * alpha <= error <= alpha
+        # The broken twin: one vote less at each look.
+        assert exact_false_certificates(plan.looks, plan.certify[0] - 1, p) > alpha
 
 
 def enough(n, unit):

@@ -529,7 +529,7 @@ def test_another_condition_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"mode must be that of the run: input \d has \d+ votes in the file, where `until`"
     ):
-        run(path, mode=Anytime(lambda result: False, n=4096))
+        run(path, mode=Anytime(lambda _: False, n=4096))
     run(path, mode=Anytime(lambda result: bool(result.radius[0] > 0.05), n=4096))
 
 

@@ -2,10 +2,12 @@
 
 import errno
 import io
+import json
 import math
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +217,32 @@ def test_other_files_are_refused_and_left_alone(tmp_path, data):
     with pytest.raises(ValueError, match=r"a\.votes"):
         VoteStore(path, HEADER)
     assert path.read_bytes() == data
+
+
+CRAFTED = [
+    {"settings": [1]},
+    {"settings": None},
+    {"row": [1.5, 2]},
+    {"row": [-1, -3]},
+    {"row": []},
+    {"row": 3},
+    {"row": [2**40, 2**40]},
+    {"row": [2**31]},
+    {"row": [True]},
+    {"rule": 1},
+    {"selects": "no"},
+]
+
+
+@pytest.mark.parametrize("changes", CRAFTED, ids=str)
+def test_a_crafted_header_is_a_value_error(tmp_path, changes):
+    """Its checksum is right: whoever writes a file can compute it."""
+    body = json.dumps({**HEADER._asdict(), **changes}, sort_keys=True).encode()
+    path = tmp_path / "a.votes"
+    path.write_bytes(FORMAT + body + b" %08x\n" % zlib.crc32(body) + bytes(100))
+    for run in (lambda: read_votes(path), lambda: VoteStore(path, HEADER)):
+        with pytest.raises(ValueError, match=r"a\.votes"):
+            run()
 
 
 @pytest.mark.parametrize("place", range(10, 60, 7))

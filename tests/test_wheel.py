@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CORE = ["test_bounds.py", "test_curves.py", "test_logs.py", "test_stores.py"]
+CORE = ["test_curves.py", "test_logs.py", "test_stores.py"]
 WITHOUT_FRAMEWORKS = """
 import sys
 class Missing:

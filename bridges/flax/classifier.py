@@ -156,20 +156,20 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         label, radius = (np.asarray(values)[: len(x)] for values in (result.label, result.radius))
         return replace(result, label=label, radius=radius)
 
-    def _count_votes(self, voter: Voter, x: np.ndarray, verbose: bool) -> np.ndarray:
-        """Return the votes of the next `sample_size` samples of each input."""
+    def _count_votes(self, voter: Voter, x: np.ndarray, n: int, first: int, verbose: bool) -> np.ndarray:
+        """Return the votes of samples first to first + n - 1 of each input."""
         if not voter.compiled:
-            return super()._count_votes(voter, x, verbose)
+            return super()._count_votes(voter, x, n, first, verbose)
         filled, ids = _filled(x)
         counts = jaxsmooth.count_votes(
             voter.f,
             jaxsmooth.Gaussian(self.scale),
             self._streams[Stream.PREDICTION],
             filled,
-            n=self.sample_size,
+            n=n,
             batch_size=voter.plan.rows,
             ids=ids,
-            first=self._predicted,
+            first=first,
         )
         return np.asarray(counts)[: len(x)]
 

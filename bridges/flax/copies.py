@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bridges.archives import read_arrays
+
 
 class Packed(NamedTuple):
     """An object as cloudpickle writes it."""
@@ -48,12 +50,7 @@ def load_tree(path: Path, like: Any) -> Any:
         ValueError: it holds other arrays, or arrays of other shapes.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        stored = {name: archive[name] for name in archive.files}
-    shapes = {jax.tree_util.keystr(at): np.shape(_bare(leaf)) for at, leaf in leaves}
-    found = {name: value.shape for name, value in stored.items()}
-    if found != shapes:
-        raise ValueError(f"{path} must hold arrays of shapes {shapes}, got {found}")
+    stored = read_arrays(path, {jax.tree_util.keystr(at): np.shape(_bare(leaf)) for at, leaf in leaves})
     return treedef.unflatten([_clad(stored[jax.tree_util.keystr(at)], leaf) for at, leaf in leaves])
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import zipfile
 from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bridges.archives import refuse_packed
 from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, GPU
 from bridges.pytorch.acceleration import Accelerated
@@ -179,9 +181,9 @@ class TorchBackend:
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote. The files hold only tensors: nothing in them is executed."""
-        states = [torch.load(f"{path}.model", map_location=self.device, weights_only=True)]
+        states = [_load(Path(f"{path}.model"), self.device)]
         if self.optimizer is not None:
-            states.append(torch.load(f"{path}.optimizer", map_location=self.device, weights_only=True))
+            states.append(_load(Path(f"{path}.optimizer"), self.device))
         # Loading may fail half-way. The model then gets its weights back.
         before = copy.deepcopy(self.model.state_dict())
         try:
@@ -248,3 +250,11 @@ def _gradient(value: torch.Tensor, leaf: torch.Tensor) -> np.ndarray:
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
+
+
+def _load(path: Path, device: torch.device) -> Any:
+    """Return what `torch.save` wrote. It compresses nothing: another file could be far larger in memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            refuse_packed(path, sum(info.file_size for info in archive.infolist()))
+    return torch.load(path, map_location=device, weights_only=True)

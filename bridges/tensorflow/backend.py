@@ -6,11 +6,13 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jax
 import keras
 import numpy as np
 import tensorflow as tf
 
+from bridges.archives import read_arrays, refuse_packed
 from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, Limits
 from bridges.tensorflow.call import TensorFlowFunction
@@ -170,12 +172,13 @@ class TensorFlowBackend:
         before = self._variables()
         try:
             if isinstance(self.model, keras.Model):
+                _refuse_packed(Path(f"{path}.weights.h5"))
                 self.model.load_weights(f"{path}.weights.h5")
             else:
-                assign(self.model.variables, _arrays(f"{path}.weights.npz"))
+                _assign_stored(f"{path}.weights.npz", self.model.variables)
             if isinstance(self.optimizer, keras.optimizers.Optimizer) and Path(f"{path}.optimizer.npz").exists():
                 self.optimizer.build(self.model.trainable_variables)
-                assign(self.optimizer.variables, _arrays(f"{path}.optimizer.npz"))
+                _assign_stored(f"{path}.optimizer.npz", self.optimizer.variables)
         except Exception:
             assign(self.model.variables, before)
             raise
@@ -284,6 +287,15 @@ def _tensor(x: np.ndarray | jax.Array) -> tf.Tensor:
     return tf.constant(np.asarray(x, np.float32))
 
 
-def _arrays(path: str) -> list[np.ndarray]:
-    with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return [archive[name] for name in archive.files]
+def _assign_stored(path: str, variables: list[Any]) -> None:
+    """Assign the arrays of a file of `numpy.savez` to variables."""
+    stored = read_arrays(Path(path), {f"arr_{i}": tuple(v.shape) for i, v in enumerate(variables)})
+    assign(variables, list(stored.values()))
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse a file of weights that is larger in memory than on the disk. Keras compresses nothing."""
+    sizes: list[int] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda _, item: sizes.append(int(item.nbytes)) if isinstance(item, h5py.Dataset) else None)
+    refuse_packed(path, sum(sizes))

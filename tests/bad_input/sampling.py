@@ -179,6 +179,7 @@ def checking() -> Iterator[Subject]:
     yield Subject("noise_report", jaxsmooth.noise_report, tested, odd, is_report, WORDS)
     keyed = {"key": jax.random.key(7)}
     yield Subject("decision_keys", jaxsmooth.decision_keys, lambda: dict(keyed), {"key": KEYS}, are_keys)
+    yield Subject("key_of_seed", jaxsmooth.key_of_seed, lambda: {"seed": 7}, {"seed": [*INTEGERS, *KEYS]}, are_keys)
     odd = {"key": KEYS, "stream": [*INTEGERS, *constants(Same(np.int64(3)))], "turn": INTEGERS}
     streamed = {**keyed, "stream": 3, "turn": 2}
     yield Subject("stream_key", jaxsmooth.stream_key, lambda: dict(streamed), odd, are_keys)

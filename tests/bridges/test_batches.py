@@ -47,7 +47,7 @@ def test_few_sizes_are_drawn():
 
 
 @pytest.mark.parametrize("defence", [None, Keeps()], ids=["plain", "on the host"])
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [1, 64])
 def test_no_call_of_the_network_gets_more_rows_than_the_caller_allows(framework, batch_size, defence):
     x, settings = inputs(3), {"sample_size": 30, "postprocessing_defences": defence}
     model, seen = framework.watch(framework.network())
@@ -66,8 +66,6 @@ def test_no_call_of_the_network_gets_more_rows_than_the_caller_allows(framework,
     ("framework", "method", "shape"),
     [
         (PyTorch, "certify", (1, 3, 5)),
-        (PyTorch, "predict", (1, 5, 3)),
-        (TensorFlow, "certify", (1, 3, 7)),
         (TensorFlow, "predict", (1, 7, 3)),
     ],
     ids=lambda value: getattr(value, "name", value) if not isinstance(value, tuple) else "",
@@ -75,19 +73,19 @@ def test_no_call_of_the_network_gets_more_rows_than_the_caller_allows(framework,
 def test_another_number_of_inputs_compiles_nothing_once_the_sizes_drawn_are_known(framework, method, shape):
     """No other test has compiled for these shapes.
 
-    `certify` draws even parts, one of 16 sizes between powers of two: 12 numbers of inputs draw 12 sizes. `predict`
-    draws 2^k or 3 * 2^k.
+    `certify` draws even parts, one of 16 sizes between powers of two: 6 numbers of inputs draw 6 sizes. `predict` draws
+    2^k or 3 * 2^k.
     """
     classifier = framework.smoothed(framework.linear(shape), input_shape=shape, check=False)
-    x = np.random.default_rng(0).normal(size=(12, *shape)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
     framework.smoothed().certify(inputs(1), 10)  # some parts are compiled once
     arguments, votes, even = ((200,), 50 + 200, True) if method == "certify" else ((), 50, False)
-    drawn = {plan_votes(votes * number, math.prod(shape), 0, CPU, None, even=even).drawn for number in range(1, 13)}
+    drawn = {plan_votes(votes * number, math.prod(shape), 0, CPU, None, even=even).drawn for number in range(1, 7)}
     with compiled_programs() as programs:
-        results = [getattr(classifier, method)(x[:number], *arguments) for number in range(1, 13)]
-    assert len(programs) == len(drawn) == {"certify": 12, "predict": 7}[method]
+        results = [getattr(classifier, method)(x[:number], *arguments) for number in range(1, 7)]
+    assert len(programs) == len(drawn) == {"certify": 6, "predict": 5}[method]
     with compiled_programs() as programs:
-        for number in range(12, 0, -1):
+        for number in range(6, 0, -1):
             classifier.scale = 0.1 * number
             getattr(classifier, method)(x[:number] + 1, *arguments)
     assert programs == []
@@ -105,7 +103,7 @@ def test_certificates_of_many_numbers_of_inputs_compile_few_programs_and_score_s
     label, radius = classifier.certify(x, 270)
     calls(seen)
     with compiled_programs() as programs:
-        for number in range(20, 41):
+        for number in range(20, 41, 2):
             again = classifier.certify(x[:number], 270)
             np.testing.assert_array_equal(again, (label[:number], radius[:number]))
             rows = sum(map(len, calls(seen)))
@@ -113,9 +111,9 @@ def test_certificates_of_many_numbers_of_inputs_compile_few_programs_and_score_s
                 assert rows >= (30 + 270) * number
             else:
                 assert rows == (30 + 270) * number
-    # The even parts of these 21 numbers of samples have 19 sizes. A size of Flax's is one of 24, 32 and 48 inputs, with
+    # The even parts of these 11 numbers of samples have 11 sizes. A size of Flax's is one of 24, 32 and 48 inputs, with
     # at most four programs.
-    assert len(programs) <= (12 if framework.package == "flax" else 19)
+    assert len(programs) <= (12 if framework.package == "flax" else 11)
 
 
 def test_gradients_of_many_numbers_of_inputs_compile_few_programs(framework):

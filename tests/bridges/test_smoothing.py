@@ -1,5 +1,7 @@
 """The mixin over a class with two hooks: decisions of the core, noise of the input alone, arguments by name."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,23 @@ def test_predict_votes_anew_at_every_call_and_repeats_with_the_seed():
     # Together they are the votes of one longer call.
     longer = smoothed(output="frequencies", sample_size=600)
     np.testing.assert_allclose(np.mean(calls, axis=0), longer.predict(x), rtol=1e-12)
+
+
+def test_predict_votes_anew_at_every_call_from_any_thread():
+    """Calls of eight threads at once use the samples that as many calls in turn use, each of them once."""
+    x = inputs(1)
+    in_turn, at_once = (smoothed(output="frequencies", sample_size=500, check=False) for _ in range(2))
+    expected = sorted(in_turn.predict(x)[0].tolist() for _ in range(64))
+    with ThreadPoolExecutor(8) as pool:
+        found = sorted(rows[0].tolist() for rows in pool.map(lambda _: at_once.predict(x), range(64)))
+    assert found == expected
+    assert len({tuple(row) for row in found}) > 20
+
+
+def test_the_default_key_has_64_random_bits():
+    keys = np.stack([jax.random.key_data(smoothed(seed=None).key) for _ in range(64)])
+    # Each of 64 bits is the same in 64 keys with probability 2^-63.
+    assert (np.bitwise_or.reduce(keys) ^ np.bitwise_and.reduce(keys) == 2**32 - 1).all()
 
 
 def test_results_depend_on_the_input_and_the_seed_alone():
