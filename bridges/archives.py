@@ -1,6 +1,7 @@
 """Files of arrays that a user may have from somebody else."""
 
 import math
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
             raise ValueError(f"must hold arrays of shapes {dict(shapes)}, got {found}")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in shapes}
-    except (zipfile.BadZipFile, ValueError, EOFError, SyntaxError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, SyntaxError, tokenize.TokenError, NotImplementedError) as error:
         reason = str(error) if str(error).startswith("must") else f"must be an .npz file of arrays: {error}"
         raise ValueError(f"{path} {reason}") from None
 
