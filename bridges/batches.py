@@ -71,8 +71,22 @@ def plan_votes(
     if batch_size is not None:
         rows = min(rows, batch_size)
     if even and limits.least == 0:
-        rows = _even(samples, rows)
+        return _plan_even(max(1, samples), rows, max(rows, _VALUES_DRAWN // features))
     return Plan(rows, rows_drawn(max(samples, min(rows, limits.least)), rows, features))
+
+
+def _plan_even(samples: int, rows: int, most: int) -> Plan:
+    """Return a plan of equal draws, at most `most` rows each, that leaves few rows of the last draw unused."""
+    fewest = -(-samples // most)
+    plans: list[tuple[int, Plan]] = []
+    for draws in range(fewest, fewest + 3):
+        size = _even(-(-samples // draws))
+        part = equal_part(size, rows)
+        plan = Plan(part, part * -(-size // part))
+        if plan.drawn <= most:
+            plans.append((draws * (plan.drawn + most // 16), plan))  # each draw takes time of its own, too
+    # Of so many draws that equal parts are too large, the last one counts little.
+    return min(plans, key=lambda entry: entry[0])[1] if plans else Plan(rows, most // rows * rows)
 
 
 def plan_gradients(inputs: int, n: int, features: int, widest: int, limits: Limits) -> int:
@@ -99,7 +113,7 @@ def plan_gradients(inputs: int, n: int, features: int, widest: int, limits: Limi
 def rows_drawn(samples: int, rows: int, features: int) -> int:
     """Return how many noisy inputs are drawn at once: whole calls of the network.
 
-    Where it takes several draws, it is the largest number, or the next smaller one if that leaves less of the last draw
+    Where it takes several draws, it is the largest of a few numbers, or the one that leaves less of the last draw
     unused.
 
     Example:
@@ -112,8 +126,7 @@ def rows_drawn(samples: int, rows: int, features: int) -> int:
     calls = -(-samples // rows)
     if calls <= most:
         return min(most, few_sizes(calls)) * rows
-    power = 1 << (most.bit_length() - 1)
-    sizes = [size for size in (power * 3 // 2, power, power * 3 // 4) if most // 2 < size <= most]
+    sizes = {most - most * part // 16 for part in range(8)}
     return min(sizes, key=lambda size: (max(-samples % (size * rows), samples // 16), -size)) * rows
 
 
@@ -158,13 +171,12 @@ def _rows(values: int, features: int, widest: int, rows: int) -> int:
     return min(rows, max(_FEW_ROWS, values // max(features, widest)))
 
 
-def _even(total: int, most: int) -> int:
-    """Return the size of equal parts, one of 16 sizes between powers of two.
+def _even(size: int) -> int:
+    """Return the least of 16 sizes between powers of two that is not below this one.
 
     Example:
-        >>> _even(4128, most=4096), _even(1032, 4096), _even(100_000, 4096)
-        (2176, 1088, 4096)
+        >>> _even(2064), _even(1032), _even(31)
+        (2176, 1088, 31)
     """
-    size = equal_part(total, most)
     unit = 1 << max(0, size.bit_length() - 5)
-    return min(most, -(-size // unit) * unit)
+    return -(-size // unit) * unit

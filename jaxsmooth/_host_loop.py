@@ -28,7 +28,7 @@ from jaxsmooth._checks import (
 )
 from jaxsmooth._draws import SAMPLE_TAG, STREAM_TAG, fold_host, fold_words
 from jaxsmooth._programs import WideJit
-from jaxsmooth._sampling import add_noise, add_votes, sample_noise
+from jaxsmooth._sampling import add_flat_noise, add_votes, sample_noise
 from jaxsmooth.arguments import as_flag, as_key, evaluating, refuse_traced, refuse_uncallable
 from jaxsmooth.types import Classifier, Noise
 
@@ -234,7 +234,7 @@ def draw_requests(task: HostTask, requests: Requests, batch_size: int) -> Iterat
     running = None
     for taken in range(0, int(ends[-1]) if len(ends) else 0, batch_size):
         window, batch, _ = _cut(task, requests, ends, taken, batch_size, 1, 1)
-        served = np.where(batch.slot[0] < len(batch.x), batch.slot[0] + window.start, len(ends))
+        served = np.where(batch.slot[0] < len(batch.ids), batch.slot[0] + window.start, len(ends))
         with evaluating():
             upcoming = _start_called(task.noise, batch, 1), served
         if running is not None:
@@ -332,7 +332,8 @@ def _make_batch(
 
 def _start_called(noise: Noise, batch: Batch, _: int) -> jax.Array:
     """Begin to draw a batch for a classifier that is called."""
-    return _draw.wide(noise, batch.x, batch.keys, batch.ids, batch.slot[0], batch.sample[0])
+    flat = _draw.wide(noise, batch.x, batch.keys, batch.ids, batch.slot[0], batch.sample[0])
+    return flat if batch.x.ndim == 2 else _shaped(flat, batch.x.shape[1:])
 
 
 def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> tuple[np.ndarray, Any]:
@@ -348,7 +349,7 @@ def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> t
     flat = flat.reshape(len(flat), -1, row[-1])
     # Padding and rows with a score that is not finite vote for no class.
     slot = batch.slot[0].astype(np.int64)
-    real = slot < len(batch.x)
+    real = slot < len(batch.ids)
     valid = np.broadcast_to(real[:, None], flat.shape[:2])
     if not np.isfinite(flat).all():  # the test of all at once is fast, and usually enough
         valid = valid & np.isfinite(flat).all(axis=-1)
@@ -366,12 +367,18 @@ def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.n
 
 
 def _noisy(noise: Noise, x: Any, keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
-    """Return the noisy rows of one batch: the program that draws."""
+    """Return the noisy inputs of one batch as flat rows: the program that draws."""
     # The same keys, from the id and the sample, as in `_sampling.draw`: the same noise.
     own = jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32").at[slot].get(mode="clip")
     words = jnp.stack([jnp.asarray(ids).at[slot].get(mode="clip"), sample])
     sampled = sample_noise(noise, fold_words(own, words, SAMPLE_TAG), x.shape[1:], x.dtype)
-    return add_noise(noise, jnp.asarray(x).at[slot].get(mode="clip"), sampled)
+    return add_flat_noise(noise, jnp.asarray(x), slot, sampled)
+
+
+@partial(jax.jit, static_argnums=1, donate_argnums=0)
+def _shaped(flat: jax.Array, event: tuple[int, ...]) -> jax.Array:
+    """Give rows the shape of inputs. They stay where they are in memory, since the flat ones are given away."""
+    return flat.reshape(-1, *event)
 
 
 _draw = WideJit(_noisy)
@@ -383,12 +390,13 @@ def _vote(
 ) -> tuple[jax.Array, jax.Array]:
     """Draw some batches, run the classifier on each, and count: the program of a compiled classifier."""
     f: Classifier = merge_callable(arrays, static)
-    slots = batch.x.shape[0]
+    slots = batch.ids.shape[0]
     (_, rows) = batch.slot.shape
 
     def vote(at: Any, votes: Any) -> tuple[jax.Array, jax.Array]:
         slot = jnp.asarray(batch.slot)[at]
-        scores = f(_noisy(noise, batch.x, batch.keys, batch.ids, slot, jnp.asarray(batch.sample)[at]))
+        flat = _noisy(noise, batch.x, batch.keys, batch.ids, slot, jnp.asarray(batch.sample)[at])
+        scores = f(flat.reshape(rows, *batch.x.shape[1:]))
         row = shape_of_scores(scores, rows)
         votes = jnp.zeros((slots, 1, *row), jnp.int32) if votes is None else votes
         return add_votes(votes, scores, slot, jnp.zeros_like(slot)), scores

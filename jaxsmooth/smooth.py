@@ -231,7 +231,7 @@ def _score_backward(
 
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
         noise, pairs = draw_noise(task, position, (n,), rows)
-        noisy = add_noise(task.noise, task.x.at[pairs.row].get(mode="clip"), noise)
+        noisy = add_noise(task.noise, task.x, pairs.row, noise)
         chex.assert_equal_shape([noisy, noise])
         h = _probabilities(merge_callable(arrays, static), noisy, hard)
         # The average as a baseline makes the variance smaller. It contains h itself, hence n / (n - 1).
