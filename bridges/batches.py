@@ -65,7 +65,7 @@ def plan_votes(
         >>> plan_votes(4128, features=784, widest=64, limits=CPU, batch_size=None, even=True)
         Plan(rows=1088, drawn=2176)
         >>> plan_votes(4128, features=784, widest=64, limits=CPU, batch_size=100)
-        Plan(rows=100, drawn=2400)
+        Plan(rows=100, drawn=2200)
     """
     rows = _rows(limits.layer_values, features, widest, limits.rows)
     if batch_size is not None:

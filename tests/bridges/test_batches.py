@@ -112,7 +112,7 @@ def test_certificates_of_many_numbers_of_inputs_compile_few_programs_and_score_s
                 assert rows >= (30 + 270) * number
             else:
                 assert rows == (30 + 270) * number
-    # The even parts of these 11 numbers of samples have 11 sizes, with two programs each. A size of Flax's is one of 24,
+    # The even parts of these 11 numbers of samples have 11 sizes, with two programs each. A size of Flax is one of 24,
     # 32 and 48 inputs, with at most four programs.
     assert len(programs) <= (12 if framework.package == "flax" else 22)
 
