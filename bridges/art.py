@@ -3,20 +3,21 @@
 ART checks that its own classes are among an estimator's bases. So once the program has imported ART, instances of our
 classes are made from a joined class: ours first, then ART's class of the same name, or, where ART has none, the classes
 that its attacks ask for. ART's constructor is not called, every public name resolves to our code, and the private names
-that ART's attacks read are views of ours.
+that ART's tools read and set are views of ours.
 """
 
 import copy
-import operator
 import sys
 from typing import Any
 
+# ART's private name: ours, and the argument of `set_params` that setting it changes.
 _VIEWS = {
-    "_device": "device",
-    "_loss": "loss",
-    "_loss_object": "loss_object",
-    "_model": "model",
-    "_optimizer": "optimizer",
+    "_device": ("device", None),
+    "_loss": ("loss", "loss"),
+    "_loss_object": ("loss_object", "loss_object"),
+    "_model": ("_model_for_art", "model"),
+    "_optimizer": ("optimizer", "optimizer"),
+    "_reduce_labels": ("_takes_indices", None),
 }
 _JOINED: dict[type, type] = {}
 
@@ -31,9 +32,28 @@ def instance_class(cls: type) -> type:
         return cls
     if cls not in _JOINED:
         names: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__, "__qualname__": cls.__qualname__}
-        names |= {view: property(operator.attrgetter(name)) for view, name in _VIEWS.items() if hasattr(cls, name)}
+        names |= {view: _view(view, *ours) for view, ours in _VIEWS.items() if hasattr(cls, ours[0])}
         _JOINED[cls] = type(bases[-1])(cls.__name__, (cls, *bases), names)
     return _JOINED[cls]
+
+
+def _view(view: str, name: str, argument: str | None) -> property:
+    """Return a property for a private name of ART's.
+
+    ART's tools also set such names, to None or to what they put in the place of ours. What was set is what is read
+    then. Where it is an argument of ours, our class takes it over.
+    """
+
+    def read(classifier: Any) -> Any:
+        return vars(classifier).get(f"_art{view}", getattr(classifier, name))
+
+    def write(classifier: Any, value: Any) -> None:
+        vars(classifier)[f"_art{view}"] = value
+        if argument is not None and value is not None:
+            classifier.set_params(**{argument: getattr(value, "module_of_ours", value)})
+            vars(classifier).pop(f"_art{view}")
+
+    return property(read, write)
 
 
 def _art_bases(smoothing: Any, name: str) -> tuple[type, ...]:

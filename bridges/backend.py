@@ -9,26 +9,11 @@ import jax
 import numpy as np
 
 from bridges.batches import Limits
+from bridges.losses import Loss
 from jaxsmooth import Classifier
 
 Scores = Callable[[np.ndarray | jax.Array], np.ndarray]
 Weigh = Callable[[np.ndarray], np.ndarray]
-
-
-class Loss(Protocol):
-    """The user's loss, read without changing it."""
-
-    function: Any
-
-    @property
-    def output(self) -> str:
-        """What the network returns: "logits", "log-probabilities" or "probabilities"."""
-        ...
-
-    @property
-    def takes_indices(self) -> bool:
-        """Whether the loss takes class indices rather than one row for each input."""
-        ...
 
 
 class Backend(Protocol):
@@ -52,12 +37,24 @@ class Backend(Protocol):
         """Return the network as a JAX function."""
         ...
 
+    def is_tensor(self, x: Any) -> bool:
+        """Return whether x is a tensor of the framework."""
+        ...
+
+    def as_tensor(self, x: Any) -> Any:
+        """Return an array, or a tensor with its graph, as a float32 tensor of the framework."""
+        ...
+
     def like(self, x: Any, array: np.ndarray) -> Any:
         """Return an array as a tensor of the framework if x is one, else as it is."""
         ...
 
     def on_host(self, noisy: jax.Array) -> np.ndarray:
         """Return noisy inputs in the host's memory, as arrays that the network may write to if it does that."""
+        ...
+
+    def outputs(self, x: Any, *, training: bool = False) -> Any:
+        """Return the outputs of the network for a tensor, with its graph."""
         ...
 
     def scoring(self, *, training: bool = False) -> AbstractContextManager[Scores]:
@@ -74,12 +71,12 @@ class Backend(Protocol):
         """
         ...
 
-    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
-        """Return the loss of each row."""
+    def loss(self, x: np.ndarray, y: Any, reduction: str, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row for "none", or the loss's own "mean" or "sum" of them."""
         ...
 
-    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
-        """Return the loss of each row of outputs."""
+    def loss_from_scores(self, scores: np.ndarray, y: Any, reduction: str) -> np.ndarray:
+        """Return the same of outputs."""
         ...
 
     def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
@@ -98,8 +95,8 @@ class Backend(Protocol):
         """Make one training step for each batch."""
         ...
 
-    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
-        """Return what a layer, by name or index, returns: an array, or a tensor of the framework with its graph."""
+    def activations(self, x: Any, layer: Any, *, framework: bool = False) -> Any:
+        """Return what a layer, by name or index, returns for an array or a tensor: an array or a tensor."""
         ...
 
     def activation_gradient(

@@ -21,7 +21,6 @@ from bridges.inputs import (
     as_inputs,
     as_labels,
     as_real,
-    as_reduction,
     as_shape,
     input_ids,
     refuse_keywords,
@@ -31,8 +30,9 @@ from bridges.layers import activation_loss
 from bridges.preprocessing import Preprocessing, Standardisation
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth import Stream
-from jaxsmooth.arguments import as_flag, as_integer, as_scale, refuse_unpaired
+from jaxsmooth.arguments import as_flag, as_integer, as_scale, refuse_unknown, refuse_unpaired
 
+_REDUCTIONS = ("none", "mean", "sum")
 _STEPS = ("preprocessing_defences", "postprocessing_defences", "preprocessing", "input_shape", "channels_first")
 
 
@@ -87,6 +87,16 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         return self._backend.model
 
     @property
+    def _model_for_art(self) -> Any:
+        """The network as ART's tools call it."""
+        return self.model
+
+    @property
+    def _takes_indices(self) -> bool:
+        """Whether the loss takes class indices; ART's trainers ask."""
+        return self._backend.loss_function.takes_indices
+
+    @property
     def optimizer(self) -> Any:
         """The optimizer, as it was given; None if there is none."""
         return self._backend.optimizer
@@ -125,6 +135,11 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
     def all_framework_preprocessing(self) -> bool:
         """Whether every step before the network can run on tensors of the framework."""
         return all(isinstance(step, Standardisation) or hasattr(step, "forward") for step in self._preprocessing.steps)
+
+    def __repr__(self) -> str:
+        """Return the class with its settings by name; of networks and other objects their types."""
+        words = (f"{name}={_word(getattr(self, name, None))}" for name in self.parameters)
+        return f"{own_class(type(self)).__name__}({', '.join(words)})"
 
     def get_params(self) -> dict[str, Any]:
         """Return the settings by name. `set_params(**get_params())` changes nothing."""
@@ -244,10 +259,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
                 for labels in wanted
             ]
             return self._backend.like(x, np.stack(gradients, axis=1))
+        self._read_outputs()
         prepared, _ = self._preprocessing.before(x_)
         gradients = []
         for labels in wanted:
-            chosen = np.eye(self._nb_classes, dtype=np.float32)[labels]
+            chosen = np.zeros((len(x_), self._nb_classes), np.float32)
+            chosen[np.arange(len(x_)), labels] = 1
             gradient = self._backend.vjp(prepared, lambda _, chosen=chosen: chosen, training=training_mode)
             gradients.append(self._preprocessing.gradient(x_, gradient))
         return self._backend.like(x, np.stack(gradients, axis=1))
@@ -279,7 +296,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         return self._backend.like(x, self._preprocessing.gradient(x_, gradient))
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", training_mode: bool = False) -> np.ndarray:
-        """Return the loss of the network: `f32[N]`, or its mean or sum, 0 for no inputs.
+        """Return the loss of the network: `f32[N]`, or the loss's own mean or sum of them, 0 for no inputs.
+
+        A loss with class weights, or one that ignores a class, has a mean of its own.
 
         Args:
             x: inputs.
@@ -287,14 +306,14 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             reduction: "none", "mean" or "sum".
             training_mode: run the network in training mode.
         """
-        reduce = as_reduction(reduction)
+        refuse_unknown("reduction", reduction, _REDUCTIONS)
         training_mode = as_flag("training_mode", training_mode)
         x = as_inputs(x, self._input_shape)
         y = self._as_targets(y, len(x))
         if len(x) == 0:
             return np.zeros((0,) if reduction == "none" else (), np.float32)
         prepared, _ = self._preprocessing.before(x)
-        return reduce(self._backend.loss(prepared, y, training=training_mode))
+        return self._backend.loss(prepared, y, reduction, training=training_mode)
 
     def compute_losses(self, x: Any, y: Any, reduction: str = "none") -> dict[str, np.ndarray]:
         """Return `compute_loss` as the one entry "total"."""
@@ -302,11 +321,14 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> np.ndarray:
         """Return the loss of outputs of the network."""
-        reduce = as_reduction(reduction)
+        refuse_unknown("reduction", reduction, _REDUCTIONS)
         scores = as_real("pred", pred, f"[N, {self._nb_classes}]")
         if scores.ndim != 2 or scores.shape[1] != self._nb_classes:
             raise ValueError(f"pred must have shape [N, {self._nb_classes}], got {scores.shape}")
-        return reduce(self._backend.loss_from_scores(scores, self._as_targets(y, len(scores))))
+        y = self._as_targets(y, len(scores))
+        if len(scores) == 0:
+            return np.zeros((0,) if reduction == "none" else (), np.float32)
+        return self._backend.loss_from_scores(scores, y, reduction)
 
     def get_activations(self, x: Any, layer: Any = None, batch_size: int = 128, framework: bool = False) -> Any:
         """Return what a layer of the network returns for the inputs.
@@ -315,13 +337,20 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             x: inputs.
             layer: name, or index among `layer_names`.
             batch_size: rows in one call of the network.
-            framework: return a tensor with its graph, made in one call, instead of an array.
+            framework: return a tensor instead of an array, made in one call. If x is a tensor, it has its graph to x.
 
         Raises:
             ValueError, IndexError, TypeError: there is no such layer; the message lists those there are.
         """
-        x = as_inputs(x, self._input_shape)
         batch_size = as_integer("batch_size", batch_size, 1)
+        if as_flag("framework", framework) and self._backend.is_tensor(x):
+            if tuple(x.shape[1:]) != self._input_shape or x.shape[0] == 0:
+                raise ValueError(
+                    f"x must have shape (N, {', '.join(map(str, self._input_shape))}), got {tuple(x.shape)}"
+                )
+            prepared = self._preprocessing.before_of_tensor(self._backend.as_tensor(x), self._backend.as_tensor)
+            return self._backend.activations(prepared, layer, framework=True)
+        x = as_inputs(x, self._input_shape)
         prepared, _ = self._preprocessing.before(x)
         if len(x) == 0:  # not every network takes no rows
             row = np.zeros((1, *prepared.shape[1:]), np.float32)
@@ -358,7 +387,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         Raises:
             ValueError: there is no optimizer, or an argument is not as described. TypeError: an unknown keyword.
         """
-        refuse_keywords(kwargs)
+        if kwargs.pop("validation_data", None) is not None:  # said by ART's trainers
+            raise TypeError("validation_data must be None: nothing here uses such data")
+        refuse_keywords(kwargs, ("training_mode", "drop_last", "scheduler", "verbose"))
         self._backend.refuse_untrainable()
         x = as_inputs(x, self._input_shape)
         batch_size = as_integer("batch_size", batch_size, 1)
@@ -458,11 +489,22 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         clone.reset()
         return clone
 
+    def _predict_framework(self, x: Any, y: Any = None, training_mode: bool = False) -> Any:
+        """Return the outputs of the network for a tensor, with the graph, as ART's tools ask for them.
+
+        Returns:
+            Outputs `[N, C]`, of which no noise is part.
+        """
+        del y
+        prepared = self._preprocessing.before_of_tensor(self._backend.as_tensor(x), self._backend.as_tensor)
+        return self._backend.outputs(prepared, training=as_flag("training_mode", training_mode))
+
     def _predict_classifier(self, x: Any, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         """Return the scores of the network, after postprocessing, for at most `batch_size` rows at a time."""
-        kwargs.pop("logits", None)  # said by ART's attacks
+        for name in ("logits", "y"):  # said by ART's tools; a prediction does not depend on them
+            kwargs.pop(name, None)
         if kwargs:
-            refuse_keywords(kwargs)
+            refuse_keywords(kwargs, ("is_abstain", "training_mode"))
         # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
         scores = np.empty((len(x), self._nb_classes), np.float32)
         with self._backend.scoring(training=training_mode) as score:
@@ -498,6 +540,18 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             return [np.full(inputs, as_integer("label", label, 0, self._nb_classes - 1))]
         return [as_labels(label, inputs, self._nb_classes)]
 
+    def _scores_to_check(self, x: Any, rows: int, kwargs: dict[str, Any]) -> np.ndarray:
+        """Return the outputs of the network, without the defences after it.
+
+        Those may be random. That is sound: their numbers are new for each row, and independent of the noise.
+        """
+        del kwargs
+        parts: list[np.ndarray] = []
+        with self._backend.scoring() as score:
+            for start in range(0, len(x), rows):
+                parts.append(score(self._preprocessing.before(x[start : start + rows])[0]))
+        return np.concatenate(parts)
+
     def _blanks_rows(self) -> bool:
         """Return whether a postprocessing defence may take the scores of a row away."""
         return bool(self._preprocessing.postprocessors)
@@ -507,11 +561,19 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         on_cpu = next(iter(noisy.devices())).platform == "cpu"
         return noisy if self._preprocessing.is_affine and not on_cpu else self._backend.on_host(noisy)
 
+    def _read_outputs(self) -> None:
+        """Find out what the outputs of the network are, where neither the caller nor the loss says it."""
+        loss = self._backend.loss_function
+        if loss.needs_last:
+            prepared, _ = self._preprocessing.before(np.zeros((1, *self._input_shape), np.float32))
+            loss.set_last(self._backend.last_operation(prepared))
+
     def _find_widest(self, x: np.ndarray) -> int:
         """Return how many values the widest layer has for one input. It is found out on the first input."""
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
+            self._read_outputs()
         return self._widest or 0
 
     def _copies(self, x: np.ndarray) -> Copies:
@@ -539,6 +601,20 @@ def arguments(local: Mapping[str, Any]) -> dict[str, Any]:
         {'model': 'net', 'scale': 0.1}
     """
     return {name: value for name, value in local.items() if name not in ("self", "__class__")}
+
+
+def _word(value: Any) -> str:
+    """Return a setting in brief: a number, a text or a short tuple as it is, of another object its type.
+
+    Example:
+        >>> _word((1, 2)), _word(np.zeros(2)), _word(object())
+        ('(1, 2)', 'float64[2]', 'object')
+    """
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    text = repr(value)
+    plain = value is None or isinstance(value, (bool, int, float, str, tuple, list, np.generic))
+    return text if plain and len(text) <= 60 else getattr(value, "__name__", type(value).__name__)
 
 
 def _folder(path: str | Path | None) -> Path:

@@ -38,7 +38,7 @@ def generated_batches(generator: Any) -> Callable[[], Batches]:
     """
     if hasattr(generator, "get_batch"):
         steps = max(1, -(-int(generator.size) // int(generator.batch_size)))
-        return lambda: (generator.get_batch() for _ in range(steps))
+        return lambda: _batches_of_art(generator, steps)
     if not isinstance(generator, Iterable):
         raise TypeError(f"generator must be iterable or have get_batch, got {type(generator).__name__}")
 
@@ -51,6 +51,28 @@ def generated_batches(generator: Any) -> Callable[[], Batches]:
             raise ValueError("generator gave no batch: an iterator that is used up serves one epoch only")
 
     return epoch
+
+
+def _batches_of_art(generator: Any, steps: int) -> Batches:
+    """Yield the batches of one epoch of a generator of ART's. Some of them do not begin again: their data set does."""
+    again: Iterator[Any] | None = None
+    for _ in range(steps):
+        batch: Any = None
+        if again is None:
+            try:
+                batch = generator.get_batch()
+            except StopIteration:
+                source = getattr(generator, "iterator", None)
+                if not isinstance(source, Iterable) or isinstance(source, Iterator):
+                    raise ValueError(
+                        "generator gave no batch: an iterator that is used up serves one epoch only"
+                    ) from None
+                again = iter(source)
+        if again is not None:
+            batch = next(again, None)
+            if batch is None:
+                return
+        yield batch
 
 
 def epochs(number: int, verbose: bool) -> Iterable[int]:

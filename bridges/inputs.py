@@ -2,14 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from jaxsmooth.arguments import as_array, as_integer, refuse_unknown
-
-_REDUCTIONS: dict[str, Callable[[np.ndarray], Any]] = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
+from jaxsmooth.arguments import as_array, as_integer
 
 
 def as_inputs(x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -71,22 +68,43 @@ def as_labels(y: Any, number: int, classes: int) -> np.ndarray:
     return indices
 
 
-def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool) -> np.ndarray:
+def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, rows: bool = True) -> np.ndarray:
     """Return labels as a loss of outputs `[number, width]` takes them: class indices, or else float32 rows.
 
     Rows are kept as they are, indices become one-hot rows, or one column of 0 and 1 for a binary model of one output.
+
+    Args:
+        y: labels.
+        number: of inputs.
+        classes: number of classes.
+        width: number of outputs of the network.
+        indices: whether the loss takes indices; they are preferred, where rows are one-hot.
+        rows: whether it takes rows.
+
+    Raises:
+        TypeError, ValueError: y holds no labels, or it has soft labels and the loss takes indices only.
 
     Example:
         >>> as_targets([0, 1], 2, 3, 3, indices=False)
         array([[1., 0., 0.],
                [0., 1., 0.]], dtype=float32)
+        >>> as_targets([[0.9, 0.1]], 1, 2, 2, indices=True)
+        array([[0.9, 0.1]], dtype=float32)
     """
-    if indices:
-        return as_labels(y, number, classes)
     array = to_numpy("y", y)
-    if array.shape == (number, classes) and width == classes:
-        return array.astype(np.float32)
     labels = as_labels(array, number, classes)
+    are_rows = array.shape == (number, classes) and classes > 1
+    if indices:
+        is_soft = are_rows and not (array == np.eye(classes)[labels]).all()
+        if not is_soft:
+            return labels
+        if not rows:
+            raise ValueError(
+                "y must hold class indices or one-hot rows, because the loss takes indices only, got rows of other "
+                "numbers"
+            )
+    if are_rows and width == classes:
+        return array.astype(np.float32)
     return labels[:, None].astype(np.float32) if width == 1 else np.eye(classes, dtype=np.float32)[labels]
 
 
@@ -137,13 +155,7 @@ def input_ids(x: np.ndarray) -> np.ndarray:
     return np.frombuffer(ids, np.uint32)
 
 
-def refuse_keywords(kwargs: dict[str, Any]) -> None:
-    """Refuse keyword arguments that nothing takes, such as misspelt ones."""
+def refuse_keywords(kwargs: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse keyword arguments that nothing takes, such as misspelt ones, and name the ones that there are."""
     if kwargs:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(kwargs)}")
-
-
-def as_reduction(name: str) -> Callable[[np.ndarray], Any]:
-    """Return the function that reduces the losses of a batch."""
-    refuse_unknown("reduction", name, tuple(_REDUCTIONS))
-    return _REDUCTIONS[name]
+        raise TypeError(f"unexpected keyword arguments: {', '.join(kwargs)}; there are {', '.join(known)}")

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from jaxsmooth.arguments import as_integer
 
@@ -30,6 +30,48 @@ def layer_index(layer: Any, names: list[str]) -> int:
     except ValueError:
         raise IndexError(f"layer must be an index into the {len(names)} layers {names}, got {layer}") from None
     return index % len(names)
+
+
+def only_output(outputs: list[Any], layer: Any) -> Any:
+    """Return what a layer returned in its only call: the first array of several.
+
+    Raises:
+        ValueError: it was not called, or more than once, or it returned no array.
+    """
+    if len(outputs) != 1:
+        times = "not called" if not outputs else f"called {len(outputs)} times"
+        raise ValueError(f"layer must be one that the network calls once, but {layer!r} was {times}")
+    return first_array(outputs[0], layer)
+
+
+def pair(outputs: list[Any], layer: Any) -> list[Any]:
+    """Return what a layer returned in two calls of the network.
+
+    Raises:
+        ValueError: it was not called once in each.
+    """
+    if len(outputs) != 2:
+        only_output(outputs[: len(outputs) // 2] if outputs else [], layer)
+    return outputs
+
+
+def first_array(output: Any, layer: Any) -> Any:
+    """Return an output that is an array or a tensor, or the first one of a tuple, as recurrent layers return them.
+
+    Raises:
+        ValueError: there is none.
+
+    Example:
+        >>> import numpy as np
+        >>> first_array((np.zeros(2), (np.ones(1), np.ones(1))), "lstm")
+        array([0., 0.])
+    """
+    found = output
+    while isinstance(found, (tuple, list)) and found:
+        found = cast(Any, found)[0]
+    if not hasattr(found, "shape"):
+        raise ValueError(f"layer must be one that returns an array, but {layer!r} returned a {type(output).__name__}")
+    return found
 
 
 def activation_loss(function: Any) -> Callable[[Any, Any], Any]:

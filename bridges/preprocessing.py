@@ -1,6 +1,6 @@
 """What happens between the noise and the model: defences in order, then mean and standard deviation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -120,6 +120,23 @@ class Preprocessing:
             x, y = _apply(step, x, y)
         return (jnp if in_jax else np).asarray(x, np.float32), y
 
+    def before_of_tensor(self, x: Any, as_tensor: Callable[[np.ndarray], Any]) -> Any:
+        """Return a tensor as the model gets it, with its graph.
+
+        Raises:
+            ValueError: a defence takes arrays only, which would cut the graph.
+        """
+        for step in self.at_predict:
+            if isinstance(step, Standardisation):
+                x = (x - as_tensor(step.mean)) / as_tensor(step.std)
+            elif hasattr(step, "forward"):
+                x, _ = step.forward(x, None)
+            else:
+                raise ValueError(
+                    f"x must be an array: {type(step).__name__} takes arrays only, which cuts the graph of a tensor"
+                )
+        return x
+
     def gradient(self, x: Any, gradient: np.ndarray, *, fit: bool = False) -> np.ndarray:
         """Return the gradient in the caller's x from the gradient in the model's input, in float32.
 
@@ -173,6 +190,8 @@ def _along_channels(name: str, value: Any, shape: tuple[int, ...], channels_firs
             raise ValueError(f"the {name} in preprocessing has {array.size} entries, which no axis of {shape} has")
         axis = fits[0] if channels_first else fits[-1]
         return array.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    if array.ndim == len(shape) + 1 and array.shape[0] == 1:  # of a batch, as ART takes it
+        array = array[0]
     try:
         np.broadcast_to(array, shape)
     except ValueError:

@@ -142,10 +142,7 @@ class RandomizedSmoothingMixin:
         abstains = as_flag("is_abstain", kwargs.pop("is_abstain", True))
         x = as_inputs(x, self._input_shape)
         voter = self._voter(x, sample_size, batch_size, even=False, verbose=verbose, **kwargs)
-        with _COUNTING:  # each call votes again, from any thread
-            first = self._predicted
-            self._predicted = (first + sample_size) % 2**31
-        counts = self._count_votes(voter, x, sample_size, first, verbose)
+        counts = self._count_votes(voter, x, sample_size, self._reserve(sample_size), verbose)
         if self.output == "frequencies":
             return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.output == "log_frequencies":
@@ -218,7 +215,8 @@ class RandomizedSmoothingMixin:
             batch_size = as_integer("batch_size", batch_size, 1)
         training_mode = as_flag("training_mode", kwargs.pop("training_mode", False))
         widest = self._find_widest(x)
-        features = math.prod(x.shape[1:])
+        # Scores stay in memory as noisy inputs do, and may be the larger ones.
+        features = max(math.prod(x.shape[1:]), getattr(self, "nb_classes", None) or 0)
         plan = plan_votes(len(x) * n, features, widest, self._limits, batch_size, even=even)
         if self.check and not (self._was_checked or training_mode or len(x) == 0):
             self._check(x[:4], plan.rows, kwargs)
@@ -279,12 +277,44 @@ class RandomizedSmoothingMixin:
         """Test whether scores depend on their row only."""
         jaxsmooth.check_classifier(
             # On copies, because a network may write to its inputs.
-            lambda batch: self._scores(np.array(batch), rows, False, kwargs),
+            lambda batch: self._scores_to_check(np.array(batch), rows, kwargs),
             x,
             noise=jaxsmooth.Gaussian(self.scale),
             classes=getattr(self, "nb_classes", None),
             finite=not self._blanks_rows(),
         )
+
+    def _scores_to_check(self, x: Any, rows: int, kwargs: dict[str, Any]) -> np.ndarray:
+        """Return scores that must depend on their row only."""
+        return self._scores(x, rows, False, kwargs)
+
+    def _noisy_samples(self, x: Any, n: int | None = None) -> np.ndarray:
+        """Return n noisy copies of one input, new ones at each call: a private method of ART's that people call."""
+        inputs, first, count = self._take_samples(x, n)
+        noise = jaxsmooth.Gaussian(self.scale)
+        key = self._streams[Stream.PREDICTION]
+        ids = input_ids(inputs)
+        samples = jaxsmooth.stream_samples(noise, key, inputs, n=count, batch_size=count, ids=ids, first=first)
+        return np.asarray(next(samples)[0])
+
+    def _prediction_counts(self, x: Any, n: int | None = None, batch_size: int | None = None) -> np.ndarray:
+        """Return the votes of n noisy copies of one input, `[C]`: a private method of ART's that people call."""
+        inputs, first, count = self._take_samples(x, n)
+        voter = self._voter(inputs, count, batch_size, even=False, verbose=False)
+        return self._count_votes(voter, inputs, count, first, False)[0]
+
+    def _take_samples(self, x: Any, n: int | None) -> tuple[np.ndarray, int, int]:
+        """Return one input as a batch, and which samples of it are to be used: the first, and how many."""
+        count = as_integer("n", self.sample_size if n is None else n, 1)
+        inputs = as_inputs(np.asarray(x)[None], self._input_shape)
+        return inputs, self._reserve(count), count
+
+    def _reserve(self, n: int) -> int:
+        """Return the first of n samples of each input that no other call of `predict` uses, from any thread."""
+        with _COUNTING:
+            first = self._predicted
+            self._predicted = (first + n) % 2**31
+        return first
 
     def _find_widest(self, x: np.ndarray) -> int:
         """Return how many values the widest layer has for one input: for a classifier of unknown layers, 0."""

@@ -20,7 +20,8 @@ from bridges.flax.copies import load_tree, pack, save_tree, unpack
 from bridges.flax.functions import FlaxFunction, VotingFunction
 from bridges.flax.losses import Loss
 from bridges.flax.modules import LinenModel, NNXModel
-from bridges.layers import layer_index
+from bridges.flax.programs import last_operation
+from bridges.layers import first_array, layer_index
 
 
 class FlaxBackend:
@@ -77,6 +78,14 @@ class FlaxBackend:
         """Return the module as a function, with the variables that it has now."""
         return self.network.function()
 
+    def is_tensor(self, x: Any) -> bool:
+        """Return whether x is an array of JAX."""
+        return isinstance(x, jax.Array)
+
+    def as_tensor(self, x: Any) -> jax.Array:
+        """Return an array, or one of JAX that may be traced, in float32."""
+        return jnp.asarray(x, jnp.float32)
+
     def like(self, x: Any, array: np.ndarray) -> Any:
         """Return an array as JAX's if x is one, else as it is."""
         return jnp.asarray(array) if isinstance(x, jax.Array) else array
@@ -91,6 +100,10 @@ class FlaxBackend:
         width = self._width(f, np.zeros((1, *x.shape[1:]), np.float32))
         arrays = tuple((jnp.asarray(step.mean), jnp.asarray(step.std)) for step in steps)
         return VotingFunction(f, arrays, None if width == self.classes else self.loss_function)
+
+    def outputs(self, x: jax.Array, *, training: bool = False) -> jax.Array:
+        """Return the outputs of the module, which JAX may trace."""
+        return self._outputs(self.network.function(), self._step_key(), x, training)[0]
 
     @contextlib.contextmanager
     def scoring(self, *, training: bool = False) -> Generator[Scores]:
@@ -108,14 +121,21 @@ class FlaxBackend:
         cotangent[: len(x)] = weigh(np.asarray(scores)[: len(x)])
         return np.asarray(self._jitted(self._pulled)(pull, cotangent, copies=copies))[:inputs]
 
-    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
-        """Return the loss of each row."""
-        return np.asarray(self._run(self._losses, x, self._labels(x, y), training=training))
+    def loss(self, x: np.ndarray, y: Any, reduction: str, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row for "none", or their "mean" or "sum"."""
+        return np.asarray(self._run(self._losses, x, self._labels(x, y), reduction=reduction, training=training))
 
-    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
-        """Return the loss of each row of outputs."""
+    def loss_from_scores(self, scores: np.ndarray, y: Any, reduction: str) -> np.ndarray:
+        """Return the same of outputs."""
         labels = self.loss_function.labels(y, len(scores), scores.shape[1])
-        return np.asarray(self.loss_function.by_row(jnp.asarray(scores), jnp.asarray(labels)))
+        return np.asarray(self.loss_function.reduced(jnp.asarray(scores), jnp.asarray(labels), reduction))
+
+    def last_operation(self, x: np.ndarray) -> str | None:
+        """Return what the last operation of the module makes of these inputs, as its program tells it."""
+        try:
+            return last_operation(jax.make_jaxpr(self.network.function())(jnp.asarray(x)).jaxpr)
+        except Exception:  # what the module cannot do is said where it is needed
+            return None
 
     def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the loss under its own reduction."""
@@ -146,7 +166,7 @@ class FlaxBackend:
             self.network.update(f)
             self.optimizer_state = optimizer_state
 
-    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
+    def activations(self, x: Any, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer returns for the inputs: an array, or JAX's."""
         output = self._run(self._activations, x, layer=self._layer(layer), training=False)
         return output if framework else np.asarray(output)
@@ -236,7 +256,7 @@ class FlaxBackend:
 
     def _scores(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, training: bool) -> jax.Array:
         outputs, _ = self._outputs(f, key, x, training)
-        return self.loss_function.two_columns(outputs) if outputs.shape[1] < self.classes else outputs
+        return self.loss_function.columns(outputs) if outputs.shape[1] < self.classes else outputs
 
     def _scores_and_pull(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, training: bool) -> tuple[Any, Any]:
         """Return the scores and what makes a gradient of weights: both passes are compiled, in two parts."""
@@ -246,8 +266,10 @@ class FlaxBackend:
         (gradient,) = pull(weights)
         return gradient.reshape(-1, copies, *gradient.shape[1:]).sum(axis=1)
 
-    def _losses(self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: Any, *, training: bool) -> jax.Array:
-        return self.loss_function.by_row(self._outputs(f, key, x, training)[0], labels)
+    def _losses(
+        self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: Any, *, reduction: str, training: bool
+    ) -> jax.Array:
+        return self.loss_function.reduced(self._outputs(f, key, x, training)[0], labels, reduction)
 
     def _loss_gradient(
         self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: jax.Array, *, training: bool
@@ -255,7 +277,8 @@ class FlaxBackend:
         return jax.grad(lambda x: self.loss_function(self._outputs(f, key, x, training)[0], labels))(x)
 
     def _activations(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, layer: str, training: bool) -> Any:
-        return f.structure.record(f.params, f.state, x, training=training, key=key)[layer,]
+        recorded = f.structure.record(f.params, f.state, x, training=training, key=key)
+        return first_array(recorded[layer,], layer)
 
     def _step(
         self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: jax.Array, optimizer_state: Any, *, training: bool

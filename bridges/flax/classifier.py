@@ -40,7 +40,8 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         preprocessing: `(mean, std)`, applied after the noise.
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         variables: of a linen module, as its `init` returns them; None for nnx.
-        from_logits: whether the model returns logits, or probabilities. A loss of log-probabilities is recognised.
+        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else the model's
+            last operation.
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
 
     Raises:
@@ -84,7 +85,7 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         alpha: float = 0.001,
         *,
         variables: Any = None,
-        from_logits: bool = True,
+        from_logits: bool | None = None,
         seed: Any = None,
         n0: int | None = None,
         sampling: bool = False,
@@ -119,8 +120,8 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         return self._backend.loss_function.function
 
     @property
-    def from_logits(self) -> bool:
-        """Whether the model returns logits."""
+    def from_logits(self) -> bool | None:
+        """Whether the model returns logits, as it was given."""
         return self._backend.loss_function.from_logits
 
     @property
@@ -139,8 +140,9 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         voter = super()._voter(x, n, batch_size, even=even, verbose=verbose, **kwargs)
         steps = self._preprocessing
         training_mode = kwargs.pop("training_mode", False)
-        kwargs.pop("logits", None)  # said by ART's attacks
-        refuse_keywords(kwargs)
+        for name in ("logits", "y"):  # said by ART's tools; a prediction does not depend on them
+            kwargs.pop(name, None)
+        refuse_keywords(kwargs, ("is_abstain", "training_mode"))
         if verbose or training_mode or not steps.is_affine or steps.postprocessors:
             return voter
         return Voter(self._backend.as_voter(steps.at_predict, x), voter.plan, compiled=True)

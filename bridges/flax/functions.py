@@ -134,7 +134,7 @@ class VotingFunction:
             shape = x.shape[1:]
             x = (x - jnp.broadcast_to(mean, shape)[None]) / jnp.broadcast_to(std, shape)[None]
         outputs = self.f(x).astype(jnp.float32)
-        return outputs if self.binary is None else self.binary.two_columns(outputs)
+        return outputs if self.binary is None else self.binary.columns(outputs)
 
 
 def training_arguments(call: Callable[..., Any], training: bool) -> dict[str, Any]:

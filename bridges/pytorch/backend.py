@@ -15,12 +15,22 @@ from torch import nn
 from bridges.archives import refuse_packed
 from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, GPU
+from bridges.layers import only_output, pair
+from bridges.losses import LOG_PROBABILITIES, PROBABILITIES
 from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
-from bridges.pytorch.layers import find_layer, layer_names, recorded, reinitialise
+from bridges.pytorch.layers import detach_computed, find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, evaluation_mode, own_modes, placement, training
 from bridges.pytorch.transfer import to_torch
+
+# Nodes of the graph that change no number, and the ones that tell what outputs are.
+_SHAPES = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Reshape", "ToCopy", "Alias", "Clone", "Transpose", "Permute")
+_OPERATIONS = {
+    "SoftmaxBackward": PROBABILITIES,
+    "SigmoidBackward": PROBABILITIES,
+    "LogSoftmaxBackward": LOG_PROBABILITIES,
+}
 
 
 class TorchBackend:
@@ -65,6 +75,14 @@ class TorchBackend:
         """Return the module as a JAX function."""
         return TorchFunction(self.model)
 
+    def is_tensor(self, x: Any) -> bool:
+        """Return whether x is a tensor."""
+        return isinstance(x, torch.Tensor)
+
+    def as_tensor(self, x: Any) -> torch.Tensor:
+        """Return an array, or a tensor with its graph, as a float32 tensor on the device."""
+        return x.to(self.device, torch.float32) if isinstance(x, torch.Tensor) else self._tensor(x)
+
     def like(self, x: Any, array: np.ndarray) -> Any:
         """Return an array as a tensor on the device of x if x is one, else as it is."""
         return torch.as_tensor(array, device=x.device) if isinstance(x, torch.Tensor) else array
@@ -72,6 +90,11 @@ class TorchBackend:
     def on_host(self, noisy: jax.Array) -> np.ndarray:
         """Return a view that the module may write to, because nothing reads noisy inputs again."""
         return torch.from_dlpack(jax.block_until_ready(noisy)).cpu().numpy()
+
+    def outputs(self, x: torch.Tensor, *, training: bool = False) -> torch.Tensor:
+        """Return the outputs of the network for a tensor, with its graph."""
+        with self._running(training, gradient=True):
+            return self._forward(x)
 
     @contextlib.contextmanager
     def scoring(self, *, training: bool = False) -> Generator[Scores]:
@@ -83,7 +106,7 @@ class TorchBackend:
             with self._running(True) if training else own_modes(self.device):
                 outputs = self._outputs(run, self._view(x), dtype)
                 if outputs.shape[1] < self.classes:
-                    outputs = self.loss_function.two_columns(outputs)
+                    outputs = self.loss_function.columns(outputs)
                 return outputs.detach().float().cpu().numpy()
 
         # Once for all batches, because it takes time. Gradients are off only for the network.
@@ -99,17 +122,28 @@ class TorchBackend:
             (gradient,) = torch.autograd.grad(scores, leaf, cotangent)
             return _to_numpy(gradient.unflatten(0, (-1, copies)).sum(1) if copies > 1 else gradient)
 
-    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
-        """Return the loss of each row."""
+    def loss(self, x: np.ndarray, y: Any, reduction: str, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row for "none", or the loss's own "mean" or "sum" of them."""
         with self._running(training):
             outputs = self._forward(self._tensor(x))
-            return _to_numpy(self.loss_function.by_row(outputs, self._labels(y, outputs)))
+            return _to_numpy(self.loss_function.reduced(outputs, self._labels(y, outputs), reduction))
 
-    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
-        """Return the loss of each row of outputs."""
+    def loss_from_scores(self, scores: np.ndarray, y: Any, reduction: str) -> np.ndarray:
+        """Return the same of outputs."""
         with torch.no_grad():
             outputs = self._tensor(scores)
-            return _to_numpy(self.loss_function.by_row(outputs, self._labels(y, outputs)))
+            return _to_numpy(self.loss_function.reduced(outputs, self._labels(y, outputs), reduction))
+
+    def last_operation(self, x: np.ndarray) -> str | None:
+        """Return what the last operation of the network makes of these inputs, as its graph tells it."""
+        with self._running(False, gradient=True):
+            try:
+                node: Any = self.model(self._tensor(x).to(self._dtype()).requires_grad_()).grad_fn
+            except Exception:  # what the network cannot do is said where it is needed
+                return None
+        while node is not None and node.name().startswith(_SHAPES):
+            node = next((parent for parent, _ in node.next_functions if parent is not None), None)
+        return None if node is None else _OPERATIONS.get(node.name().rstrip("0123456789"))
 
     def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the loss under its own reduction."""
@@ -149,16 +183,18 @@ class TorchBackend:
                 raise
             raise ValueError(f"{error}. This batch has one input: drop_last=True leaves it out") from error
 
-    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
+    def activations(self, x: Any, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer returns for the inputs: an array, or a tensor with its graph."""
         with recorded(find_layer(self.model, layer)) as outputs, self._running(False, gradient=framework):
-            self._forward(self._tensor(x))
-        return outputs[-1] if framework else _to_numpy(outputs[-1])
+            self._forward(self.as_tensor(x))
+        output = only_output(outputs, layer)
+        return output if framework else _to_numpy(output)
 
     def widest_layer(self, x: np.ndarray) -> int:
         """Return how many values the largest output of a layer has, for these inputs."""
-        with recorded(*self.model.modules()) as outputs, self._running(False):
-            self._forward(self._tensor(x))
+        layers = [] if isinstance(self.model, torch.jit.ScriptModule) else list(self.model.modules())
+        with recorded(*layers) as outputs, self._running(False):
+            outputs.append(self._forward(self._tensor(x)))
         return max(output.numel() for output in outputs if isinstance(output, torch.Tensor))
 
     def activation_gradient(
@@ -170,7 +206,7 @@ class TorchBackend:
             # Two calls record two outputs of the layer, in this order.
             self._forward(leaf)
             self._forward(self._tensor(y))
-            return _gradient(loss(*outputs), leaf)
+            return _gradient(loss(*(only_output([output], layer) for output in pair(outputs, layer))), leaf)
 
     def save(self, path: Path) -> None:
         """Write the state of the model to `<path>.model`, that of the optimizer to `<path>.optimizer`."""
@@ -201,6 +237,11 @@ class TorchBackend:
         if self.optimizer is not None:
             self.optimizer.state.clear()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of."""
+        detach_computed(self.model)
+        return dict(self.__dict__)
+
     def set_training(self, kinds: tuple[type[nn.Module], ...], train: bool) -> None:
         """Let the parts of these types follow training mode, or keep them in evaluation mode."""
         self.frozen = self.frozen - set(kinds) if train else self.frozen | set(kinds)
@@ -226,10 +267,10 @@ class TorchBackend:
         return outputs
 
     def _two_columns(self, outputs: torch.Tensor) -> torch.Tensor:
-        return self.loss_function.two_columns(outputs) if outputs.shape[1] == 1 else outputs
+        return self.loss_function.columns(outputs) if outputs.shape[1] == 1 else outputs
 
     def _labels(self, y: Any, outputs: torch.Tensor) -> torch.Tensor:
-        labels = self.loss_function.labels(y, len(outputs), outputs.shape[1], self.device)
+        labels = torch.as_tensor(self.loss_function.labels(y, len(outputs), outputs.shape[1]), device=self.device)
         return labels.to(outputs.dtype) if labels.is_floating_point() else labels
 
     def _view(self, x: np.ndarray | jax.Array) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from bridges.classifier import SmoothedClassifier, arguments
 from bridges.pytorch.arguments import as_device, check_types
 from bridges.pytorch.backend import TorchBackend
+from bridges.pytorch.listing import ListingModule
 from bridges.pytorch.losses import Loss
 from jaxsmooth.arguments import as_flag, as_integer, refuse_unknown
 
@@ -27,7 +28,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         model: `nn.Module` from `[N, *input_shape]` to `[N, nb_classes]`, or to `[N, 1]` for two classes under a binary
             loss. It is used as it is, moved to the device.
         loss: PyTorch loss, an object or a function of (outputs, labels). It says how outputs are read: NLLLoss as
-            log-probabilities, BCELoss as probabilities, any other as logits.
+            log-probabilities, BCELoss as probabilities, CrossEntropyLoss as logits.
         input_shape: shape of one input.
         nb_classes: number of classes, at least 2.
         optimizer: of the model's parameters; only `fit` needs it.
@@ -38,6 +39,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         device_type: "gpu" (CUDA where there is one, else the CPU), "cpu", or a PyTorch device such as "cuda:1".
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else the model's
+            last operation.
         acceleration: faster ways to compute the votes of `predict` and `certify`, any of: "channels_last" (memory
             order, gains on deep convolutional networks), "compile" (`torch.compile`, some 20 seconds at first), and
             "bfloat16" (autocast). Certificates stay valid, for the classifier that is run: under "bfloat16" that is
@@ -60,8 +63,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         *("channels_first", "device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level"),
         *("loss_scale", "sample_size", "scale", "alpha"),
     )
-    kept = (*SmoothedClassifier.kept, "acceleration")
-    of_backend = ("model", "loss", "optimizer", "nb_classes", "device_type", "acceleration")
+    kept = (*SmoothedClassifier.kept, "from_logits", "acceleration")
+    of_backend = ("model", "loss", "from_logits", "optimizer", "nb_classes", "device_type", "acceleration")
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         sampling: bool = False,
         output: str = "one_hot",
         check: bool = True,
+        from_logits: bool | None = None,
         acceleration: Collection[str] = (),
     ) -> None:
         super().__init__({**arguments(locals()), **_MIXED_PRECISION})
@@ -95,7 +99,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         check_types(model, optimizer)
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
         device = as_device(settings["device_type"])
-        loss = Loss(settings["loss"], classes)
+        loss = Loss(settings["loss"], classes, settings["from_logits"])
         backend = TorchBackend(model, loss, optimizer, classes, device, settings["acceleration"])
         if old is not None:
             backend.frozen = old.frozen
@@ -111,9 +115,23 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         self._backend.use_amp = use_amp
 
     @property
+    def _model_for_art(self) -> Any:
+        """The network as ART's tools call it: it returns a list."""
+        return ListingModule(self.model)
+
+    def _predict_framework(self, x: Any, y: Any = None, training_mode: bool = False) -> Any:
+        """Return the outputs of the network for a tensor, with the graph, and the labels, as ART's tools expect."""
+        return super()._predict_framework(x, y, training_mode), y
+
+    @property
     def loss(self) -> Any:
         """The loss, as it was given."""
         return self._backend.loss_function.function
+
+    @property
+    def from_logits(self) -> bool | None:
+        """Whether the model returns logits, as it was given."""
+        return self._backend.loss_function.from_logits
 
     @property
     def device(self) -> torch.device:

@@ -2,9 +2,13 @@
 
 import contextlib
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from bridges.layers import layer_index
 
@@ -36,16 +40,71 @@ def recorded(*layers: nn.Module) -> Generator[list[Any]]:
 
 
 def reinitialise(model: nn.Module) -> None:
-    """Draw every parameter again, from PyTorch's generator.
+    """Draw every parameter again, from PyTorch's generator, whatever stands before it.
 
     A part that has `reset_parameters`, as the layers of torch.nn have, is initialised by it. Parameters of other parts
-    are drawn uniformly within 1 / sqrt(fan in), like those of a linear layer.
+    are drawn uniformly within 1 / sqrt(fan in), like those of a linear layer. Where `weight_norm`, `spectral_norm` or a
+    parametrization computes a weight from others, those are set so that it is the weight that was drawn.
     """
     for part in model.modules():
-        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
-        if reset is not None:
-            reset()
-            continue
-        for parameter in part.parameters(recurse=False):
-            bound = (parameter[0].numel() if parameter.ndim > 1 else max(1, parameter.numel())) ** -0.5
-            nn.init.uniform_(parameter, -bound, bound)
+        if isinstance(part, parametrize.ParametrizationList):
+            continue  # the part that it belongs to sets it
+        names = list(cast(Any, part).parametrizations) if parametrize.is_parametrized(part) else []
+        # While they are cached, an initialiser writes to computed weights, and they stay.
+        with parametrize.cached() if names else contextlib.nullcontext():
+            hooked = {hook: getattr(part, hook.name).clone() for hook in _hooks(part)}
+            drawn = {name: getattr(part, name) for name in names}
+            reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+            if reset is None:
+                for weight in (*part.parameters(recurse=False), *drawn.values()):
+                    _draw(weight)
+            else:
+                reset()
+            drawn = {name: getattr(part, name).clone() for name in names}
+        for name, weight in drawn.items():
+            _set_parametrized(part, name, weight)
+        for hook, before in hooked.items():
+            weight = getattr(part, hook.name)
+            if not torch.equal(weight, before):  # recurrent layers draw the parameters themselves
+                _set_hooked(part, hook, weight)
+
+
+def detach_computed(model: nn.Module) -> None:
+    """Cut the graph of weights that a hook computed in the last call, since PyTorch copies no tensor within a graph.
+
+    The next call computes them again.
+    """
+    for part in model.modules():
+        for hook in _hooks(part):
+            setattr(part, hook.name, getattr(part, hook.name).detach())
+
+
+def _draw(weight: torch.Tensor) -> None:
+    """Draw a weight uniformly within 1 / sqrt(fan in)."""
+    bound = (weight[0].numel() if weight.ndim > 1 else max(1, weight.numel())) ** -0.5
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def _hooks(part: nn.Module) -> list[Any]:
+    """Return the hooks that compute weights before each call: those of `weight_norm` and the old `spectral_norm`."""
+    return [
+        hook for hook in cast(Any, part)._forward_pre_hooks.values() if isinstance(hook, (WeightNorm, SpectralNorm))
+    ]
+
+
+def _set_hooked(part: nn.Module, hook: Any, weight: torch.Tensor) -> None:
+    """Set the parameters that a hook computes a weight from."""
+    if isinstance(hook, SpectralNorm):
+        getattr(part, f"{hook.name}_orig").copy_(weight)
+        return
+    getattr(part, f"{hook.name}_v").copy_(weight)
+    getattr(part, f"{hook.name}_g").copy_(torch.norm_except_dim(weight, 2, hook.dim))
+
+
+def _set_parametrized(part: nn.Module, name: str, weight: torch.Tensor) -> None:
+    """Set the parameters that a parametrization computes a weight from, or draw them if that cannot be turned round."""
+    try:
+        setattr(part, name, weight)
+    except (NotImplementedError, ValueError, RuntimeError):
+        for parameter in cast(Any, part).parametrizations[name].parameters(recurse=False):
+            _draw(parameter)

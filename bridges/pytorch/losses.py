@@ -1,4 +1,4 @@
-"""The user's PyTorch loss, read without changing it: labels in its form, loss by row, what it takes for scores."""
+"""The user's PyTorch loss, read without changing it."""
 
 import copy
 import inspect
@@ -8,76 +8,78 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from bridges.inputs import as_targets
+from bridges import losses
+from bridges.losses import LOG_PROBABILITIES, LOGITS, PROBABILITIES, unwrapped
 
-_INDEX = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, F.cross_entropy, F.nll_loss, F.multi_margin_loss)
-_LOG_PROBABILITIES = (nn.NLLLoss, F.nll_loss)
+_TAKE_BOTH = (nn.CrossEntropyLoss, F.cross_entropy)
+_TAKE_INDICES = (*_TAKE_BOTH, nn.NLLLoss, nn.MultiMarginLoss, F.nll_loss, F.multi_margin_loss)
+_LOG_PROBABILITIES = (nn.NLLLoss, F.nll_loss, nn.KLDivLoss, F.kl_div)
 _PROBABILITIES = (nn.BCELoss, F.binary_cross_entropy)
 _BINARY_LOGITS = (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)
+_LOGITS = (*_TAKE_BOTH, *_BINARY_LOGITS)
 
 
-class Loss:
-    """A PyTorch loss: a module of `torch.nn` or a function of (scores, labels)."""
+class Loss(losses.Loss):
+    """A PyTorch loss: a module of `torch.nn`, of a subclass, or a function of (scores, labels)."""
 
-    def __init__(self, function: Any, classes: int) -> None:
-        if not callable(function) or isinstance(function, type):
-            raise TypeError(f"loss must be a PyTorch loss object or a function, got {function!r}")
-        self.function: Any = function
-        self.classes = classes
+    binary_loss = "BCELoss or BCEWithLogitsLoss"
+
+    def __init__(self, function: Any, classes: int, from_logits: Any) -> None:
+        if function is None:
+            raise TypeError("loss must be a PyTorch loss object or a function, got None")
+        super().__init__("loss", function, classes, from_logits)
+
+    def read_by_loss(self) -> str | None:
+        """Return what the loss takes the outputs for; None if it does not say."""
+        known = {LOG_PROBABILITIES: _LOG_PROBABILITIES, PROBABILITIES: _PROBABILITIES, LOGITS: _LOGITS}
+        return next((read for read, kinds in known.items() if _is(self.function, kinds)), None)
+
+    @property
+    def is_binary(self) -> bool | None:
+        """Whether the loss is of one output for two classes; None if it is not known."""
+        if _is(self.function, (*_PROBABILITIES, *_BINARY_LOGITS)):
+            return True
+        return False if self.takes_indices else None
 
     @property
     def takes_indices(self) -> bool:
-        """Whether the loss takes class indices rather than one row for each input."""
-        return _is(self.function, _INDEX)
+        """Whether the loss takes class indices."""
+        return _is(self.function, _TAKE_INDICES)
 
     @property
-    def output(self) -> str:
-        """What it takes the model's outputs for."""
-        if _is(self.function, _LOG_PROBABILITIES):
-            return "log-probabilities"
-        return "probabilities" if _is(self.function, _PROBABILITIES) else "logits"
+    def takes_rows(self) -> bool:
+        """Whether the loss takes one row of numbers for each input."""
+        return not self.takes_indices or _is(self.function, _TAKE_BOTH)
 
-    def two_columns(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores of two classes from the one output of a binary model.
-
-        Raises:
-            ValueError: it is not known whether the output is a logit or a probability.
-        """
-        if _is(self.function, _BINARY_LOGITS):
-            return torch.cat([-scores, scores], dim=1)
-        if _is(self.function, _PROBABILITIES):
-            return torch.cat([1 - scores, scores], dim=1)
-        raise ValueError(
-            "a model with one output needs BCELoss or BCEWithLogitsLoss as its loss, which says how to read it, "
-            f"got {self.function!r}"
-        )
-
-    def labels(self, y: Any, number: int, width: int, device: torch.device) -> torch.Tensor:
-        """Return labels in the form that the loss takes, for scores `[number, width]`."""
-        targets = as_targets(y, number, self.classes, width, indices=self.takes_indices)
-        return torch.as_tensor(targets, device=device)
+    def columns(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return scores of two classes from the one output of a binary network."""
+        return self.two_columns(outputs, lambda columns: torch.cat(columns, dim=1))
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the loss under its own reduction, as one number."""
         value = self.function(scores, labels)
         return value if value.ndim == 0 else value.mean()
 
-    def by_row(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each row. The user's object keeps its reduction."""
+    def reduced(self, scores: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+        """Return the loss of each row, or the loss's own mean or sum of them. The user's object stays as it is."""
         if hasattr(self.function, "reduction"):
             function: Any = copy.copy(self.function)
-            function.reduction = "none"
+            function.reduction = reduction
             values = function(scores, labels)
         elif "reduction" in _parameters(self.function):
-            values = self.function(scores, labels, reduction="none")
+            values = self.function(scores, labels, reduction=reduction)
         else:
             pairs = zip(scores.split(1), labels.split(1), strict=True)
             values = torch.stack([self.function(row, label).mean() for row, label in pairs])
-        return values.reshape(len(scores), -1).mean(dim=1)
+        if values.ndim == 0:
+            return values
+        by_row = values.reshape(len(scores), -1).mean(dim=1)
+        return {"none": by_row, "mean": by_row.mean(), "sum": by_row.sum()}[reduction]
 
 
 def _is(function: Any, known: tuple[Any, ...]) -> bool:
-    return function in known or type(function) in known
+    function = unwrapped(function)
+    return any(isinstance(function, one) if isinstance(one, type) else function is one for one in known)
 
 
 def _parameters(function: Any) -> Any:

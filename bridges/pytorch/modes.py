@@ -47,7 +47,7 @@ def training(
 
     With `keep_buffers` the statistics that training mode updates are put back afterwards.
     """
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()] if keep_buffers else []
     for part, _ in modes:
         part.training = not isinstance(part, tuple(frozen))
@@ -84,7 +84,7 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
         if running == 0:
             training = []
             for part in module.modules():
-                if part.training:
+                if getattr(part, "training", False):  # a frozen script has no mode
                     training.append(part)
                     part.training = False
         _RUNNING[id(module)] = running + 1, training

@@ -15,12 +15,19 @@ import tensorflow as tf
 from bridges.archives import read_arrays, refuse_packed
 from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, Limits
+from bridges.layers import only_output
+from bridges.losses import LOG_PROBABILITIES, PROBABILITIES
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.layers import all_layers, find_layer, layer_names, recorded, reinitialise
 from bridges.tensorflow.losses import Loss
 from bridges.tensorflow.transfer import to_numpy, to_tensorflow
+
+# Operations that change no number, and the ones that tell what outputs are.
+_SHAPES = ("Identity", "Cast", "Reshape", "Squeeze", "ExpandDims")
+_OPERATIONS = {"Softmax": PROBABILITIES, "Sigmoid": PROBABILITIES, "LogSoftmax": LOG_PROBABILITIES}
+_LOSSES = {"none": "_losses", "mean": "_mean_loss", "sum": "_sum_of_losses"}
 
 
 class TensorFlowBackend:
@@ -57,6 +64,14 @@ class TensorFlowBackend:
         """Return the model as a JAX function."""
         return self._function
 
+    def is_tensor(self, x: Any) -> bool:
+        """Return whether x is a tensor."""
+        return tf.is_tensor(x)
+
+    def as_tensor(self, x: Any) -> tf.Tensor:
+        """Return an array, or a tensor with its graph, as a float32 tensor."""
+        return tf.cast(x, tf.float32) if tf.is_tensor(x) else _tensor(x)
+
     def like(self, x: Any, array: np.ndarray) -> Any:
         """Return an array as a tensor if x is one, else as it is."""
         return tf.constant(array) if tf.is_tensor(x) else array
@@ -64,6 +79,10 @@ class TensorFlowBackend:
     def on_host(self, noisy: jax.Array) -> np.ndarray:
         """Return a view: TensorFlow never writes to memory that is in use elsewhere."""
         return np.asarray(noisy)
+
+    def outputs(self, x: tf.Tensor, *, training: bool = False) -> tf.Tensor:
+        """Return the outputs of the model for a tensor, recorded by the caller's tape."""
+        return self._call(x, training)
 
     @contextlib.contextmanager
     def scoring(self, *, training: bool = False) -> Generator[Scores]:
@@ -89,16 +108,27 @@ class TensorFlowBackend:
         finally:
             del self._weights[name]
 
-    def loss(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
-        """Return the loss of each row."""
+    def loss(self, x: np.ndarray, y: Any, reduction: str, *, training: bool = False) -> np.ndarray:
+        """Return the loss of each row for "none", or the loss's own "mean" or "sum" of them."""
         labels = self._labels(x, y)
         with self._kept_state(training):
-            return to_numpy(self._graph(self._losses, training)(_tensor(x), labels))
+            return to_numpy(self._graph(getattr(self, _LOSSES[reduction]), training)(_tensor(x), labels))
 
-    def loss_from_scores(self, scores: np.ndarray, y: Any) -> np.ndarray:
-        """Return the loss of each row of outputs."""
+    def loss_from_scores(self, scores: np.ndarray, y: Any, reduction: str) -> np.ndarray:
+        """Return the same of outputs."""
         labels = self.loss_function.labels(y, len(scores), scores.shape[1])
-        return to_numpy(self.loss_function.by_row(_tensor(scores), tf.constant(labels)))
+        return to_numpy(self.loss_function.reduced(_tensor(scores), tf.constant(labels), reduction))
+
+    def last_operation(self, x: np.ndarray) -> str | None:
+        """Return what the last operation of the model makes of these inputs, as its graph tells it."""
+        try:
+            run = tf.function(lambda x: self._call(x, False))
+            operation = run.get_concrete_function(tf.TensorSpec(x.shape, tf.float32)).graph.outputs[0].op
+        except Exception:  # what the model cannot do is said where it is needed
+            return None
+        while operation.type in _SHAPES:
+            operation = operation.inputs[0].op
+        return _OPERATIONS.get(operation.type)
 
     def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the loss under its own reduction."""
@@ -126,13 +156,28 @@ class TensorFlowBackend:
             if self.train_step is not None:
                 self.train_step(self.model, images, labels)
                 continue
-            if isinstance(self.optimizer, keras.optimizers.Optimizer) and not self.optimizer.built:
-                self.optimizer.build(self.model.trainable_variables)  # variables cannot be made within a graph
+            self._build_optimizer()
             self._graph(self._step, training)(images, labels)
 
-    def activations(self, x: np.ndarray, layer: Any, *, framework: bool = False) -> Any:
+    def _build_optimizer(self) -> None:
+        """Make the variables of the optimizer: that is not possible within a graph.
+
+        A Keras optimizer serves the variables that it was built for. One of another model is copied.
+        """
+        if not isinstance(self.optimizer, keras.optimizers.Optimizer):
+            return
+        variables: Any = self.model.trainable_variables
+        # There is no public name for the variables that it serves.
+        served = {id(variable) for variable in self.optimizer._trainable_variables}  # pyright: ignore
+        if self.optimizer.built and not served.issuperset(map(id, variables)):
+            self.optimizer = type(self.optimizer).from_config(self.optimizer.get_config())
+            self._graphs.clear()
+        if not self.optimizer.built:
+            self.optimizer.build(variables)
+
+    def activations(self, x: Any, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer returns for the inputs: an array, or a tensor, recorded by the caller's tape."""
-        output = self._activation(_tensor(x), layer, False)
+        output = self._activation(self.as_tensor(x), layer, False)
         return output if framework else to_numpy(output)
 
     def activation_gradient(
@@ -212,14 +257,20 @@ class TensorFlowBackend:
             return x
         with recorded(found) as outputs:
             self._call(x, training)
-        return outputs[-1]
+        return only_output(outputs, layer)
 
     def _scores(self, training: bool, x: tf.Tensor) -> Any:
         outputs = self._call(x, training)
-        return self.loss_function.two_columns(outputs) if outputs.shape[1] < self.classes else outputs
+        return self.loss_function.columns(outputs) if outputs.shape[1] < self.classes else outputs
 
     def _losses(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
-        return self.loss_function.by_row(self._call(x, training), labels)
+        return self.loss_function.reduced(self._call(x, training), labels, "none")
+
+    def _mean_loss(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
+        return self.loss_function.reduced(self._call(x, training), labels, "mean")
+
+    def _sum_of_losses(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
+        return self.loss_function.reduced(self._call(x, training), labels, "sum")
 
     def _loss_gradient(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
         return gradient(lambda x: self.loss_function(self._call(x, training), labels), x)

@@ -20,8 +20,8 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         nb_classes: number of classes, at least 2.
         input_shape: shape of one input.
         loss_object: Keras loss, an object or a function of (labels, outputs); needed for losses and their gradients.
-            It says how outputs are read, as logits or as probabilities; where it does not, the activation of the
-            model's last layer does. A loss whose name begins with "Sparse" gets class indices, another one rows.
+            It says how outputs are read, as logits or as probabilities. A loss with "Sparse" in its name gets class
+            indices, another one rows.
         optimizer: of the model's variables; needed by `fit`, unless there is a `train_step`.
         train_step: function of (model, images, labels) that makes one training step.
         channels_first: where the channels of an image are.
@@ -30,6 +30,8 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         preprocessing: `(mean, std)`, applied after the noise.
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else the model's
+            last operation.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.
@@ -50,7 +52,8 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         *("scale", "alpha"),
     )
 
-    of_backend = ("model", "nb_classes", "loss_object", "optimizer", "train_step")
+    kept = (*SmoothedClassifier.kept, "from_logits")
+    of_backend = ("model", "nb_classes", "loss_object", "from_logits", "optimizer", "train_step")
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         sampling: bool = False,
         output: str = "one_hot",
         check: bool = True,
+        from_logits: bool | None = None,
     ) -> None:
         super().__init__(arguments(locals()))
 
@@ -82,13 +86,18 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         model, optimizer, train_step = (settings[name] for name in ("model", "optimizer", "train_step"))
         _check_types(model, optimizer, train_step)
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
-        loss = Loss(settings["loss_object"], classes, model)
+        loss = Loss(settings["loss_object"], classes, settings["from_logits"])
         return TensorFlowBackend(model, loss, optimizer, train_step, classes)
 
     @property
     def loss_object(self) -> Any:
         """The loss, as it was given."""
         return self._backend.loss_function.function
+
+    @property
+    def from_logits(self) -> bool | None:
+        """Whether the model returns logits, as it was given."""
+        return self._backend.loss_function.from_logits
 
     @property
     def train_step(self) -> Any:

@@ -28,7 +28,16 @@ class Graph:
         entry = tuple((tuple(t.shape)[1:], t.dtype) for t in tensors)
         if entry not in self._compiled:
             specs = tuple(tf.TensorSpec([None, *event], dtype) for event, dtype in entry)
-            self._compiled.setdefault(entry, tf.function(self.run, input_signature=specs).get_concrete_function())
+            try:
+                graph = tf.function(self.run, input_signature=specs).get_concrete_function()
+            except (NotImplementedError, tf.errors.OperatorNotAllowedInGraphError, AttributeError) as error:
+                if "numpy" not in str(error) and not isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
+                    raise
+                raise TypeError(
+                    "model must be one that tf.function can trace; this one runs only eagerly, call by call. "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            self._compiled.setdefault(entry, graph)
         return self._compiled[entry]
 
     def __getstate__(self) -> dict[str, Any]:

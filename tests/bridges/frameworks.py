@@ -236,7 +236,7 @@ class NNX:
         model = cls.network() if model is None else model
         if trainable:
             changes["optimizer"] = optax.adam(0.02)
-        changes["from_logits"] = not (isinstance(loss, str) and "probabilities" in loss)
+        changes.setdefault("from_logits", not (isinstance(loss, str) and "probabilities" in loss))
         model = model if isinstance(model, dict) else {"model": model}
         loss = cls.losses[loss] if isinstance(loss, str) else loss
         return FlaxRandomizedSmoothing(**{**model, "loss": loss, **SETTINGS, **changes})

@@ -142,7 +142,7 @@ def test_one_output_is_two_classes(framework, loss, last):
     np.testing.assert_allclose(certain.compute_loss(x, y), expected, rtol=1e-4)
     assert certain.class_gradient(x, y).shape == (20, 1, *SHAPE)
     with pytest.raises(ValueError, match="a model with one output needs"):
-        framework.smoothed(framework.network(1), "rows", nb_classes=2).predict(x)
+        framework.smoothed(framework.network(1), "rows", nb_classes=2, from_logits=None).predict(x)
 
 
 def test_a_function_or_a_loss_of_another_reduction_works_and_stays_as_it_was(framework):

@@ -1,0 +1,129 @@
+"""The user's loss, read without changing it: what it takes for outputs and labels. One place for all frameworks."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bridges.inputs import as_targets
+from jaxsmooth.arguments import as_flag
+
+LOGITS = "logits"
+LOG_PROBABILITIES = "log-probabilities"
+PROBABILITIES = "probabilities"
+
+
+class Loss:
+    """A loss of the network's outputs, or none.
+
+    What outputs are is decided in this order: `from_logits`, the loss, the last operation of the network, logits.
+
+    Args:
+        name: of the argument.
+        function: the loss; None if there is none, for a classifier that is only certified.
+        classes: number of classes.
+        from_logits: whether the network returns logits or probabilities; None if the caller does not say.
+
+    Attributes:
+        last: what the last operation of the network makes: one of the three words above, or None. It is found out if
+            `needs_last`.
+    """
+
+    binary_loss = "a binary cross-entropy"
+    last: str | None = None
+    _knows_last = False
+
+    def __init__(self, name: str, function: Any, classes: int, from_logits: Any) -> None:
+        if function is not None and (not callable(function) or isinstance(function, type)):
+            raise TypeError(f"{name} must be a function of outputs and labels, or a loss object, got {function!r}")
+        self.function: Any = function
+        self.classes = classes
+        self.from_logits = None if from_logits is None else as_flag("from_logits", from_logits)
+        read = self.read_by_loss()
+        # Log-probabilities are logits, too.
+        if (self.from_logits, read) in ((True, PROBABILITIES), (False, LOGITS)):
+            raise ValueError(f"from_logits must be {read == LOGITS} or None for {function!r}, which takes {read}")
+
+    def read_by_loss(self) -> str | None:
+        """Return what the loss takes the outputs for; None if it does not say."""
+        raise NotImplementedError
+
+    @property
+    def is_binary(self) -> bool | None:
+        """Whether the loss is of one output for two classes; None if it is not known."""
+        raise NotImplementedError
+
+    @property
+    def takes_indices(self) -> bool:
+        """Whether the loss takes class indices."""
+        raise NotImplementedError
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether the loss takes one row of numbers for each input."""
+        return not self.takes_indices
+
+    @property
+    def needs_last(self) -> bool:
+        """Whether only the network can say what its outputs are, and it was not looked at."""
+        return not self._knows_last and self.from_logits is None and self.read_by_loss() is None
+
+    def set_last(self, last: str | None) -> None:
+        """Note what the last operation of the network makes."""
+        self.last = last
+        self._knows_last = True
+
+    @property
+    def said(self) -> str | None:
+        """What the outputs are; None if nothing says it."""
+        read = self.read_by_loss() or self.last
+        if self.from_logits is None or read == LOG_PROBABILITIES:
+            return read
+        return LOGITS if self.from_logits else PROBABILITIES
+
+    @property
+    def output(self) -> str:
+        """What the outputs are."""
+        return self.said or LOGITS
+
+    def two_columns(self, outputs: Any, join: Callable[[list[Any]], Any]) -> Any:
+        """Return the scores of two classes from the one output of a binary network.
+
+        Args:
+            outputs: `[N, 1]`.
+            join: concatenates columns.
+
+        Raises:
+            ValueError: it is not known that the network is binary, or how its output is read.
+        """
+        if self.is_binary is False or self.said in (None, LOG_PROBABILITIES):
+            raise ValueError(
+                f"a model with one output needs {self.binary_loss} as its loss, or from_logits, which says how to read "
+                f"it, got {self.function!r}"
+            )
+        if self.said == PROBABILITIES:
+            return join([1 - outputs, outputs])
+        # softmax(-s / 2, s / 2) is (1 - sigmoid(s), sigmoid(s)).
+        return join([-outputs / 2, outputs / 2])
+
+    def labels(self, y: Any, number: int, width: int) -> np.ndarray[Any, Any]:
+        """Return labels in the form that the loss takes, for outputs `[number, width]`."""
+        return as_targets(y, number, self.classes, width, indices=self.takes_indices, rows=self.takes_rows)
+
+    def checked(self) -> Any:
+        """Return the loss.
+
+        Raises:
+            TypeError: there is none.
+        """
+        if self.function is None:
+            raise TypeError("a loss_object is needed for losses and their gradients: give it to the constructor")
+        return self.function
+
+
+def unwrapped(function: Any) -> Any:
+    """Return what a partial function is of."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
