@@ -2,6 +2,7 @@
 
 import math
 import threading
+from abc import ABC
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ class Voter(NamedTuple):
     compiled: bool
 
 
-class RandomizedSmoothingMixin:
+class RandomizedSmoothingMixin(ABC):  # noqa: B024 (as ART's classes are, so that its tools may assign `__class__`)
     """Give a classifier the smoothed `predict`, `certify` and `fit` (Cohen et al. 2019, arXiv:1902.02918).
 
     Mix it in before a class that has the hooks `_predict_classifier(x, batch_size, training_mode, **kwargs)`, which
@@ -197,7 +198,7 @@ class RandomizedSmoothingMixin:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the attributes back."""
-        self.__dict__.update(state)
+        vars(self).update(state)
         self.key = state["_key"]
 
     def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:

@@ -127,6 +127,23 @@ def test_every_attack_runs_on_the_network_and_on_the_smoothed_classifier(report)
     assert {name: result for name, result in report["attacks"].items() if result != "ran"} == {}
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS, ids=[framework.name for framework in FRAMEWORKS])
+def test_trainers_defences_patches_and_metrics_run(framework):
+    """Not here: patches of PyTorch images, GRAPHITE and OverTheAir (they need torchvision), BrendelBethge (numba)."""
+    command = [sys.executable, "-m", "tests.bridges.art_tools", framework.package]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == {"pytorch": 21, "tensorflow": 19, "flax": 16}[framework.package]
+    # A random defence before the network cannot be told from a random network. check=False says that it is meant.
+    random = found.pop("GaussianAugmentation")
+    assert random.startswith("ValueError: f must be a function of each row, but it is random")
+    assert "check=False" in random
+    assert {name: result for name, result in found.items() if result != "ran"} == {}
+
+
 def test_the_joined_class_is_ours(report):
     joined = report["joined"]
     assert joined.pop("defences") == [[4, 3], [4, *report["shape"]]]

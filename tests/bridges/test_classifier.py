@@ -255,3 +255,33 @@ def test_memory_does_not_grow_with_n(framework):
     shape = (3, 32, 32)
     classifier = framework.smoothed(framework.linear(shape), input_shape=shape)
     assert growth(lambda n: classifier.certify(np.zeros((1, *shape)), n), 20_000, 100_000) < 100
+
+
+def test_repr_shows_the_settings(framework):
+    text = repr(framework.smoothed(clip_values=(0, 1)))
+    assert text.startswith(f"{framework.cls.__name__}(model=")
+    for setting in ("nb_classes=3", "input_shape=(1, 4, 4)", "sample_size=50", "scale=0.5", "clip_values=float32[2]"):
+        assert setting in text
+
+
+def test_art_s_private_helpers_that_people_call(framework):
+    classifier, x = framework.smoothed(), inputs(1)[0]
+    samples = classifier._noisy_samples(x, 2000)
+    assert samples.shape == (2000, *x.shape)
+    # 32,000 normal numbers of scale 0.5: five standard errors.
+    assert abs((samples - x).std() - 0.5) < 5 * 0.5 / np.sqrt(2 * samples.size)
+    counts = classifier._prediction_counts(x, 300)
+    assert counts.shape == (3,)
+    assert counts.sum() == 300
+    assert not np.array_equal(classifier._noisy_samples(x, 5), classifier._noisy_samples(x, 5))
+
+
+def test_unknown_keywords_name_the_known_ones(framework):
+    classifier = framework.smoothed(trainable=True)
+    with pytest.raises(TypeError, match="unexpected keyword arguments: abstain; there are is_abstain"):
+        classifier.predict(inputs(), abstain=False)
+    with pytest.raises(TypeError, match=r"unexpected keyword arguments: droplast; there are .*drop_last"):
+        classifier.fit(inputs(), labels(), droplast=True)
+    with pytest.raises(TypeError, match="validation_data must be None"):
+        classifier.fit(inputs(), labels(), validation_data=(inputs(), labels()))
+    np.testing.assert_array_equal(classifier.predict(inputs(), y=labels()).shape, (6, 3))

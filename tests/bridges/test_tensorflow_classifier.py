@@ -271,3 +271,34 @@ def test_sampled_gradients_make_no_gradient_of_the_weights():
         scores = tf.function(model)(x)
     tape.gradient(scores, x)
     assert len(wanted) == 2
+
+
+def test_an_optimizer_that_served_another_model_is_copied():
+    optimizer = keras.optimizers.Adam(0.02)
+    x, y = inputs(), labels()
+    first = TensorFlow.smoothed(TensorFlow.network(), optimizer=optimizer)
+    first.fit(x, y, nb_epochs=1)
+    steps = int(optimizer.iterations)
+    second = TensorFlow.smoothed(TensorFlow.network(), optimizer=optimizer)
+    fresh = TensorFlow.smoothed(TensorFlow.network(), optimizer=keras.optimizers.Adam(0.02))
+    for classifier in (second, fresh):
+        classifier.fit(x, y, nb_epochs=3)
+    np.testing.assert_allclose(second.compute_loss(x, y), fresh.compute_loss(x, y), rtol=1e-5)
+    assert int(optimizer.iterations) == steps
+    first.fit(x, y, nb_epochs=1)
+    assert int(optimizer.iterations) > steps
+
+
+class Eager(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(tf.constant(np.asarray(x.numpy()).reshape(len(x), -1)))
+
+
+def test_a_model_that_runs_only_eagerly_gets_one_sentence():
+    classifier = TensorFlow.smoothed(Eager(), check=False)
+    with pytest.raises(TypeError, match="model must be one that tf.function can trace; this one runs only eagerly"):
+        classifier.predict(inputs())
