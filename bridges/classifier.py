@@ -22,6 +22,7 @@ from bridges.inputs import (
     as_labels,
     as_real,
     as_shape,
+    as_targets,
     input_ids,
     refuse_keywords,
     to_numpy,
@@ -210,7 +211,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
         Args:
             x: inputs.
-            y: labels.
+            y: labels; with sampling class indices or one-hot rows.
             training_mode: run the network in training mode.
             sampling: if false, the loss is the network's, under its own reduction. If true, it is the mean over the
                 batch of -log of the probability of the label averaged over `sample_size` noisy copies (Salman et al.
@@ -219,7 +220,10 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         x_ = as_inputs(x, self._input_shape)
         training_mode = as_flag("training_mode", training_mode)
         is_smoothed = self.sampling if sampling is None else as_flag("sampling", sampling)
-        labels = as_labels(y, len(x_), self._nb_classes) if is_smoothed else self._as_targets(y, len(x_))
+        if is_smoothed:
+            labels = as_targets(y, len(x_), self._nb_classes, self._nb_classes, indices=True, rows=False)
+        else:
+            labels = self._as_targets(y, len(x_))
         if len(x_) == 0:
             return np.zeros_like(x_)
         if is_smoothed:
@@ -565,7 +569,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Find out what the outputs of the network are, where neither the caller nor the loss says it."""
         loss = self._backend.loss_function
         if loss.needs_last:
-            prepared, _ = self._preprocessing.before(np.zeros((1, *self._input_shape), np.float32))
+            some = np.random.default_rng(0).standard_normal((8, *self._input_shape), np.float32)
+            prepared, _ = self._preprocessing.before(some)
             loss.set_last(self._backend.last_operation(prepared))
 
     def _find_widest(self, x: np.ndarray) -> int:

@@ -100,11 +100,13 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
             return labels
         if not rows:
             raise ValueError(
-                "y must hold class indices or one-hot rows, because the loss takes indices only, got rows of other "
-                "numbers"
+                "y must hold class indices or one-hot rows, because this loss takes one class for each input, got "
+                "rows of other numbers"
             )
     if are_rows and width == classes:
         return array.astype(np.float32)
+    if are_rows and width == 1:
+        return array[:, 1:].astype(np.float32)
     return labels[:, None].astype(np.float32) if width == 1 else np.eye(classes, dtype=np.float32)[labels]
 
 

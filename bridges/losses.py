@@ -17,7 +17,8 @@ PROBABILITIES = "probabilities"
 class Loss:
     """A loss of the network's outputs, or none.
 
-    What outputs are is decided in this order: `from_logits`, the loss, the last operation of the network, logits.
+    What outputs are is decided in this order: `from_logits`, the loss, the network (what it returns for some inputs, of
+    one output what its last operation is), logits.
 
     Args:
         name: of the argument.
@@ -26,8 +27,7 @@ class Loss:
         from_logits: whether the network returns logits or probabilities; None if the caller does not say.
 
     Attributes:
-        last: what the last operation of the network makes: one of the three words above, or None. It is found out if
-            `needs_last`.
+        last: what the network shows: one of the three words above, or None. It is found out if `needs_last`.
     """
 
     binary_loss = "a binary cross-entropy"
@@ -70,7 +70,7 @@ class Loss:
         return not self._knows_last and self.from_logits is None and self.read_by_loss() is None
 
     def set_last(self, last: str | None) -> None:
-        """Note what the last operation of the network makes."""
+        """Note what the network shows."""
         self.last = last
         self._knows_last = True
 
@@ -120,6 +120,25 @@ class Loss:
         if self.function is None:
             raise TypeError("a loss_object is needed for losses and their gradients: give it to the constructor")
         return self.function
+
+
+def kind_of_rows(rows: np.ndarray[Any, Any]) -> str | None:
+    """Return what outputs of several classes are, by their numbers for a few different inputs.
+
+    Logits do not add up to one, nor their exponentials, for each of several inputs.
+
+    Example:
+        >>> kind_of_rows(np.array([[0.25, 0.75], [0.5, 0.5]])), kind_of_rows(np.array([[0.25, 0.75], [1.0, 2.0]]))
+        ('probabilities', None)
+    """
+    rows = np.asarray(rows, np.float64)
+    if not np.isfinite(rows).all():
+        return None
+    if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+        return PROBABILITIES
+    if (rows <= 0).all() and np.allclose(np.exp(rows).sum(axis=1), 1, atol=1e-3):
+        return LOG_PROBABILITIES
+    return None
 
 
 def unwrapped(function: Any) -> Any:

@@ -98,13 +98,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", type=float, help="or to within this fraction of the radius of N votes, say 0.05")
     parser.add_argument("--bound", choices=["cohen", "runner_up"], default="cohen", help="of the probabilities (cohen)")
     arguments = parser.parse_args(argv)
-    f, data, settings = prepare(arguments)
     noise = jaxsmooth.Gaussian(arguments.sigma)
     try:
+        f, data, settings = prepare(arguments)
         key = as_key(arguments)
         rows = jaxsmooth.certify_dataset(f, noise, key, data, arguments.output, mode=as_mode(arguments), **settings)
-    except (ValueError, TypeError) as error:
-        parser.error(str(error))
+    except (ValueError, TypeError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: ended; what is done is kept, and the same command goes on from there\n")
     if rows:
         radii = np.arange(7) * arguments.sigma / 2 if arguments.radii is None else arguments.radii
         print(jaxsmooth.report_table({arguments.output.stem: rows}, radii))

@@ -141,6 +141,14 @@ def smoothed(model: Model, x: np.ndarray, sigma: float, rate: float = 1e-3, seed
     raise SystemExit("a plain JAX function has no weights to train or load: give a model of a framework")
 
 
+def set_rate(classifier: Any, rate: float) -> None:
+    """Set the learning rate of a loaded optimizer, which has that of the call before; optax keeps none in its state."""
+    for group in getattr(classifier.optimizer, "param_groups", ()):
+        group["lr"] = rate
+    if hasattr(classifier.optimizer, "learning_rate"):
+        classifier.optimizer.learning_rate = rate
+
+
 def with_weights(model: Model, x: np.ndarray, weights: Path | None) -> Model:
     """Return the model with the weights that `train.py` saved."""
     if weights is None:

@@ -13,13 +13,15 @@ def main(argv: list[str] | None = None) -> None:
     """Run the script."""
     parser = make_parser(__doc__, votes=1000)
     arguments = parser.parse_args(argv)
-    f, data, settings = prepare(arguments)
     noise = jaxsmooth.Gaussian(arguments.sigma)
     try:
+        f, data, settings = prepare(arguments)
         key = as_key(arguments)
         rows = jaxsmooth.predict_dataset(f, noise, key, data, arguments.output, n=arguments.N, **settings)
-    except (ValueError, TypeError) as error:
-        parser.error(str(error))
+    except (ValueError, TypeError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: ended; what is done is kept, and the same command goes on from there\n")
     if rows:
         right = sum(row.correct for row in rows) / len(rows)
         abstained = sum(row.predict == jaxsmooth.ABSTAIN for row in rows) / len(rows)

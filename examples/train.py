@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loading import DATA_HELP, MODEL_HELP, load_data, load_model, smoothed
+from loading import DATA_HELP, MODEL_HELP, load_data, load_model, set_rate, smoothed
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     classifier = smoothed(model, np.asarray(x[0]), arguments.sigma, arguments.lr, arguments.seed)
     if arguments.weights is not None:
         classifier.load(arguments.weights.name, arguments.weights.parent)
+        set_rate(classifier, arguments.lr)
     before = classifier.compute_loss(x, y, reduction="mean")
     classifier.fit(x, y, batch_size=arguments.batch, nb_epochs=arguments.epochs, verbose=not arguments.quiet)
     classifier.save(arguments.output.name, arguments.output.parent)

@@ -102,8 +102,8 @@ def _readable(array: Any) -> np.ndarray:
 def identity(f: Classifier) -> str:
     """Return a digest of the weights of a classifier, or "not identified" where they cannot be seen.
 
-    They are the arrays in a callable pytree, and what the method `weights()` of the classifier, or of a leaf of it,
-    returns: a mapping from names to arrays. A plain function shows neither.
+    They are the arrays and numbers in a callable pytree, and what the method `weights()` of the classifier, or of a
+    leaf of it, returns: a mapping from names to arrays. A plain function shows neither.
 
     Example:
         >>> from jax.tree_util import Partial
@@ -112,9 +112,10 @@ def identity(f: Classifier) -> str:
     """
     arrays, static = split_callable(f)
     parts = [digest(arrays)] if arrays else []
+    parts += [repr(leaf) for leaf in static.leaves if isinstance(leaf, (bool, int, float, complex, str))]
     for leaf in static.leaves:
         own: Callable[[], Mapping[str, Any]] | None = getattr(leaf, "weights", None)
-        if callable(own):
+        if callable(own) and not isinstance(leaf, type):
             weights = own()
             parts.append(digest([weights[name] for name in weights]) + ",".join(weights))
     if not parts:
@@ -138,6 +139,14 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:24]}..."
 
 
+def _words(name: str, settings: Mapping[str, Any]) -> str:
+    """Return a setting as words; a key as the seed that it is of, too."""
+    value = settings.get(name)
+    if name == "key" and isinstance(value, list):
+        return f"{value} (seed {value[0] * 2**32 + value[1]})"
+    return f"weights {_brief(value)}" if name == "classifier" and value != NOT_IDENTIFIED else _brief(value)
+
+
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
     """Return what differs between two sets of settings, in words, by name.
 
@@ -146,8 +155,5 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str
         {'n': '100000 in the file, 5000 now'}
     """
     names = [*found, *(name for name in wanted if name not in found)]
-    return {
-        name: f"{_brief(found.get(name))} in the file, {_brief(wanted.get(name))} now"
-        for name in names
-        if found.get(name) != wanted.get(name)
-    }
+    words = {name: f"{_words(name, found)} in the file, {_words(name, wanted)} now" for name in names}
+    return {name: words[name] for name in names if found.get(name) != wanted.get(name)}

@@ -39,19 +39,21 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
-        self._file = open(self._path.with_name(self._path.name + ".lock"), "a+", encoding="utf-8")  # noqa: SIM115
-        # Locks of the system are between processes: within this one, a set keeps account.
+        own = f"process {os.getpid()} on {socket.gethostname()}"
         with _guard:
-            if self._path in _held or not self._take():
+            # Locks of the system are between processes: within this one, a set keeps account. It is asked first,
+            # because a process that closes any handle of a file loses its lock on it.
+            if self._path in _held:
+                raise _refusal(path, own)
+            self._file = open(self._path.with_name(self._path.name + ".lock"), "a+", encoding="utf-8")  # noqa: SIM115
+            if not self._take():
                 self._file.seek(0)
                 owner = self._file.read() or "another process"
                 self._file.close()
-                raise BlockingIOError(
-                    f"{path} is being written by {owner}: two runs cannot share a file. Wait, or give another path"
-                )
+                raise _refusal(path, owner)
             _held.add(self._path)
         self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.write(own)
         self._file.flush()
 
     def _take(self) -> bool:
@@ -77,3 +79,9 @@ class FileLock:
         with _guard:
             _held.discard(self._path)
             self._file.close()
+
+
+def _refusal(path: Path, owner: str) -> BlockingIOError:
+    return BlockingIOError(
+        f"{path} is being written by {owner}: two runs cannot share a file. Wait, or give another path"
+    )

@@ -10,21 +10,20 @@ from jaxsmooth._claims import input_digest
 from jaxsmooth._datasets import Item
 from jaxsmooth.stores import VoteRow
 
-_VOTE_AGAIN = 4  # finished inputs that vote again where the classifier is not identified; otherwise one
+_VOTE_AGAIN = 4  # finished inputs of each file
 
 
 class Resumption:
     """What a run compares before it goes on.
 
     A digest in the file tells inputs and labels. A classifier whose weights can be seen is told by their digest in the
-    header, and votes again on one input in case its function changed. Any other votes again on several inputs: those
-    whose selection votes were closest, on which two classifiers differ most easily.
+    header. No digest shows all that a classifier computes with. So each votes again on some inputs: those whose
+    selection votes were closest, on which two classifiers differ most easily.
 
     Args:
         files: the finished inputs of each file that is read. Each is compared for itself, since each may be of another
             classifier.
         select: from inputs `[N, *event]` and their ids to their selection votes.
-        identified: whether the header tells the classifier.
         is_settled: whether a stored row needs no more votes; None where every row is like that.
         like: what all inputs have in common.
     """
@@ -33,7 +32,6 @@ class Resumption:
         self,
         files: Sequence[Sequence[VoteRow]],
         select: Callable[[np.ndarray, np.ndarray], np.ndarray],
-        identified: bool,
         is_settled: Callable[[VoteRow], bool] | None,
         like: dict[str, Any],
     ) -> None:
@@ -41,7 +39,6 @@ class Resumption:
         self._done = {row.idx: row for rows in files for row in rows}
         self._file = {row.idx: place for place, rows in enumerate(files) for row in rows}
         self._select = select
-        self._number = 1 if identified else _VOTE_AGAIN
         self._is_settled = is_settled
         self._like = like
         self._closest: list[list[tuple[int, int, np.ndarray]]] = [[] for _ in files]
@@ -64,8 +61,10 @@ class Resumption:
         if at is not None:
             kept = list(items)
             own = {item.idx for item in kept}
-            others = [row for rows in self._files for row in sorted(rows, key=_margin)[: self._number]]
-            for item in [*kept, *(at(row.idx) for row in others if row.idx not in own)]:
+            others = {row.idx for rows in self._files for row in sorted(rows, key=_margin)[:_VOTE_AGAIN]}
+            # The last one, too, in case the data have become fewer.
+            others |= {max(row.idx for row in rows) for rows in self._files if rows}
+            for item in [*kept, *(at(idx) for idx in sorted(others - own))]:
                 if item.idx in self._done:
                     self._compare(item)
             self._vote_again()
@@ -91,7 +90,12 @@ class Resumption:
     def _compare(self, item: Item) -> None:
         """Refuse an input that is not that of the file."""
         row = self._done[item.idx]
-        x, label = item.load(self._like)
+        try:
+            x, label = item.load(self._like)
+        except IndexError:
+            raise ValueError(
+                f"data must be those of the run: input {item.idx} is in the file of votes and not in the data"
+            ) from None
         if input_digest(x) != row.input:
             raise ValueError(
                 f"data must be those of the run: input {item.idx} is another one than in the file of votes"
@@ -107,7 +111,7 @@ class Resumption:
         closest = self._closest[self._file[item.idx]]
         closest.append((_margin(row), item.idx, x))
         closest.sort(key=lambda entry: entry[:2])
-        del closest[self._number :]
+        del closest[_VOTE_AGAIN:]
 
     def _vote_again(self) -> None:
         """Refuse a classifier that votes otherwise than in the file."""

@@ -19,6 +19,10 @@ _WHEN_RANDOM = (
     "put a network in evaluation mode; where chance is meant, certificates hold if its random numbers are new for each "
     "row and independent of the noise: then go on without this test, in runs and classes with check=False"
 )
+_WHEN_OF_THE_BATCH = (
+    "batch normalisation must use its running statistics: put a network in evaluation mode, as the bridges do; the "
+    "first axis must be that of the inputs"
+)
 _TOLERANCE = 1e-4  # of the largest score: kernels add in a different order at a different place of a batch
 
 
@@ -120,7 +124,7 @@ def refuse_faults(
         faults.append(f"{kind}, in {changed.sum()} of {len(before)} rows{advice}")
     elif (changed := _differing(before[shared[0]], beside[shared[1]])).any():
         rows = f"{changed.sum()} of {len(changed)} rows changed with the rows beside them"
-        faults.append(f"its scores depend on the batch: those of {rows}")
+        faults.append(f"its scores depend on the batch: those of {rows} ({_WHEN_OF_THE_BATCH})")
     faults += _faults_of_dtype(before, None if wide is None else call(wide))
     if faults:
         raise ValueError(f"f must be a function of each row, but {'; '.join(faults)}")

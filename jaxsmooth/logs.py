@@ -84,8 +84,9 @@ def read_log(path: str | Path) -> list[LogRow]:
     `correct` may be True or False, as in some published logs.
 
     Raises:
-        ValueError: the header begins otherwise, or a line is incomplete or malformed; the message names the line, the
-            column and what is there. The file is no text in UTF-8, a file of votes or a directory.
+        ValueError: the header begins otherwise, an index is there twice, or a line is incomplete or malformed; the
+            message names the line, the column and what is there. The file is no text in UTF-8, a file of votes or a
+            directory.
 
     Example:
         >>> import tempfile
@@ -101,7 +102,13 @@ def read_log(path: str | Path) -> list[LogRow]:
         raise ValueError(f"{path} must begin with the columns {' '.join(COLUMNS)}, got {lines[:1]}")
     if not text.endswith("\n"):
         raise ValueError(f"{path}, line {len(lines)} is torn: it does not end")
-    return [_parse(line, columns, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
+    rows = [_parse(line, columns, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
+    seen: dict[int, int] = {}
+    for number, row in enumerate(rows, start=2):
+        if row.idx in seen:
+            raise ValueError(f"{path}, line {number}: idx {row.idx} is there before, in line {seen[row.idx]}")
+        seen[row.idx] = number
+    return rows
 
 
 def planned_inputs(path: Path) -> int:

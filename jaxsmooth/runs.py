@@ -75,7 +75,7 @@ def certify_dataset(
     `merge_shares`, too.
 
     A run goes on with the same classifier, inputs and labels only. A classifier whose weights JAX or the bridges can
-    see is told by them. Any other is called "not identified" in the file of votes, and votes again on the finished
+    see is told by them. Any other is called "not identified" in the file of votes. Each votes again on the finished
     inputs whose votes were closest.
 
     Args:
@@ -446,11 +446,16 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
             "each input. certify and the like certify components"
         )
     classes = len(selection)
+    if settings["classifier"] == NOT_IDENTIFIED and request.inputs.share[1] > 1 and request.inputs.at is None:
+        raise ValueError(
+            "data must be indexed (a list, two arrays, a Dataset) where processes share the inputs and the classifier "
+            "shows no weights: the votes of the others cannot be compared with it otherwise"
+        )
     header = VoteHeader(settings, selection.shape, job.rule, job.selects)
     # What another process or an earlier call certified under the same settings is not certified again.
     files = [read_share(other, header) for other in list_stores(path)]
     done = {row.idx: row for rows in files for row in rows}
-    resumption = Resumption(files, job.select, settings["classifier"] != NOT_IDENTIFIED, job.is_settled, like)
+    resumption = Resumption(files, job.select, job.is_settled, like)
     items = resumption.compared(items, request.inputs.at)
     progress = _Progress()
     wanted: list[VoteRow] = []

@@ -5,6 +5,7 @@ their own. The others run in that of the tests: importing the frameworks would t
 """
 
 import importlib
+import re
 import runpy
 import socket
 import subprocess
@@ -272,3 +273,22 @@ def test_the_report_names_each_run(run, tmp_path):
     out = run("report.py", "mine=modelA/run.tsv", "theirs=1=modelB/run.tsv").stdout
     assert "\nmine " in out
     assert "\ntheirs=1 " in out
+
+
+def test_going_on_with_training_takes_the_rate_that_is_given(mnist, run):
+    flags = ("models:mnist_torch", mnist)
+    assert run("train.py", *flags, "one", "--sigma", "0.5", "--epochs", "1", "--lr", "1e-7").returncode == 0
+    done = run("train.py", *flags, "two", "--sigma", "0.5", "--epochs", "3", "--lr", "0.003", "--weights", "one")
+    before, after = map(float, re.findall(r"from ([0-9.]+) to ([0-9.]+),", done.stdout)[0])
+    assert after < before - 0.1
+
+
+def test_scripts_say_what_is_wrong_in_one_line(tmp_path, run):
+    (tmp_path / "mine.py").write_text(USER)
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 4), np.float32), y=np.arange(4) % 3)
+    flags = ("mine:classifier", "data.npz", "run.tsv", "--sigma", "0.5", "--N", "200", "--quiet")
+    assert run("certify.py", *flags).returncode == 0
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 4), np.float32), y=np.arange(3) % 3)
+    done = run("certify.py", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("certify.py: error: data must be those of the run: input 3 is in the file")

@@ -147,3 +147,11 @@ def test_a_link_stays_a_link(tmp_path):
         write_log(link, [LogRow(idx, 1, 1, 0.5, 1.0)])
         assert link.is_symlink()
         assert [row.idx for row in read_log(tmp_path / "disk" / "real.tsv")] == [idx]
+
+
+def test_an_index_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "a.tsv"
+    write_log(path, [LogRow(0, 1, 1, 0.5, 1.0), LogRow(3, 1, 1, 0.5, 1.0)])
+    path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
+    with pytest.raises(ValueError, match=r"a\.tsv, line 4: idx 3 is there before, in line 3"):
+        read_log(path)

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas
 import pytest
+import torch
 from jax.tree_util import Partial
 
+import bridges.pytorch
 import jaxsmooth
 from jaxsmooth import (
     Anytime,
@@ -501,7 +503,9 @@ def test_another_checkpoint_is_refused_though_its_votes_are_the_same(tmp_path, m
     path, changes = tmp_path / "a.tsv", {"data": far_from_the_edge(), "compiled": made is not Seen}
     rows = run(path, f=made(0.0), most=3, **changes)
     before = path.read_bytes(), path.with_name("a.tsv.votes").read_bytes()
-    with pytest.raises(ValueError, match=r"other settings: classifier: sha256:.* in the file, sha256:.* now"):
+    with pytest.raises(
+        ValueError, match=r"other settings: classifier: weights sha256:.* in the file, weights sha256:.* now"
+    ):
         run(path, f=made(0.01), **changes)
     assert (path.read_bytes(), path.with_name("a.tsv.votes").read_bytes()) == before
     assert certificates(run(path, f=made(0.0), **changes)[:3]) == certificates(rows)
@@ -617,3 +621,55 @@ def test_what_is_certified_at_a_radius_counts_at_it(tmp_path):
     for found in (stored, jaxsmooth.certify_radii(sign, NOISE, KEY, x, [0.1, 0.4])):
         assert jaxsmooth.certified_accuracy(found.label, found.radius, np.zeros(len(x)), [0.4]) == [1.0]
     assert float(np.float32(0.4)) != 0.4
+
+
+class Shifted(torch.nn.Module):
+    """A shift that no state dict holds."""
+
+    def __init__(self, shift, kind):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        if kind == "attribute":
+            self.shift = torch.tensor(shift)
+        else:
+            self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(self, x):
+        return self.scale * torch.stack([x[:, 0] - self.shift, self.shift - x[:, 0]], dim=1)
+
+
+def shifted_statically(shift, kind):
+    def f(w, x, shift):
+        return w * jnp.stack([x[:, 0] - shift, shift - x[:, 0]], axis=1)
+
+    return Partial(f, jnp.ones(()), shift=shift) if kind == "number" else Partial(partial(f, shift=shift), jnp.ones(()))
+
+
+@pytest.mark.parametrize("kind", ["attribute", "buffer", "number", "static"])
+def test_numbers_that_are_no_weights_tell_a_classifier_too(tmp_path, kind):
+    """The header tells most of them; a static argument is seen by nobody, and votes again."""
+    x = np.array([[5.0], [4.0], [0.1], [0.2], [6.0], [3.0]], np.float32)
+
+    def classifier(shift):
+        if kind in ("attribute", "buffer"):
+            return bridges.pytorch.as_jax(Shifted(shift, kind))
+        return shifted_statically(shift, kind)
+
+    def go(shift, most):
+        settings = {"mode": Fixed(n0=50, n=100), "most": most, "verbose": False}
+        return certify_dataset(
+            classifier(shift), Gaussian(0.5), jax.random.key(0), (x, np.zeros(6, int)), tmp_path / "a.tsv", **settings
+        )
+
+    go(0.0, 4)
+    message = "f must be the classifier of the run" if kind == "static" else "classifier: .* in the file, .* now"
+    with pytest.raises(ValueError, match=message):
+        go(2.0, 6)
+    assert len(go(0.0, 6)) == 6
+
+
+def test_data_that_became_fewer_are_refused_by_name(tmp_path):
+    pairs = [(np.full(1, i, np.float32), 0) for i in range(6)]
+    run(tmp_path / "a.tsv", f=of_weights(0.0), data=pairs)
+    with pytest.raises(ValueError, match="data must be those of the run: input 5 is in the file of votes and not in"):
+        run(tmp_path / "a.tsv", f=of_weights(0.0), data=pairs[:5])

@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxsmooth import Fixed, Gaussian, certify_dataset, merge_shares, read_log, read_votes
 from jaxsmooth.stores import VoteStore
@@ -144,3 +146,17 @@ def close_and_far():
     x = np.full((12, 3), 5, np.float32)
     x[4] = 0.01
     return x, np.zeros(12, int)
+
+
+def test_shares_of_a_generator_need_a_classifier_that_shows_its_weights(tmp_path):
+    """The votes of the other share cannot be compared: their inputs cannot be asked for."""
+    x, y = close_and_far()
+    made = {"plain": lambda x: jnp.stack([x[:, 0], -x[:, 0]], axis=1)}
+    made["pytree"] = Partial(lambda w, x: w * jnp.stack([x[:, 0], -x[:, 0]], axis=1), jnp.ones(()))
+    run = partial(certify_dataset, noise=Gaussian(0.5), key=jax.random.key(0), mode=Fixed(n0=50, n=200), verbose=False)
+    with pytest.raises(ValueError, match=r"data must be indexed .* where processes share the inputs"):
+        run(made["plain"], data=iter(zip(x, y, strict=True)), path=tmp_path / "a.tsv", share=(0, 2))
+    assert not (tmp_path / "a.0-of-2.tsv").exists()
+    for index in (0, 1):
+        run(made["pytree"], data=iter(zip(x, y, strict=True)), path=tmp_path / "b.tsv", share=(index, 2))
+    assert len(merge_shares(tmp_path / "b.tsv")) == len(x)

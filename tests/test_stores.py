@@ -167,6 +167,9 @@ input()
         VoteStore.read(path)
         with pytest.raises(BlockingIOError):
             VoteStore(path, HEADER)
+        # Nor did the refused ones let another process in.
+        with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as other:
+            assert f"BlockingIOError: {path} is being written by process {os.getpid()}" in other.communicate()[1]
         store.append(row(5))
     assert path.read_bytes()[: len(before)] == before
     same(VoteStore.read(path)[1], 6)

@@ -22,6 +22,7 @@ from bridges.flax.losses import Loss
 from bridges.flax.modules import LinenModel, NNXModel
 from bridges.flax.programs import last_operation
 from bridges.layers import first_array, layer_index
+from bridges.losses import kind_of_rows
 
 
 class FlaxBackend:
@@ -131,8 +132,11 @@ class FlaxBackend:
         return np.asarray(self.loss_function.reduced(jnp.asarray(scores), jnp.asarray(labels), reduction))
 
     def last_operation(self, x: np.ndarray) -> str | None:
-        """Return what the last operation of the module makes of these inputs, as its program tells it."""
+        """Return what the module makes of these inputs: by the numbers, of one output by the last operation."""
         try:
+            outputs = np.asarray(self.network.function()(jnp.asarray(x)))
+            if outputs.shape[1] > 1:
+                return kind_of_rows(outputs)
             return last_operation(jax.make_jaxpr(self.network.function())(jnp.asarray(x)).jaxpr)
         except Exception:  # what the module cannot do is said where it is needed
             return None
@@ -189,12 +193,15 @@ class FlaxBackend:
         """Write the variables to `<path>.variables.npz` and, once it is used, the optimizer's state."""
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tree(Path(f"{path}.variables.npz"), self.network.function())
+        optimizer_file = Path(f"{path}.optimizer.npz")
         if self.optimizer_state is not None:
-            save_tree(Path(f"{path}.optimizer.npz"), self.optimizer_state)
+            save_tree(optimizer_file, self.optimizer_state)
+        else:  # that of other weights
+            optimizer_file.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote. The files hold only arrays: nothing in them is executed."""
-        optimizer_state = self.optimizer_state
+        optimizer_state = None
         loaded = load_tree(Path(f"{path}.variables.npz"), self.network.function())
         optimizer_file = Path(f"{path}.optimizer.npz")
         if self.optimizer is not None and optimizer_file.exists():

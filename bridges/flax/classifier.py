@@ -40,8 +40,8 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         preprocessing: `(mean, std)`, applied after the noise.
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         variables: of a linen module, as its `init` returns them; None for nnx.
-        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else the model's
-            last operation.
+        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else what the
+            model returns for some inputs: rows that add up to one are probabilities.
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
 
     Raises:

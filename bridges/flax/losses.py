@@ -64,6 +64,10 @@ class Loss(losses.Loss):
         """Return the loss of each row, or its mean or sum, also of a function that adds rows up."""
         values = self.function(scores, labels)
         if values.ndim == 0:
-            values = jax.vmap(lambda row, label: self.function(row[None], label[None]))(scores, labels)
+            rows = jax.vmap(lambda row, label: self.function(row[None], label[None]))(scores, labels)
+            if reduction != "mean":
+                return rows if reduction == "none" else rows.sum()
+            is_sum = jnp.abs(values - rows.sum()) < jnp.abs(values - rows.mean())
+            return jnp.where(is_sum, rows.mean(), values)
         by_row = values.reshape(len(scores), -1).mean(axis=1)
         return {"none": by_row, "mean": by_row.mean(), "sum": by_row.sum()}[reduction]

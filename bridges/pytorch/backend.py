@@ -16,7 +16,7 @@ from bridges.archives import refuse_packed
 from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, GPU
 from bridges.layers import only_output, pair
-from bridges.losses import LOG_PROBABILITIES, PROBABILITIES
+from bridges.losses import PROBABILITIES, kind_of_rows
 from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import detach_computed, find_layer, layer_names, recorded, reinitialise
@@ -27,9 +27,7 @@ from bridges.pytorch.transfer import to_torch
 # Nodes of the graph that change no number, and the ones that tell what outputs are.
 _SHAPES = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Reshape", "ToCopy", "Alias", "Clone", "Transpose", "Permute")
 _OPERATIONS = {
-    "SoftmaxBackward": PROBABILITIES,
     "SigmoidBackward": PROBABILITIES,
-    "LogSoftmaxBackward": LOG_PROBABILITIES,
 }
 
 
@@ -135,12 +133,15 @@ class TorchBackend:
             return _to_numpy(self.loss_function.reduced(outputs, self._labels(y, outputs), reduction))
 
     def last_operation(self, x: np.ndarray) -> str | None:
-        """Return what the last operation of the network makes of these inputs, as its graph tells it."""
+        """Return what the network makes of these inputs: by the numbers, of one output by the last operation."""
         with self._running(False, gradient=True):
             try:
-                node: Any = self.model(self._tensor(x).to(self._dtype()).requires_grad_()).grad_fn
+                outputs = self._forward(self._tensor(x).requires_grad_())
             except Exception:  # what the network cannot do is said where it is needed
                 return None
+        if outputs.shape[1] > 1:
+            return kind_of_rows(_to_numpy(outputs))
+        node: Any = outputs.grad_fn
         while node is not None and node.name().startswith(_SHAPES):
             node = next((parent for parent, _ in node.next_functions if parent is not None), None)
         return None if node is None else _OPERATIONS.get(node.name().rstrip("0123456789"))
@@ -156,6 +157,10 @@ class TorchBackend:
         """Refuse to train without an optimizer."""
         if self.optimizer is None:
             raise ValueError("an optimizer is needed to train: give it to the constructor")
+        own = {id(parameter) for parameter in self.model.parameters()}
+        served = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if not any(id(parameter) in own for parameter in served):
+            raise ValueError("the optimizer must be of the model's parameters, got one that has none of them")
 
     def advance(self, scheduler: Any, epoch: int) -> None:
         """Advance a scheduler of `torch.optim.lr_scheduler`."""
@@ -193,7 +198,7 @@ class TorchBackend:
     def widest_layer(self, x: np.ndarray) -> int:
         """Return how many values the largest output of a layer has, for these inputs."""
         layers = [] if isinstance(self.model, torch.jit.ScriptModule) else list(self.model.modules())
-        with recorded(*layers) as outputs, self._running(False):
+        with recorded(*layers, copies=False) as outputs, self._running(False):
             outputs.append(self._forward(self._tensor(x)))
         return max(output.numel() for output in outputs if isinstance(output, torch.Tensor))
 
@@ -214,6 +219,8 @@ class TorchBackend:
         torch.save(self.model.state_dict(), f"{path}.model")
         if self.optimizer is not None:
             torch.save(self.optimizer.state_dict(), f"{path}.optimizer")
+        else:  # that of other weights
+            Path(f"{path}.optimizer").unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote. The files hold only tensors: nothing in them is executed."""

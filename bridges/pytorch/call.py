@@ -70,8 +70,12 @@ class TorchFunction(BridgedFunction):
         self._signatures: dict[Any, Signature] = {}
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Return the state dict, as bytes: NumPy has not every dtype of PyTorch."""
+        """Return all tensors of the modules, as bytes: NumPy has not every dtype of PyTorch."""
         state = {name: value for name, value in self.model.state_dict().items() if isinstance(value, torch.Tensor)}
+        for prefix, part in self.model.named_modules():
+            # Buffers that are not saved, and tensors that are plain attributes.
+            own = {**dict(part.named_buffers(recurse=False)), **vars(part)}
+            state |= {f"{prefix}.{name}": value for name, value in own.items() if isinstance(value, torch.Tensor)}
         return {
             f"{name} {value.dtype} {tuple(value.shape)}": value.detach()
             .cpu()

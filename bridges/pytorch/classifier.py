@@ -39,8 +39,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         device_type: "gpu" (CUDA where there is one, else the CPU), "cpu", or a PyTorch device such as "cuda:1".
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
-        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else the model's
-            last operation.
+        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else what the
+            model returns for some inputs: rows that add up to one are probabilities.
         acceleration: faster ways to compute the votes of `predict` and `certify`, any of: "channels_last" (memory
             order, gains on deep convolutional networks), "compile" (`torch.compile`, some 20 seconds at first), and
             "bfloat16" (autocast). Certificates stay valid, for the classifier that is run: under "bfloat16" that is

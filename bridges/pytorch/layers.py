@@ -9,8 +9,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_map
 
 from bridges.layers import layer_index
+
+_POWER_ITERATIONS = 15  # as `spectral_norm` makes at first
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -24,12 +27,15 @@ def find_layer(model: nn.Module, layer: Any) -> nn.Module:
 
 
 @contextlib.contextmanager
-def recorded(*layers: nn.Module) -> Generator[list[Any]]:
-    """Collect what layers return while the body runs. No hook is left behind."""
+def recorded(*layers: nn.Module, copies: bool = True) -> Generator[list[Any]]:
+    """Collect what layers return while the body runs. No hook is left behind.
+
+    They are copies, unless told otherwise, because the next layer may write to its input.
+    """
     outputs: list[Any] = []
 
     def record(_: nn.Module, __: Any, output: Any) -> None:
-        outputs.append(output)
+        outputs.append(tree_map(_copied, output) if copies else output)
 
     hooks = [layer.register_forward_hook(record) for layer in layers]
     try:
@@ -37,6 +43,10 @@ def recorded(*layers: nn.Module) -> Generator[list[Any]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def reinitialise(model: nn.Module) -> None:
@@ -96,6 +106,8 @@ def _set_hooked(part: nn.Module, hook: Any, weight: torch.Tensor) -> None:
     """Set the parameters that a hook computes a weight from."""
     if isinstance(hook, SpectralNorm):
         getattr(part, f"{hook.name}_orig").copy_(weight)
+        for _ in range(_POWER_ITERATIONS):  # the vectors of the old weight say nothing of the norm of the new one
+            hook.compute_weight(part, do_power_iteration=True)
         return
     getattr(part, f"{hook.name}_v").copy_(weight)
     getattr(part, f"{hook.name}_g").copy_(torch.norm_except_dim(weight, 2, hook.dim))
@@ -105,6 +117,9 @@ def _set_parametrized(part: nn.Module, name: str, weight: torch.Tensor) -> None:
     """Set the parameters that a parametrization computes a weight from, or draw them if that cannot be turned round."""
     try:
         setattr(part, name, weight)
+        for computed in cast(Any, part).parametrizations[name]:
+            if hasattr(computed, "_power_method"):  # that of spectral_norm, as for the hook
+                computed._power_method(computed._reshape_weight_to_matrix(weight), _POWER_ITERATIONS)
     except (NotImplementedError, ValueError, RuntimeError):
         for parameter in cast(Any, part).parametrizations[name].parameters(recurse=False):
             _draw(parameter)

@@ -1,6 +1,7 @@
 """The user's PyTorch loss, read without changing it."""
 
 import copy
+import functools
 import inspect
 from typing import Any
 
@@ -62,19 +63,34 @@ class Loss(losses.Loss):
 
     def reduced(self, scores: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
         """Return the loss of each row, or the loss's own mean or sum of them. The user's object stays as it is."""
-        if hasattr(self.function, "reduction"):
-            function: Any = copy.copy(self.function)
-            function.reduction = reduction
-            values = function(scores, labels)
-        elif "reduction" in _parameters(self.function):
-            values = self.function(scores, labels, reduction=reduction)
-        else:
+        if (values := self._by_own_reduction(scores, labels, "none")) is None:
             pairs = zip(scores.split(1), labels.split(1), strict=True)
-            values = torch.stack([self.function(row, label).mean() for row, label in pairs])
-        if values.ndim == 0:
-            return values
-        by_row = values.reshape(len(scores), -1).mean(dim=1)
-        return {"none": by_row, "mean": by_row.mean(), "sum": by_row.sum()}[reduction]
+            rows = torch.stack([self.function(row, label).mean() for row, label in pairs])
+            if reduction != "mean":
+                return rows if reduction == "none" else rows.sum()
+            own = self(scores, labels)  # the mean, with the weights of the loss, unless it is the sum
+            return rows.mean() if abs(own - rows.sum()) < abs(own - rows.mean()) else own
+        if reduction == "none":
+            return values.reshape(len(scores), -1).mean(dim=1)
+        reduced = self._by_own_reduction(scores, labels, reduction)
+        assert reduced is not None
+        rows = reduced.reshape(len(scores), -1).mean(dim=1) if reduced.ndim else None
+        return reduced if rows is None else {"mean": rows.mean(), "sum": rows.sum()}[reduction]
+
+    def _by_own_reduction(self, scores: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor | None:
+        """Return the loss under a reduction that it knows; None for "none" if it does not give the losses by row."""
+        function = self.function
+        if isinstance(function, functools.partial) and not function.args and not function.keywords:
+            function = function.func
+        if hasattr(function, "reduction"):
+            own: Any = copy.copy(function)
+            own.reduction = reduction
+            values = own(scores, labels)
+        elif "reduction" in _parameters(function):
+            values = function(scores, labels, reduction=reduction)
+        else:
+            values = function(scores, labels)
+        return values if values.ndim > 0 or reduction != "none" else None
 
 
 def _is(function: Any, known: tuple[Any, ...]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 _LOCK = threading.Lock()
-_RUNNING: dict[int, tuple[int, list[nn.Module]]] = {}  # by the id of a module that runs, and so is not freed
+_RUNNING: dict[int, int] = {}  # how many run a part that trains otherwise, by its id: it is not freed while it runs
 
 
 def placement(module: nn.Module, otherwise: torch.device) -> tuple[torch.device, torch.dtype | None]:
@@ -78,23 +78,25 @@ def _left_modes(device: torch.device, graph: contextlib.AbstractContextManager[A
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Generator[None]:
-    """Switch training off on entry and back on where it was on, when the last of several threads leaves."""
+    """Switch training off on entry and back on where it was on, when the last of several threads leaves.
+
+    Each part is counted by itself, because two modules may share it.
+    """
+    switched: list[nn.Module] = []
     with _LOCK:
-        running, training = _RUNNING.get(id(module), (0, []))
-        if running == 0:
-            training = []
-            for part in module.modules():
-                if getattr(part, "training", False):  # a frozen script has no mode
-                    training.append(part)
-                    part.training = False
-        _RUNNING[id(module)] = running + 1, training
+        for part in module.modules():
+            running = _RUNNING.get(id(part), 0)
+            if running or getattr(part, "training", False):  # a frozen script has no mode
+                _RUNNING[id(part)] = running + 1
+                part.training = False
+                switched.append(part)
     try:
         yield
     finally:
         with _LOCK:
-            running, training = _RUNNING.pop(id(module))
-            if running > 1:
-                _RUNNING[id(module)] = running - 1, training
-            else:
-                for part in training:
+            for part in switched:
+                running = _RUNNING.pop(id(part)) - 1
+                if running:
+                    _RUNNING[id(part)] = running
+                else:
                     part.training = True

@@ -16,7 +16,7 @@ from bridges.archives import read_arrays, refuse_packed
 from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, Limits
 from bridges.layers import only_output
-from bridges.losses import LOG_PROBABILITIES, PROBABILITIES
+from bridges.losses import PROBABILITIES, kind_of_rows
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
@@ -26,7 +26,7 @@ from bridges.tensorflow.transfer import to_numpy, to_tensorflow
 
 # Operations that change no number, and the ones that tell what outputs are.
 _SHAPES = ("Identity", "Cast", "Reshape", "Squeeze", "ExpandDims")
-_OPERATIONS = {"Softmax": PROBABILITIES, "Sigmoid": PROBABILITIES, "LogSoftmax": LOG_PROBABILITIES}
+_OPERATIONS = {"Sigmoid": PROBABILITIES}
 _LOSSES = {"none": "_losses", "mean": "_mean_loss", "sum": "_sum_of_losses"}
 
 
@@ -120,8 +120,11 @@ class TensorFlowBackend:
         return to_numpy(self.loss_function.reduced(_tensor(scores), tf.constant(labels), reduction))
 
     def last_operation(self, x: np.ndarray) -> str | None:
-        """Return what the last operation of the model makes of these inputs, as its graph tells it."""
+        """Return what the model makes of these inputs: by the numbers, of one output by the last operation."""
         try:
+            outputs = self._call(_tensor(x), False)
+            if outputs.shape[1] > 1:
+                return kind_of_rows(to_numpy(outputs))
             run = tf.function(lambda x: self._call(x, False))
             operation = run.get_concrete_function(tf.TensorSpec(x.shape, tf.float32)).graph.outputs[0].op
         except Exception:  # what the model cannot do is said where it is needed
@@ -210,6 +213,8 @@ class TensorFlowBackend:
             np.savez(f"{path}.weights.npz", *self._variables())
         if isinstance(self.optimizer, keras.optimizers.Optimizer) and self.optimizer.built:
             np.savez(f"{path}.optimizer.npz", *[v.numpy() for v in self.optimizer.variables])
+        else:  # that of other weights
+            Path(f"{path}.optimizer.npz").unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote. The files hold only arrays: nothing in them is executed."""
@@ -222,8 +227,10 @@ class TensorFlowBackend:
             else:
                 _assign_stored(f"{path}.weights.npz", self.model.variables)
             if isinstance(self.optimizer, keras.optimizers.Optimizer) and Path(f"{path}.optimizer.npz").exists():
-                self.optimizer.build(self.model.trainable_variables)
+                self._build_optimizer()
                 _assign_stored(f"{path}.optimizer.npz", self.optimizer.variables)
+            else:
+                forget(self.optimizer, getattr(self.model, "trainable_variables", []))
         except Exception:
             assign(self.model.variables, before)
             raise

@@ -30,8 +30,8 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         preprocessing: `(mean, std)`, applied after the noise.
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
-        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else the model's
-            last operation.
+        from_logits: whether the model returns logits or probabilities. By default the loss says it, or else what the
+            model returns for some inputs: rows that add up to one are probabilities.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.

@@ -54,21 +54,32 @@ class Loss(losses.Loss):
 
     def reduced(self, scores: Any, labels: Any, reduction: str) -> Any:
         """Return the loss of each row, or the loss's own mean or sum of them. The user's object stays as it is."""
-        function: Any = self.checked()
-        if isinstance(function, keras.losses.Loss):
-            # Keras copies by its registry of classes, which does not know the user's.
-            own: Any = object.__new__(type(function))
-            vars(own).update(vars(function))
-            own.reduction = _REDUCTIONS[reduction]
-            function = own
-        values = function(labels, scores)
+        values = self._with_reduction(reduction)(labels, scores)
         if values.shape.rank == 0:
-            if isinstance(function, keras.losses.Loss):
-                return values
+            by_row = self._with_reduction("none")
+            rows = by_row(labels, scores)
+            if rows.shape.rank != 0:
+                return values  # a Keras loss under a reduction that it knows
             pairs = labels[:, None], scores[:, None]
-            values = tf.map_fn(lambda pair: function(*pair), pairs, fn_output_signature=scores.dtype)
-        by_row = tf.reduce_mean(tf.reshape(values, [tf.shape(scores)[0], -1]), axis=1)
-        return {"none": tf.identity, "mean": tf.reduce_mean, "sum": tf.reduce_sum}[reduction](by_row)
+            rows = tf.map_fn(lambda pair: by_row(*pair), pairs, fn_output_signature=scores.dtype)
+            if reduction != "mean":
+                return rows if reduction == "none" else tf.reduce_sum(rows)
+            own = self(scores, labels)
+            total, mean = tf.reduce_sum(rows), tf.reduce_mean(rows)
+            return tf.where(abs(own - total) < abs(own - mean), mean, own)
+        rows = tf.reduce_mean(tf.reshape(values, [tf.shape(scores)[0], -1]), axis=1)
+        return {"none": tf.identity, "mean": tf.reduce_mean, "sum": tf.reduce_sum}[reduction](rows)
+
+    def _with_reduction(self, reduction: str) -> Any:
+        """Return the loss, a Keras object under another reduction."""
+        function: Any = self.checked()
+        if not isinstance(function, keras.losses.Loss):
+            return function
+        # Keras copies by its registry of classes, which does not know the user's.
+        own: Any = object.__new__(type(function))
+        vars(own).update(vars(function))
+        own.reduction = _REDUCTIONS[reduction]
+        return own
 
 
 def _names(function: Any) -> str:

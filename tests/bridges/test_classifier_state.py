@@ -269,3 +269,24 @@ def test_a_subclass_keeps_its_own_constructor(framework):
     named = Named("mine", **settings, input_shape=plain.input_shape, seed=1)
     named.set_params(scale=0.7)
     assert (named.name, named.scale, type(named)) == ("mine", 0.7, Named)
+
+
+def test_what_is_saved_holds_no_state_of_an_optimizer_of_before(framework, tmp_path):
+    if framework.name == "pytorch":
+        pytest.skip("its optimizer is saved with every network")
+    classifier, x, y = framework.smoothed(trainable=True), inputs(), labels()
+    classifier.fit(x, y, nb_epochs=2)
+    classifier.save("net", tmp_path)
+    assert (tmp_path / framework.optimizer_file).exists()
+    classifier = framework.smoothed(trainable=True)
+    classifier.save("net", tmp_path)
+    assert not (tmp_path / framework.optimizer_file).exists()
+    # A trained one that loads it begins as a fresh one does.
+    trained, fresh = framework.smoothed(trainable=True), framework.smoothed(trainable=True)
+    trained.fit(x, y, nb_epochs=2)
+    for one in (trained, fresh):
+        one.load("net", tmp_path)
+    fresh._draws = trained._draws
+    for one in (trained, fresh):
+        one.fit(x, y, nb_epochs=2)
+    np.testing.assert_allclose(trained.compute_loss(x, y), fresh.compute_loss(x, y), rtol=1e-5)

@@ -214,3 +214,88 @@ def test_soft_labels_are_refused_by_a_loss_of_indices(framework, loss):
     for call in (classifier.compute_loss, classifier.loss_gradient, classifier.fit):
         with pytest.raises(ValueError, match="y must hold class indices or one-hot rows"):
             call(inputs(4), SOFT)
+
+
+class Clamped(nn.Module):
+    """Probabilities whose last operation shows nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = PyTorch.network()
+
+    def forward(self, x):
+        return functional.softmax(self.scores(x), dim=1).clamp(1e-7, 1)
+
+
+def test_outputs_are_read_by_their_numbers_where_nothing_says_it():
+    x, y = inputs(4), labels(4)
+    for model, kind, read in ((Clamped(), "softmax", "probabilities"), (PyTorch.network(), None, "logits")):
+        classifier = PyTorch.smoothed(model, own_loss, sample_size=20)
+        expected = sampled_gradient(classifier, x, y, functools.partial(reference, last=kind), READ[read])
+        np.testing.assert_allclose(classifier.loss_gradient(x, y, sampling=True), expected, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "end", [jax.nn.log_sigmoid, lambda s: jnp.exp(-jnp.abs(s)), jnp.tanh], ids=["log_sigmoid", "exp", "tanh"]
+)
+def test_one_output_that_is_no_sigmoid_is_refused_in_flax(end):
+    model = NNX.network(1)
+    model["model"].layers.append(end)
+    classifier = NNX.smoothed(model, own_loss, nb_classes=2, from_logits=None)
+    with pytest.raises(ValueError, match="a model with one output needs"):
+        classifier.certify(inputs(2), 100)
+
+
+def test_soft_labels_of_one_output_are_not_hardened(framework):
+    x, y = inputs(4), np.float32([[0.3, 0.7], [1, 0], [0.5, 0.5], [0.9, 0.1]])
+    classifier = framework.smoothed(framework.network(1), "binary logits", nb_classes=2)
+    s = np.asarray(reference(x, 1))[:, 0]
+    expected = -(y[:, 1] * jax.nn.log_sigmoid(s) + y[:, 0] * jax.nn.log_sigmoid(-s))
+    np.testing.assert_allclose(classifier.compute_loss(x, y), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="one class for each input"):
+        classifier.loss_gradient(x, y, sampling=True)
+
+
+class Inner(nn.Module):
+    """A loss with a reduction of its own that it never uses."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.reduction, self.inner = "mean", inner
+
+    def forward(self, outputs, rows):
+        return self.inner(outputs, rows.argmax(1))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Inner(nn.CrossEntropyLoss()),
+        Inner(nn.CrossEntropyLoss(weight=W)),
+        functools.partial(nn.CrossEntropyLoss(weight=W)),
+    ],
+)
+def test_a_loss_that_gives_one_number_has_rows_a_mean_and_a_sum(loss):
+    x, y = inputs(8), labels(8)
+    classifier = PyTorch.smoothed(loss=loss)
+    outputs, targets = classifier.model(torch.tensor(x)).detach(), torch.tensor(y)
+    inner = loss.inner if isinstance(loss, Inner) else loss.func
+    np.testing.assert_allclose(classifier.compute_loss(x, y, "mean"), inner(outputs, targets), rtol=1e-5)
+    rows = classifier.compute_loss(x, y)
+    assert rows.shape == (8,)
+    if isinstance(loss, Inner):  # a weight cancels in the mean of one row
+        np.testing.assert_allclose(rows, functional.cross_entropy(outputs, targets, reduction="none"), rtol=1e-5)
+    np.testing.assert_allclose(classifier.compute_loss(x, y, "sum"), rows.sum(), rtol=1e-5)
+
+
+class OwnSum(keras.losses.Loss):
+    def __call__(self, y_true, y_pred, sample_weight=None):  # noqa: ARG002
+        return keras.ops.sum(keras.losses.categorical_crossentropy(y_true, y_pred, from_logits=True))
+
+
+def test_a_keras_loss_that_gives_one_number_has_rows_a_mean_and_a_sum():
+    x, y = inputs(8), labels(8)
+    classifier = TensorFlow.smoothed(loss=OwnSum())
+    expected = -np.asarray(jax.nn.log_softmax(reference(x)))[np.arange(8), y]
+    for reduction, value in (("none", expected), ("mean", expected.mean()), ("sum", expected.sum())):
+        np.testing.assert_allclose(classifier.compute_loss(x, y, reduction), value, rtol=1e-4)

@@ -161,3 +161,10 @@ def test_a_last_batch_of_one_under_batch_norm_is_explained():
     with pytest.raises(ValueError, match="drop_last=True leaves it out"):
         classifier.fit(inputs(5), labels(5), batch_size=4, nb_epochs=1)
     classifier.fit(inputs(5), labels(5), batch_size=4, nb_epochs=1, drop_last=True)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    optimizer = torch.optim.Adam(PyTorch.network().parameters())
+    classifier = PyTorch.smoothed(optimizer=optimizer)
+    with pytest.raises(ValueError, match="the optimizer must be of the model's parameters"):
+        classifier.fit(inputs(), labels(), nb_epochs=1)

@@ -1,6 +1,9 @@
 """Layers as people have them: computed weights, scripts, tuples, and graphs from a caller's tensor."""
 
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -169,3 +172,56 @@ def test_many_classes_take_memory_for_few():
     assert growth(lambda n: classifier.certify(inputs(1), n), 100, 3000) < 64
     gradient = classifier.class_gradient(inputs(2), label=7)
     np.testing.assert_allclose(gradient[0, 0].ravel(), model[1].weight[7].detach(), rtol=1e-6)
+
+
+def test_activations_are_those_before_the_next_layer_writes_to_them():
+    model = PyTorch.network()
+    model[2] = nn.ReLU(inplace=True)
+    classifier, x = PyTorch.smoothed(model), inputs()
+    expected = PyTorch.smoothed().get_activations(x, "1")
+    assert expected.min() < 0
+    np.testing.assert_array_equal(classifier.get_activations(x, "1"), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["old spectral norm", "spectral norm"])
+def test_a_reset_weight_under_spectral_norm_has_norm_one(kind):
+    """In evaluation mode, too, where the vectors that estimate it stay as they are."""
+    model = network(kind).eval()
+    PyTorch.smoothed(model).reset()
+    model(torch.tensor(inputs()))
+    assert abs(torch.linalg.matrix_norm(model[1].weight.detach(), 2) - 1) < 0.2
+
+
+class Gate(nn.Module):
+    """Waits, so that one of two threads leaves while the other one votes."""
+
+    def __init__(self, base, event, waits):
+        super().__init__()
+        self.base, self.event, self.waits = base, event, waits
+
+    def forward(self, x):
+        if self.waits:
+            self.event.wait(20)
+        result = self.base(x)
+        self.modes.append(self.base.training)
+        return result
+
+    modes = []  # noqa: RUF012
+
+
+def test_a_part_that_two_networks_share_stays_in_evaluation_mode_until_both_are_done():
+    event, base = threading.Event(), nn.Sequential(PyTorch.network(), nn.Dropout(0.9)).train()
+    slow, fast = (PyTorch.smoothed(Gate(base, event, waits).train(), check=False) for waits in (True, False))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(slow.predict, inputs())
+        for _ in range(100):
+            if not base.training:
+                break
+            time.sleep(0.05)
+        fast.predict(inputs())
+        event.set()
+        running.result()
+    assert Gate.modes
+    assert not any(Gate.modes)
+    assert base.training

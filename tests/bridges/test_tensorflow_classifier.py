@@ -300,5 +300,5 @@ class Eager(keras.Model):
 
 def test_a_model_that_runs_only_eagerly_gets_one_sentence():
     classifier = TensorFlow.smoothed(Eager(), check=False)
-    with pytest.raises(TypeError, match="model must be one that tf.function can trace; this one runs only eagerly"):
+    with pytest.raises(TypeError, match=r"model must be one that tf\.function can trace; this one runs only eagerly"):
         classifier.predict(inputs())
