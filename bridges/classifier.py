@@ -515,7 +515,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             for start in range(0, len(x), batch_size):
                 part = scores[start : start + batch_size]
                 prepared, _ = self._preprocessing.before(x[start : start + batch_size])
-                outputs = self._preprocessing.after(score(prepared))
+                outputs = self._preprocessing.after(_of_each(score(prepared), len(part)))
                 if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores
                     raise ValueError(f"scores must have shape {part.shape} after all defences, got {outputs.shape}")
                 part[...] = outputs
@@ -553,7 +553,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         parts: list[np.ndarray] = []
         with self._backend.scoring() as score:
             for start in range(0, len(x), rows):
-                parts.append(score(self._preprocessing.before(x[start : start + rows])[0]))
+                part = x[start : start + rows]
+                parts.append(_of_each(score(self._preprocessing.before(part)[0]), len(part)))
         return np.concatenate(parts)
 
     def _blanks_rows(self) -> bool:
@@ -606,6 +607,21 @@ def arguments(local: Mapping[str, Any]) -> dict[str, Any]:
         {'model': 'net', 'scale': 0.1}
     """
     return {name: value for name, value in local.items() if name not in ("self", "__class__")}
+
+
+def _of_each(scores: np.ndarray, inputs: int) -> np.ndarray:
+    """Return the mean of the scores of each input, where a defence makes several versions of it, one after the other.
+
+    ART's expectation over transformations does so.
+
+    Example:
+        >>> _of_each(np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0], [2.0, 4.0]]), 2)
+        array([[0.5, 0.5],
+               [2. , 2. ]])
+    """
+    if inputs == 0 or len(scores) == inputs or len(scores) % inputs:
+        return scores
+    return scores.reshape(inputs, -1, scores.shape[1]).mean(axis=1)
 
 
 def _word(value: Any) -> str:

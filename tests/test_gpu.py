@@ -287,3 +287,28 @@ def test_memory_does_not_grow_with_n():
         smoothed.certify(x, n)
         peaks.append(torch.cuda.max_memory_allocated())
     assert peaks[1] - peaks[0] < 2**20
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(8, 6, batch_first=True)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.lstm(x[:, 0])[0][:, -1])
+
+
+def test_recurrent_layers_have_gradients_in_evaluation_mode():
+    """cuDNN has none: "cudnn RNN backward can only be called in training mode"."""
+    x, y = np.asarray(images(4)), np.arange(4) % 3
+    torch.manual_seed(0)
+    on_gpu = classifier(Recurrent().eval())
+    own = Recurrent().eval()
+    own.load_state_dict({name: value.cpu() for name, value in on_gpu.model.state_dict().items()})
+    on_cpu = classifier(own, device_type="cpu")
+    for sampling in (False, True):
+        expected = on_cpu.loss_gradient(x, y, sampling=sampling)
+        np.testing.assert_allclose(
+            on_gpu.loss_gradient(x, y, sampling=sampling), expected, rtol=0.05, atol=0.002 * np.abs(expected).max()
+        )

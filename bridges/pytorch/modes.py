@@ -30,8 +30,15 @@ def evaluating(module: nn.Module, device: torch.device, *, gradient: bool = Fals
     Inference mode and autocast belong to a thread: those of the caller do not hold on XLA's threads, so that they are
     set here and never inherited.
     """
-    with evaluation_mode(module), own_modes(device, gradient=gradient):
+    with evaluation_mode(module), own_modes(device, gradient=gradient), _recurrent(module, device, gradient):
         yield
+
+
+def _recurrent(module: nn.Module, device: torch.device, gradient: bool) -> contextlib.AbstractContextManager[Any]:
+    """Leave out cuDNN for gradients of recurrent layers: it has none in evaluation mode."""
+    if gradient and device.type == "cuda" and any(isinstance(part, nn.RNNBase) for part in module.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

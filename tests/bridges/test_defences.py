@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+import jaxsmooth
+from bridges.inputs import input_ids
 from bridges.preprocessing import Preprocessing
-from tests.bridges.reference import SHAPE, inputs, labels, leave_in_jax
+from tests.bridges.reference import SHAPE, inputs, labels, leave_in_jax, reference
 
 
 class Doubles:
@@ -114,3 +116,32 @@ def test_defences_get_numpy_arrays_on_an_accelerator_too(framework, monkeypatch)
     classifier.certify(inputs(), 50)
     classifier.loss_gradient(inputs(), labels(), sampling=True)
     assert set(kinds) == {np.ndarray}
+
+
+class Twice:
+    """Makes two versions of each input, as ART's expectation over transformations does."""
+
+    apply_fit, apply_predict = False, True
+
+    def __call__(self, x, y=None):
+        versions = np.stack([x, x[:, :, ::-1]], axis=1)
+        return versions.reshape(-1, *x.shape[1:]), y
+
+    def estimate_gradient(self, x, grad):  # noqa: ARG002
+        return grad
+
+
+def test_scores_of_several_versions_of_an_input_are_averaged(framework):
+    classifier = framework.smoothed(preprocessing_defences=Twice(), n0=50)
+    x = inputs()
+    label, radius = classifier.certify(x, 300)
+
+    def both(x):
+        return (reference(x) + reference(x[:, :, ::-1])) / 2
+
+    expected = jaxsmooth.certify(
+        both, jaxsmooth.Gaussian(0.5), classifier.key, x, n0=50, n=300, alpha=0.01, ids=input_ids(x)
+    )
+    np.testing.assert_array_equal(label, expected.label)
+    np.testing.assert_allclose(radius, expected.radius, rtol=1e-6)
+    assert classifier.predict(x).shape == (6, 3)
