@@ -300,7 +300,7 @@ class Recurrent(nn.Module):
 
 
 def test_recurrent_layers_have_gradients_in_evaluation_mode():
-    """cuDNN has none: "cudnn RNN backward can only be called in training mode"."""
+    """CuDNN has none: "cudnn RNN backward can only be called in training mode"."""
     x, y = np.asarray(images(4)), np.arange(4) % 3
     torch.manual_seed(0)
     on_gpu = classifier(Recurrent().eval())
