@@ -523,12 +523,16 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def _scores(self, x: Any, rows: int, training_mode: bool, kwargs: dict[str, Any]) -> np.ndarray:
         """Return the scores of a batch. Where sizes are compiled for, the last call is filled up."""
+        filled, size = self._filled(x, rows)
+        return self._predict_classifier(filled, size, training_mode, **kwargs)[: len(x)]
+
+    def _filled(self, x: Any, rows: int) -> tuple[Any, int]:
+        """Return inputs that are filled up where sizes are compiled for, and how many of them make a call."""
         least = self._limits.least
         if least == 0 or len(x) % rows == 0:
-            return self._predict_classifier(x, rows, training_mode, **kwargs)
+            return x, rows
         size = rows if len(x) > rows else min(rows, max(least, len(x)))
-        filled = fill_rows(x, -(-len(x) // size) * size)
-        return self._predict_classifier(filled, size, training_mode, **kwargs)[: len(x)]
+        return fill_rows(x, -(-len(x) // size) * size), size
 
     def _as_targets(self, y: Any, inputs: int) -> np.ndarray:
         """Return labels in the form in which they came, once they were found to be labels."""
@@ -550,12 +554,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         Those may be random. That is sound: their numbers are new for each row, and independent of the noise.
         """
         del kwargs
+        filled, size = self._filled(x, rows)
         parts: list[np.ndarray] = []
         with self._backend.scoring() as score:
-            for start in range(0, len(x), rows):
-                part = x[start : start + rows]
+            for start in range(0, len(filled), size):
+                part = filled[start : start + size]
                 parts.append(_of_each(score(self._preprocessing.before(part)[0]), len(part)))
-        return np.concatenate(parts)
+        return np.concatenate(parts)[: len(x)]
 
     def _blanks_rows(self) -> bool:
         """Return whether a postprocessing defence may take the scores of a row away."""

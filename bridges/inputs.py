@@ -95,8 +95,7 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
     labels = as_labels(array, number, classes)
     are_rows = array.shape == (number, classes) and classes > 1
     if indices:
-        is_soft = are_rows and not (array == np.eye(classes)[labels]).all()
-        if not is_soft:
+        if not (are_rows and _are_soft(array, labels)):
             return labels
         if not rows:
             raise ValueError(
@@ -108,6 +107,16 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
     if are_rows and width == 1:
         return array[:, 1:].astype(np.float32)
     return labels[:, None].astype(np.float32) if width == 1 else np.eye(classes, dtype=np.float32)[labels]
+
+
+def _are_soft(rows: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether some rows are neither one-hot nor of one number throughout.
+
+    ART's attacks make such of predictions that abstain, and scale one-hot rows by a number close to 1.
+    """
+    one_hot = np.abs(rows - np.eye(rows.shape[1])[labels]).max(axis=1, initial=0) < 1e-4
+    constant = rows.max(axis=1) == rows.min(axis=1)
+    return not bool((one_hot | constant).all())
 
 
 def as_shape(input_shape: Any) -> tuple[int, ...]:

@@ -198,5 +198,5 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with(bridge, tmp_path):
         value = np.array(weight)
         value.flat[0] = np.nextafter(value.flat[0], np.float32(9))
         weight.assign(value)
-    with pytest.raises(ValueError, match="other settings: classifier: sha256:"):
+    with pytest.raises(ValueError, match="other settings: classifier: weights sha256:"):
         run(3)

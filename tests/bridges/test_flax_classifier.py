@@ -353,5 +353,5 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with(tmp_path):
     run(1)
     assert len(run(2)) == 2
     network.last.bias[...] += 1e-6
-    with pytest.raises(ValueError, match="other settings: classifier: sha256:"):
+    with pytest.raises(ValueError, match="other settings: classifier: weights sha256:"):
         run(3)
