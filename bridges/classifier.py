@@ -515,7 +515,10 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             for start in range(0, len(x), batch_size):
                 part = scores[start : start + batch_size]
                 prepared, _ = self._preprocessing.before(x[start : start + batch_size])
-                outputs = self._preprocessing.after(_of_each(score(prepared), len(part)))
+                outputs = score(prepared)
+                if len(outputs) != len(part):
+                    outputs = _of_each(outputs, len(part))
+                outputs = self._preprocessing.after(outputs)
                 if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores
                     raise ValueError(f"scores must have shape {part.shape} after all defences, got {outputs.shape}")
                 part[...] = outputs
@@ -523,6 +526,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def _scores(self, x: Any, rows: int, training_mode: bool, kwargs: dict[str, Any]) -> np.ndarray:
         """Return the scores of a batch. Where sizes are compiled for, the last call is filled up."""
+        if self._limits.least == 0:
+            return self._predict_classifier(x, rows, training_mode, **kwargs)
         filled, size = self._filled(x, rows)
         return self._predict_classifier(filled, size, training_mode, **kwargs)[: len(x)]
 

@@ -217,7 +217,8 @@ class RandomizedSmoothingMixin(ABC):  # noqa: B024 (as ART's classes are, so tha
         training_mode = as_flag("training_mode", kwargs.pop("training_mode", False))
         widest = self._find_widest(x)
         # Scores stay in memory as noisy inputs do, and may be the larger ones.
-        features = max(math.prod(x.shape[1:]), getattr(self, "nb_classes", None) or 0)
+        classes = getattr(self, "_nb_classes", 0) or getattr(self, "nb_classes", 0)
+        features = max(math.prod(x.shape[1:]), classes or 0)
         plan = plan_votes(len(x) * n, features, widest, self._limits, batch_size, even=even)
         if self.check and not (self._was_checked or training_mode or len(x) == 0):
             self._check(x[:4], plan.rows, kwargs)

@@ -61,7 +61,9 @@ class Gaussian(_Sigma):
 
     def __new__(cls, sigma: ArrayLike = ABSENT, *, scale: ArrayLike = ABSENT) -> "Gaussian":
         """Make a noise."""
-        return super().__new__(cls, one_of("sigma", sigma, scale))
+        if sigma is ABSENT or scale is not ABSENT:
+            sigma = one_of("sigma", sigma, scale)
+        return super().__new__(cls, sigma)
 
     @property
     def scale(self) -> ArrayLike:
