@@ -85,7 +85,7 @@ def _plan_even(samples: int, rows: int, most: int) -> Plan:
         plan = Plan(part, part * -(-size // part))
         if plan.drawn <= most:
             plans.append((draws * (plan.drawn + most // 16), plan))  # each draw takes time of its own, too
-    # Of so many draws that equal parts are too large, the last one counts little.
+    # With very many draws no equal part fits. What the last draw leaves unused is little then.
     return min(plans, key=lambda entry: entry[0])[1] if plans else Plan(rows, most // rows * rows)
 
 

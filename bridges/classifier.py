@@ -24,7 +24,9 @@ from bridges.inputs import (
     as_shape,
     as_targets,
     input_ids,
+    one_hot,
     refuse_keywords,
+    refuse_prediction_keywords,
     to_numpy,
 )
 from bridges.layers import activation_loss
@@ -267,8 +269,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         prepared, _ = self._preprocessing.before(x_)
         gradients = []
         for labels in wanted:
-            chosen = np.zeros((len(x_), self._nb_classes), np.float32)
-            chosen[np.arange(len(x_)), labels] = 1
+            chosen = one_hot(labels, self._nb_classes)
             gradient = self._backend.vjp(prepared, lambda _, chosen=chosen: chosen, training=training_mode)
             gradients.append(self._preprocessing.gradient(x_, gradient))
         return self._backend.like(x, np.stack(gradients, axis=1))
@@ -505,10 +506,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def _predict_classifier(self, x: Any, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         """Return the scores of the network, after postprocessing, for at most `batch_size` rows at a time."""
-        for name in ("logits", "y"):  # said by ART's tools; a prediction does not depend on them
-            kwargs.pop(name, None)
         if kwargs:
-            refuse_keywords(kwargs, ("is_abstain", "training_mode"))
+            refuse_prediction_keywords(kwargs)
         # Written at once into one array: outputs that stay alive keep the allocator from using their memory again.
         scores = np.empty((len(x), self._nb_classes), np.float32)
         with self._backend.scoring(training=training_mode) as score:

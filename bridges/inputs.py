@@ -106,7 +106,20 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
         return array.astype(np.float32)
     if are_rows and width == 1:
         return array[:, 1:].astype(np.float32)
-    return labels[:, None].astype(np.float32) if width == 1 else np.eye(classes, dtype=np.float32)[labels]
+    return labels[:, None].astype(np.float32) if width == 1 else one_hot(labels, classes)
+
+
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return one-hot rows, `f32[N, classes]`. A matrix of all classes, to choose rows from, would grow with its square.
+
+    Example:
+        >>> one_hot(np.array([1, 0]), 2)
+        array([[0., 1.],
+               [1., 0.]], dtype=float32)
+    """
+    rows = np.zeros((len(labels), classes), np.float32)
+    rows[np.arange(len(labels)), labels] = 1
+    return rows
 
 
 def _are_soft(rows: np.ndarray, labels: np.ndarray) -> bool:
@@ -114,9 +127,9 @@ def _are_soft(rows: np.ndarray, labels: np.ndarray) -> bool:
 
     ART's attacks make such of predictions that abstain, and scale one-hot rows by a number close to 1.
     """
-    one_hot = np.abs(rows - np.eye(rows.shape[1])[labels]).max(axis=1, initial=0) < 1e-4
-    constant = rows.max(axis=1) == rows.min(axis=1)
-    return not bool((one_hot | constant).all())
+    is_one_hot = np.abs(rows - one_hot(labels, rows.shape[1])).max(axis=1, initial=0) < 1e-4
+    is_constant = rows.max(axis=1) == rows.min(axis=1)
+    return not bool((is_one_hot | is_constant).all())
 
 
 def as_shape(input_shape: Any) -> tuple[int, ...]:
@@ -170,3 +183,9 @@ def refuse_keywords(kwargs: dict[str, Any], known: tuple[str, ...]) -> None:
     """Refuse keyword arguments that nothing takes, such as misspelt ones, and name the ones that there are."""
     if kwargs:
         raise TypeError(f"unexpected keyword arguments: {', '.join(kwargs)}; there are {', '.join(known)}")
+
+
+def refuse_prediction_keywords(kwargs: dict[str, Any]) -> None:
+    """Refuse keyword arguments of a prediction but those that ART's tools give and no prediction depends on."""
+    unknown = {name: value for name, value in kwargs.items() if name not in ("logits", "y")}
+    refuse_keywords(unknown, ("is_abstain", "training_mode"))

@@ -13,7 +13,7 @@ from bridges.classifier import SmoothedClassifier, arguments
 from bridges.flax.backend import FlaxBackend
 from bridges.flax.losses import Loss
 from bridges.flax.modules import as_model
-from bridges.inputs import as_shape, input_ids, refuse_keywords
+from bridges.inputs import as_shape, input_ids, refuse_prediction_keywords
 from bridges.smoothing import Voter
 from jaxsmooth import Stream
 from jaxsmooth.arguments import as_integer
@@ -140,9 +140,7 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         voter = super()._voter(x, n, batch_size, even=even, verbose=verbose, **kwargs)
         steps = self._preprocessing
         training_mode = kwargs.pop("training_mode", False)
-        for name in ("logits", "y"):  # said by ART's tools; a prediction does not depend on them
-            kwargs.pop(name, None)
-        refuse_keywords(kwargs, ("is_abstain", "training_mode"))
+        refuse_prediction_keywords(kwargs)
         if verbose or training_mode or not steps.is_affine or steps.postprocessors:
             return voter
         return Voter(self._backend.as_voter(steps.at_predict, x), voter.plan, compiled=True)
