@@ -33,7 +33,7 @@ from bridges.layers import activation_loss
 from bridges.preprocessing import Preprocessing, Standardisation
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth import Stream
-from jaxsmooth.arguments import as_flag, as_integer, as_scale, refuse_unknown, refuse_unpaired
+from jaxsmooth.arguments import as_flag, as_integer, refuse_unknown, refuse_unpaired
 
 _REDUCTIONS = ("none", "mean", "sum")
 _STEPS = ("preprocessing_defences", "postprocessing_defences", "preprocessing", "input_shape", "channels_first")
@@ -593,7 +593,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""
-        noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
+        noise = jaxsmooth.Gaussian(self.scale)
         n = self.sample_size
         key = self._streams[Stream.GRADIENTS]
         ids = input_ids(x)

@@ -158,7 +158,8 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
         value = value.detach().cpu()
         value = value.float() if str(value.dtype).endswith("bfloat16") else value
     array = np.asarray(as_array(name, value, "an array of numbers"))
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    # `name` is slow to read, and NumPy's own dtypes are of another kind.
+    return array.astype(np.float32) if array.dtype.kind == "V" and array.dtype.name == "bfloat16" else array
 
 
 def input_ids(x: np.ndarray) -> np.ndarray:

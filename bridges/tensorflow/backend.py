@@ -153,14 +153,17 @@ class TensorFlowBackend:
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch, in the mode asked for."""
+        is_built = self.train_step is not None
         for x, y in batches:
             images = _tensor(x)
             labels = self._labels(x, y)
+            if not is_built:
+                self._build_optimizer()  # after a batch: `_labels` made the variables of a lazily built model
+                is_built = True
             if self.train_step is not None:
                 self.train_step(self.model, images, labels)
-                continue
-            self._build_optimizer()
-            self._graph(self._step, training)(images, labels)
+            else:
+                self._graph(self._step, training)(images, labels)
 
     def _build_optimizer(self) -> None:
         """Make the variables of the optimizer: that is not possible within a graph.
@@ -348,7 +351,12 @@ def _tensor(x: np.ndarray | jax.Array) -> tf.Tensor:
 def _assign_stored(path: str, variables: list[Any]) -> None:
     """Assign the arrays of a file of `numpy.savez` to variables."""
     stored = read_arrays(Path(path), {f"arr_{i}": tuple(v.shape) for i, v in enumerate(variables)})
-    assign(variables, list(stored.values()))
+    # NumPy's files know no bfloat16: they give its bytes.
+    typed = [
+        value.view(variable.numpy().dtype) if value.dtype.kind == "V" else value
+        for variable, value in zip(variables, stored.values(), strict=True)
+    ]
+    assign(variables, typed)
 
 
 def _refuse_packed(path: Path) -> None:

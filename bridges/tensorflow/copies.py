@@ -14,6 +14,9 @@ class PackedModel(NamedTuple):
     rebuild: Any
     arguments: tuple[Any, ...]
     classes: dict[str, type]
+    policy: str
+    policies: list[str]
+    seeds: list[np.ndarray]
 
 
 class PackedOptimizer(NamedTuple):
@@ -31,17 +34,48 @@ def pack_model(model: Any) -> Any:
     classes = {type(layer).__name__: type(layer) for layer in all_layers(model)}
     own = {name: cls for name, cls in classes.items() if not cls.__module__.startswith("keras.")}
     rebuild, arguments = model.__reduce__()
-    return PackedModel(rebuild, arguments, own)
+    return PackedModel(
+        rebuild, arguments, own, model.dtype_policy.name, _policies(model), [v.numpy() for v in _seeds(model)]
+    )
 
 
 def unpack_model(packed: Any) -> Any:
-    """Return the model that was packed."""
+    """Return the model that was packed.
+
+    Raises:
+        TypeError: its layers would compute in other dtypes than those of the model that was packed.
+    """
     if not isinstance(packed, PackedModel):
         return packed
     for stream in packed.arguments:
         stream.seek(0)
-    with keras.saving.custom_object_scope(packed.classes):
-        return packed.rebuild(*packed.arguments)
+    # Layers that a subclass makes in its constructor take the policy of the process, which may be another one now.
+    usual = keras.config.dtype_policy()
+    try:
+        if packed.policy != usual.name:
+            keras.config.set_dtype_policy(packed.policy)
+        with keras.saving.custom_object_scope(packed.classes):
+            model = packed.rebuild(*packed.arguments)
+    finally:
+        if packed.policy != usual.name:
+            keras.config.set_dtype_policy(usual)
+    if (policies := _policies(model)) != packed.policies:
+        raise TypeError(
+            f"model cannot be copied: its layers have the dtype policies {packed.policies}, those of the copy "
+            f"{policies}. Give each layer its dtype in the constructor of the model"
+        )
+    assign(_seeds(model), packed.seeds)
+    return model
+
+
+def _seeds(model: Any) -> list[Any]:
+    """Return the variables that Keras does not save: the states of random generators, as of dropout."""
+    saved = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in saved]
+
+
+def _policies(model: Any) -> list[str]:
+    return [layer.dtype_policy.name for layer in all_layers(model)]
 
 
 def pack_optimizer(optimizer: Any) -> Any:
