@@ -138,13 +138,111 @@ def tools(make, package, shape):  # noqa: C901 (a table)
     return found
 
 
+def readers(make, package, shape):
+    """Name -> function that runs one of ART's detectors, extractions, inferences, poisonings or metrics."""
+    from art import metrics
+    from art.attacks import evasion, extraction, inference, poisoning
+    from art.defences import detector, preprocessor, trainer
+
+    x, y = data(shape, 24)
+    backdoor = poisoning.PoisoningAttackBackdoor(lambda images: images)
+    small = {"max_iter": 1, "max_eval": 10, "init_eval": 5, "init_size": 5, "verbose": False}
+
+    def membership():
+        attack = inference.membership_inference.MembershipInferenceBlackBox(make(), attack_model_type="rf")
+        attack.fit(x[:12], y[:12], x[12:], y[12:])
+        return attack.infer(x, y)
+
+    def label_only():
+        attack = inference.membership_inference.LabelOnlyDecisionBoundary(make())
+        attack.calibrate_distance_threshold(x[:6], y[:6], x[6:12], y[6:12], **small)
+        return attack.infer(x[:3], y[:3], **small)
+
+    def stolen(kind, *labels, **settings):
+        attack = kind(make(), batch_size_fit=12, batch_size_query=12, nb_epochs=1, nb_stolen=12, **settings)
+        return attack.extract(x, *labels, thieved_classifier=make())
+
+    found = {
+        "MembershipInferenceBlackBox": membership,
+        "LabelOnlyDecisionBoundary": label_only,
+        "MembershipInferenceBlackBoxRuleBased": lambda: (
+            inference.membership_inference.MembershipInferenceBlackBoxRuleBased(make()).infer(x, y)
+        ),
+        "MIFace": lambda: inference.model_inversion.MIFace(make(), max_iter=2, verbose=False).infer(
+            None, np.array([0, 1])
+        ),
+        "CopycatCNN": lambda: stolen(extraction.CopycatCNN),
+        "KnockoffNets": lambda: stolen(extraction.KnockoffNets, y, sampling_strategy="random", verbose=False),
+        "SpectralSignatureDefense": lambda: detector.poison.SpectralSignatureDefense(
+            make(), x, y, batch_size=12
+        ).detect_poison(),
+        "ProvenanceDefense": lambda: detector.poison.ProvenanceDefense(
+            make(), x, y, np.eye(2)[np.arange(24) % 2], x[:6], y[:6], eps=0.1
+        ).detect_poison(),
+        "BinaryInputDetector": lambda: detector.evasion.BinaryInputDetector(make()).fit(x, y, batch_size=12),
+        "BinaryActivationDetector": lambda: detector.evasion.BinaryActivationDetector(make(), make(), 1),
+        "SubsetScanningDetector": lambda: detector.evasion.SubsetScanningDetector(make(), x, 1, verbose=False).scan(
+            x[:6], x[6:9]
+        ),
+        "CleanLabelBackdoor": lambda: poisoning.PoisoningAttackCleanLabelBackdoor(
+            backdoor, make(), target=y[0], eps=0.1, max_iter=2
+        ).poison(x, y),
+        "SHAPr": lambda: metrics.SHAPr(make(), x[:12], y[:12], x[12:], y[12:]),
+        # Little noise, so that one prediction is as the next: the metric asks for both.
+        "clever_u": lambda: metrics.clever_u(make(scale=1e-3), x[0], 2, 2, 1, 2, pool_factor=2, verbose=False),
+    }
+    if package != "flax":  # the metric names its classes
+        found["PDTP"] = lambda: metrics.PDTP(make(), make(), x[:4], y[:4], num_iter=1)
+    if package == "pytorch":
+        from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
+
+        poison = {"percent_poison": 0.3, "max_trials": 1, "max_epochs": 2, "clip_values": (0, 1), "epsilon": 0.1}
+        poison |= {"batch_size": 12, "verbose": False}
+        sleeper = {"indices_target": np.flatnonzero(y[:, 1]), "patching_strategy": "fixed", "retraining_factor": 1}
+        sleeper |= {"selection_strategy": "max-norm", "patch": np.ones((shape[0], 2, 2), np.float32)}
+        sleeper |= {"class_source": 0, "class_target": 1, "device_name": "cpu"}
+
+        def adversarial_weights():
+            attack = evasion.ProjectedGradientDescent(own := make(), eps=0.1, eps_step=0.05, max_iter=2, verbose=False)
+            own = trainer.AdversarialTrainerAWPPyTorch(own, make(), attack, "PGD", gamma=0.01, beta=6.0, warmup=0)
+            return own.fit(x, y, batch_size=12, nb_epochs=1)
+
+        def several_processes():
+            # dill, which moves the classifier, takes no optimizer of torch 2.13.
+            classifier = make(optimizer=None, output="log_frequencies")
+            settings = {"eps": 0.2, "max_iter": 2, "eps_step": 0.1, "verbose": False}
+            attacks = [evasion.ProjectedGradientDescent(classifier, **settings)]
+            return evasion.AutoAttack(classifier, attacks=attacks, parallel_pool_size=1).generate(x[:4], y[:4])
+
+        found |= {
+            "AdversarialTrainerAWPPyTorch": adversarial_weights,
+            "DPInstaHideTrainer": lambda: trainer.DPInstaHideTrainer(
+                make(), [preprocessor.MixupPyTorch(3)], clip_values=(0, 1)
+            ).fit(x, y, batch_size=12, nb_epochs=1),
+            "GradientMatchingAttack": lambda: poisoning.GradientMatchingAttack(make(), **poison).poison(
+                x[:3], y[3:6], x, y
+            ),
+            "SleeperAgentAttack": lambda: poisoning.SleeperAgentAttack(
+                make(preprocessing=StandardisationMeanStdPyTorch(0.1, 0.2)), **poison, **sleeper
+            ).poison(x.copy(), y.copy(), x.copy(), y.copy(), x[:5].copy(), y[:5].copy()),
+            "FeatureCollisionAttack": lambda: poisoning.FeatureCollisionAttack(
+                make(), x[:1], 1, max_iter=2, verbose=False
+            ).poison(x[3:4]),
+            "BullseyePolytopeAttackPyTorch": lambda: poisoning.BullseyePolytopeAttackPyTorch(
+                make(), x[:1], ["1"], max_iter=2, verbose=False
+            ).poison(x[3:6], y[3:6]),
+            "AutoAttack in processes": several_processes,
+        }
+    return found
+
+
 def main():
     import art.estimators.certification.randomized_smoothing  # noqa: F401
 
     package = sys.argv[1]
     make = FRAMEWORKS[package]
     results = {}
-    for name, run in tools(make, package, make.shape).items():
+    for name, run in {**tools(make, package, make.shape), **readers(make, package, make.shape)}.items():
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 run()

@@ -136,7 +136,7 @@ def test_trainers_defences_patches_and_metrics_run(framework):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == {"pytorch": 21, "tensorflow": 19, "flax": 16}[framework.package]
+    assert len(found) == {"pytorch": 43, "tensorflow": 34, "flax": 30}[framework.package]
     # A random defence before the network cannot be told from a random network. check=False says that it is meant.
     random = found.pop("GaussianAugmentation")
     assert random.startswith("ValueError: f must be a function of each row, but it is random")
