@@ -10,6 +10,7 @@ import numpy as np
 
 from bridges.batches import Limits
 from bridges.losses import Loss
+from bridges.outputs import Reading
 from jaxsmooth import Classifier
 
 Scores = Callable[[np.ndarray | jax.Array], np.ndarray]
@@ -26,6 +27,11 @@ class Backend(Protocol):
     @property
     def loss_function(self) -> Loss:
         """The user's loss."""
+        ...
+
+    @property
+    def reading(self) -> Reading:
+        """How outputs are read from what the network returns."""
         ...
 
     @property

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
+from bridges.outputs import Reading
 from jaxsmooth.arguments import is_traced
 
 
@@ -38,8 +39,9 @@ class BridgedFunction(ABC):
 
     framework: str
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, reading: Reading) -> None:
         self.model = model
+        self.reading = reading
 
     def __call__(self, x: jax.Array, /) -> jax.Array:
         """Run the model on a batch `[B, *event]`."""
@@ -49,12 +51,12 @@ class BridgedFunction(ABC):
         return _run(self, x)
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether both run the same model."""
-        return type(other) is type(self) and other.model is self.model
+        """Tell whether both run the same model and read the same part of what it returns."""
+        return type(other) is type(self) and other.model is self.model and other.reading == self.reading
 
     def __hash__(self) -> int:
         """Hash the identity of the model."""
-        return hash((type(self), id(self.model)))
+        return hash((type(self), id(self.model), self.reading))
 
     def __repr__(self) -> str:
         """Name the model's class."""
@@ -105,6 +107,10 @@ class BridgedFunction(ABC):
                 "use jaxsmooth.stream_votes, which calls it outside of jit"
             )
 
+    def read(self, result: Any) -> Any:
+        """Return the scores in what the model returned."""
+        return self.reading(result, type(self.model).__name__)
+
     def check_rows(self, result_shape: tuple[int, ...], rows: int) -> None:
         """Refuse a result that does not have one row for each input."""
         if not result_shape or result_shape[0] != rows:
@@ -149,7 +155,9 @@ def _second_derivative(function: BridgedFunction, primals: Any, tangents: Any) -
 
 def _beside(x: jax.Array, result: jax.Array) -> jax.Array:
     """Return a result on the device of its input, which the framework may not have."""
-    return result if result.devices() == x.devices() else jax.device_put(result, x.sharding)
+    # Under an outer transformation outside of jit, x may be NumPy's, as the caller gave it.
+    is_beside = not isinstance(x, jax.Array) or result.devices() == x.devices()
+    return result if is_beside else jax.device_put(result, x.sharding)
 
 
 def _call_back(

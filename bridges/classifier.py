@@ -105,6 +105,11 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         return self._backend.optimizer
 
     @property
+    def model_output(self) -> Callable[[Any], Any] | None:
+        """The function from what the model returns to its outputs, as it was given."""
+        return self._backend.reading.output
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return self._input_shape
@@ -165,6 +170,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         sizes = {name: settings[name] for name in ("sample_size", "scale", "alpha")}
         sample_size, alpha = check_smoothing(**sizes, n0=settings["n0"], output=settings["output"])
         as_flag("check", settings["check"])
+        if (read := settings["model_output"]) is not None and not callable(read):
+            raise TypeError(f"model_output must be a function of what the model returns, got {read!r}")
         shape = as_shape(settings["input_shape"])
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
         channels_first = as_flag("channels_first", settings["channels_first"])

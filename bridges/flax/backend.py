@@ -23,6 +23,7 @@ from bridges.flax.modules import LinenModel, NNXModel
 from bridges.flax.programs import last_operation
 from bridges.layers import first_array, layer_index
 from bridges.losses import kind_of_rows
+from bridges.outputs import Reading
 
 
 class FlaxBackend:
@@ -62,6 +63,11 @@ class FlaxBackend:
     def model(self) -> Any:
         """The module."""
         return self.network.module
+
+    @property
+    def reading(self) -> Reading:
+        """How outputs are read from what the module returns."""
+        return self.network.reading
 
     @property
     def layer_names(self) -> list[str]:
@@ -255,7 +261,7 @@ class FlaxBackend:
         return jax.random.fold_in(key, step)
 
     def _outputs(self, f: FlaxFunction, key: jax.Array, x: jax.Array, training: bool) -> tuple[jax.Array, Any]:
-        outputs, state = f.structure.apply(f.params, f.state, x, training=training, key=key)
+        outputs, state = f.run(x, training=training, key=key)
         return outputs.astype(jnp.float32), state
 
     def _evaluate(self, f: FlaxFunction, x: jax.Array) -> jax.Array:

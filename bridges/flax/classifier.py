@@ -1,7 +1,7 @@
 """A class for flax modules with the interface of ART's randomized smoothing, on the functions of jaxsmooth."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from bridges.flax.backend import FlaxBackend
 from bridges.flax.losses import Loss
 from bridges.flax.modules import as_model
 from bridges.inputs import as_shape, input_ids, refuse_prediction_keywords
+from bridges.outputs import Reading
 from bridges.smoothing import Voter
 from jaxsmooth import Stream
 from jaxsmooth.arguments import as_integer
@@ -43,6 +44,8 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         from_logits: whether the model returns logits or probabilities. By default the loss says it, or else what the
             model returns for some inputs: rows that add up to one are probabilities.
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
+        model_output: a function from what the model returns to its outputs, where `bridges.outputs.Reading` does not
+            find them: it takes an array, a mapping with "logits", a tuple or list that begins with the outputs.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.
@@ -66,7 +69,8 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         *("scale", "alpha"),
     )
 
-    of_backend = ("model", "variables", "loss", "from_logits", "optimizer", "nb_classes", "input_shape")
+    kept = (*SmoothedClassifier.kept, "model_output")
+    of_backend = ("model", "variables", "loss", "from_logits", "optimizer", "nb_classes", "input_shape", "model_output")
 
     def __init__(
         self,
@@ -91,17 +95,18 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         sampling: bool = False,
         output: str = "one_hot",
         check: bool = True,
+        model_output: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(arguments(locals()))
 
     def _make_backend(self, settings: Mapping[str, Any], old: Any) -> FlaxBackend:
         model = settings["model"]
         optimizer = settings["optimizer"]
-        network = as_model(model, settings["variables"])
         if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise TypeError(f"optimizer must be an optax transformation or None, got {type(optimizer).__name__}")
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
         shape = as_shape(settings["input_shape"])
+        network = as_model(model, settings["variables"], Reading(settings["model_output"], classes, "model_output"))
         loss = Loss(settings["loss"], classes, settings["from_logits"])
         key = jaxsmooth.stream_key(settings["seed"] if old is None else self.key, Stream.MODULE)
         backend = FlaxBackend(network, loss, optimizer, classes, shape, key)

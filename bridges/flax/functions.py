@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 
 from bridges.flax.layers import record_linen, record_nnx
+from bridges.outputs import Reading
 
 Path = tuple[str, ...]
 
@@ -94,7 +95,7 @@ class NNXStructure:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself only, and so hashable, as jax.jit(f) asks for
 class FlaxFunction:
     """A flax module with the arrays that it had when this was made: a callable pytree.
 
@@ -102,15 +103,22 @@ class FlaxFunction:
         params: parameters.
         state: other variables, such as batch statistics.
         structure: the rest, static under jit.
+        reading: how scores are read from what the module returns, static under jit.
     """
 
     params: Any
     state: Any
     structure: Structure = field(metadata={"static": True})
+    reading: Reading = field(default=Reading(), metadata={"static": True})
 
     def __call__(self, x: jax.Array) -> Any:
         """Return the module's outputs for inputs `[B, *event]`, in evaluation mode."""
-        return self.structure.apply(self.params, self.state, x)[0]
+        return self.run(x)[0]
+
+    def run(self, x: jax.Array, *, training: bool = False, key: Any = None) -> tuple[Any, Any]:
+        """Return the module's outputs, and its state afterwards, which evaluation mode does not change."""
+        result, state = self.structure.apply(self.params, self.state, x, training=training, key=key)
+        return self.reading(result), state
 
 
 @jax.tree_util.register_dataclass

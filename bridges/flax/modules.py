@@ -1,5 +1,6 @@
 """Linen and nnx modules with their variables, and `as_jax`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ from flax.core import FrozenDict, unfreeze
 
 from bridges.flax.functions import FlaxFunction, LinenStructure, NNXStructure, training_arguments
 from bridges.flax.layers import redrawn
+from bridges.outputs import Reading
 
 
-def as_jax(model: Any, variables: Any = None) -> FlaxFunction:
+def as_jax(model: Any, variables: Any = None, *, output: Callable[[Any], Any] | None = None) -> FlaxFunction:
     """Return a flax module as a function of its inputs only, in evaluation mode.
 
     It is a callable pytree: under jit its arrays are arguments, so that new parameters compile nothing. Evaluation
@@ -21,6 +23,9 @@ def as_jax(model: Any, variables: Any = None) -> FlaxFunction:
     Args:
         model: `flax.linen` or `flax.nnx` module.
         variables: of a linen module, as its `init` returns them.
+        output: a function from what the module returns to its scores. By default they are the array that it returns,
+            the entry "logits" of a mapping, or the first entry of a tuple or list (`bridges.outputs.Reading` has the
+            rules).
 
     Raises:
         TypeError: the model is no such module, or a linen module comes without variables.
@@ -31,20 +36,23 @@ def as_jax(model: Any, variables: Any = None) -> FlaxFunction:
         >>> certify(f, Gaussian(0.5), jax.random.key(0), jnp.ones((2, 4)), n0=10, n=100).label.shape
         (2,)
     """
-    return as_model(model, variables).function()
+    if output is not None and not callable(output):
+        raise TypeError(f"output must be a function of what the module returns, got {output!r}")
+    return as_model(model, variables, Reading(output)).function()
 
 
 class LinenModel:
     """A linen module with its variables, which are replaced, never changed."""
 
-    def __init__(self, module: linen.Module, variables: Any) -> None:
+    def __init__(self, module: linen.Module, variables: Any, reading: Reading) -> None:
         self.module = module
+        self.reading = reading
         self.variables: Any = unfreeze(variables) if isinstance(variables, FrozenDict) else variables
 
     def function(self) -> FlaxFunction:
         """Return it as a function, with the variables that it has now."""
         state = {name: value for name, value in self.variables.items() if name != "params"}
-        return FlaxFunction(self.variables.get("params", {}), state, LinenStructure(self.module))
+        return FlaxFunction(self.variables.get("params", {}), state, LinenStructure(self.module), self.reading)
 
     def update(self, f: FlaxFunction) -> None:
         """Take over the arrays of a function."""
@@ -68,13 +76,14 @@ class LinenModel:
 class NNXModel:
     """An nnx module, which is changed in place as its own training would."""
 
-    def __init__(self, module: nnx.Module) -> None:
+    def __init__(self, module: nnx.Module, reading: Reading) -> None:
         self.module = module
+        self.reading = reading
 
     def function(self) -> FlaxFunction:
         """Return it as a function, with the variables that it has now."""
         graph, params, state = nnx.split(self.module, nnx.Param, ...)
-        return FlaxFunction(params, state, NNXStructure(graph))
+        return FlaxFunction(params, state, NNXStructure(graph), self.reading)
 
     def update(self, f: FlaxFunction) -> None:
         """Put the arrays of a function into the module."""
@@ -87,7 +96,7 @@ class NNXModel:
             variable.set_value(value)
 
 
-def as_model(model: Any, variables: Any) -> LinenModel | NNXModel:
+def as_model(model: Any, variables: Any, reading: Reading) -> LinenModel | NNXModel:
     """Return a model of either kind.
 
     Raises:
@@ -96,7 +105,7 @@ def as_model(model: Any, variables: Any) -> LinenModel | NNXModel:
     if isinstance(model, nnx.Module):
         if variables is not None:
             raise TypeError("variables must be None for an nnx module, which holds its own")
-        return NNXModel(model)
+        return NNXModel(model, reading)
     if not isinstance(model, linen.Module):
         raise TypeError(f"model must be a flax.linen or flax.nnx module, got {type(model).__name__}")
     if not hasattr(variables, "items"):
@@ -104,4 +113,4 @@ def as_model(model: Any, variables: Any) -> LinenModel | NNXModel:
             "variables must be what the module's init returned, a mapping such as {'params': ...}, "
             f"got {type(variables).__name__}"
         )
-    return LinenModel(model, variables)
+    return LinenModel(model, variables, reading)

@@ -17,6 +17,7 @@ from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, GPU
 from bridges.layers import only_output, pair
 from bridges.losses import PROBABILITIES, kind_of_rows
+from bridges.outputs import Reading
 from bridges.pytorch.acceleration import Accelerated
 from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import detach_computed, find_layer, layer_names, recorded, reinitialise
@@ -41,6 +42,7 @@ class TorchBackend:
         classes: number of classes.
         device: where it runs.
         acceleration: faster ways to compute scores in evaluation mode.
+        output: the user's function from what the network returns to its outputs, or None.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class TorchBackend:
         classes: int,
         device: torch.device,
         acceleration: Collection[str] = (),
+        output: Callable[[Any], Any] | None = None,
     ) -> None:
+        self.reading = Reading(output, classes, "model_output")
         self.accelerated = Accelerated(model, acceleration)
         self.model = model.to(device)
         self.loss_function = loss
@@ -71,7 +75,7 @@ class TorchBackend:
 
     def as_jax(self) -> TorchFunction:
         """Return the module as a JAX function."""
-        return TorchFunction(self.model)
+        return TorchFunction(self.model, self.reading)
 
     def is_tensor(self, x: Any) -> bool:
         """Return whether x is a tensor."""
@@ -267,7 +271,7 @@ class TorchBackend:
     def _outputs(self, run: Callable[[torch.Tensor], Any], x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         x = x.to(dtype)
         # A leaf that requires a gradient may not be written to, and a module may write to its input.
-        outputs = run(x.clone() if x.requires_grad else x)
+        outputs = self.reading(run(x.clone() if x.requires_grad else x), type(self.model).__name__)
         width = outputs.shape[1] if outputs.ndim == 2 else None
         if width != self.classes and (width, self.classes) != (1, 2):
             raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {tuple(outputs.shape)}")

@@ -1,7 +1,7 @@
 """A PyTorch module as a JAX function with a gradient."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -11,11 +11,12 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from bridges.callbacks import BridgedFunction, Signature
+from bridges.outputs import Reading, described
 from bridges.pytorch.modes import evaluating, placement
 from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dtype
 
 
-def as_jax(module: Any) -> "TorchFunction":
+def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None) -> "TorchFunction":
     """Return a JAX function that runs a PyTorch module, forward and reverse-mode gradient.
 
     The function runs inside and outside of `jax.jit`, and under `jax.grad`, `jax.vmap`, `jax.lax.scan`, `jax.lax.map`
@@ -26,7 +27,9 @@ def as_jax(module: Any) -> "TorchFunction":
 
     Args:
         module: takes one tensor `[B, *event]` and returns one `[B, *result]`, for every B. A row of the result depends
-            only on that row of the input.
+            only on that row of the input. It may also return a mapping with "logits", as Hugging Face's models do, or a
+            tuple or list whose first entry are the scores (`bridges.outputs.Reading` has the rules).
+        output: a function from what the module returns to one such tensor, for anything else.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same module are equal. Results have
@@ -34,7 +37,7 @@ def as_jax(module: Any) -> "TorchFunction":
 
     Raises:
         TypeError: `module` is not an `nn.Module`, returns no tensor, or the input is not floating-point.
-        ValueError: the result of a batch has another number of rows.
+        ValueError: the result of a batch has another number of rows, or it is ambiguous which part of it is meant.
         NotImplementedError: inside jit on a platform without buffer callbacks (TPU) or that PyTorch has not, and second
             derivatives.
         An exception in the module arrives as it is outside of jit, and inside of it as JAX's runtime error with the
@@ -57,7 +60,9 @@ def as_jax(module: Any) -> "TorchFunction":
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
-    return TorchFunction(module)
+    if output is not None and not callable(output):
+        raise TypeError(f"output must be a function of what the module returns, got {output!r}")
+    return TorchFunction(module, Reading(output))
 
 
 class TorchFunction(BridgedFunction):
@@ -65,8 +70,8 @@ class TorchFunction(BridgedFunction):
 
     framework = "PyTorch"
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, reading: Reading) -> None:
+        super().__init__(module, reading)
         self._signatures: dict[Any, Signature] = {}
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -84,14 +89,14 @@ class TorchFunction(BridgedFunction):
             .view(torch.uint8)
             .numpy()
             for name, value in state.items()
-        }
+        } | described(self.reading.output)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the module on a tensor that the module may not write to or keep."""
         home, dtype = placement(self.model, x.device)
         with evaluating(self.model, home):
             private = self._signature(x.shape[1:], x.dtype).takes_its_input or self._is_watched()
-            result = self.model(_move(x, home, dtype, private))
+            result = self._run(_move(x, home, dtype, private))
         self._check_result(result, len(x))
         return result.to(x.device)
 
@@ -101,7 +106,7 @@ class TorchFunction(BridgedFunction):
         with evaluating(self.model, home, gradient=True):
             leaf = _move(x, home, dtype, self._is_watched()).detach().requires_grad_()
             private = self._signature(x.shape[1:], x.dtype).takes_its_input
-            result = self.model(leaf.clone() if private else leaf)
+            result = self._run(leaf.clone() if private else leaf)
             self._check_result(result, len(x))
             gradient = None
             if result.requires_grad:
@@ -163,7 +168,7 @@ class TorchFunction(BridgedFunction):
         x = torch.zeros(2, *event, dtype=dtype, device=home)
         version = x._version
         observer = StorageWeakRef(x.untyped_storage())
-        result = self.model(_move(x, home, own, private=False))
+        result = self._run(_move(x, home, own, private=False))
         self._check_result(result, 2)
         shape = tuple(result.shape[1:])
         result_dtype = result.dtype
@@ -178,6 +183,9 @@ class TorchFunction(BridgedFunction):
         """Tell whether hooks see the module's tensors: what they keep must not be a view of XLA's memory."""
         parts = self.model.modules()
         return any(p._forward_hooks or p._forward_pre_hooks for p in parts)  # pyright: ignore[reportPrivateUsage]
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.model(x))
 
     def _check_result(self, result: Any, rows: int) -> None:
         if not isinstance(result, torch.Tensor):

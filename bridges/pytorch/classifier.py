@@ -1,6 +1,6 @@
 """ART's `PyTorchRandomizedSmoothing` on the functions of jaxsmooth."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
             order, gains on deep convolutional networks), "compile" (`torch.compile`, some 20 seconds at first), and
             "bfloat16" (autocast). Certificates stay valid, for the classifier that is run: under "bfloat16" that is
             another one than in float32, and `certified_dtype` says so.
+        model_output: a function from what the model returns to its outputs, where `bridges.outputs.Reading` does not
+            find them: it takes a tensor, a mapping with "logits", a tuple or list that begins with the outputs.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.
@@ -63,8 +65,17 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         *("channels_first", "device_type", "nb_classes", "loss", "input_shape", "optimizer", "use_amp", "opt_level"),
         *("loss_scale", "sample_size", "scale", "alpha"),
     )
-    kept = (*SmoothedClassifier.kept, "from_logits", "acceleration")
-    of_backend = ("model", "loss", "from_logits", "optimizer", "nb_classes", "device_type", "acceleration")
+    kept = (*SmoothedClassifier.kept, "from_logits", "acceleration", "model_output")
+    of_backend = (
+        "model",
+        "loss",
+        "from_logits",
+        "optimizer",
+        "nb_classes",
+        "device_type",
+        "acceleration",
+        "model_output",
+    )
 
     def __init__(
         self,
@@ -90,6 +101,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         check: bool = True,
         from_logits: bool | None = None,
         acceleration: Collection[str] = (),
+        model_output: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__({**arguments(locals()), **_MIXED_PRECISION})
 
@@ -100,7 +112,9 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
         device = as_device(settings["device_type"])
         loss = Loss(settings["loss"], classes, settings["from_logits"])
-        backend = TorchBackend(model, loss, optimizer, classes, device, settings["acceleration"])
+        backend = TorchBackend(
+            model, loss, optimizer, classes, device, settings["acceleration"], settings["model_output"]
+        )
         if old is not None:
             backend.frozen = old.frozen
         return backend
@@ -117,7 +131,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
     @property
     def _model_for_art(self) -> Any:
         """The network as ART's tools call it: it returns a list."""
-        return ListingModule(self.model)
+        return ListingModule(self.model, self._backend.reading)
 
     def _predict_framework(self, x: Any, y: Any = None, training_mode: bool = False) -> Any:
         """Return the outputs of the network for a tensor, with the graph, and the labels, as ART's tools expect."""

@@ -17,6 +17,7 @@ from bridges.backend import Scores, Weigh
 from bridges.batches import CPU, Limits
 from bridges.layers import only_output
 from bridges.losses import PROBABILITIES, kind_of_rows
+from bridges.outputs import Reading
 from bridges.tensorflow.call import TensorFlowFunction
 from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer, unpack_model, unpack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
@@ -39,18 +40,28 @@ class TensorFlowBackend:
         optimizer: of the model's variables, or None.
         train_step: function of (model, images, labels) that makes one training step, instead of loss and optimizer.
         classes: number of classes.
+        output: the user's function from what the model returns to its outputs, or None.
     """
 
     # Twice and four times as large batches as in the other frameworks: a graph takes a while to start.
     limits = Limits(2 * CPU.layer_values, 4 * CPU.gradient_values, CPU.rows)
 
-    def __init__(self, model: Any, loss: Loss, optimizer: Any, train_step: Any, classes: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        loss: Loss,
+        optimizer: Any,
+        train_step: Any,
+        classes: int,
+        output: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.reading = Reading(output, classes, "model_output")
         self.model = model
         self.loss_function = loss
         self.optimizer = optimizer
         self.train_step = train_step
         self.classes = classes
-        self._function = TensorFlowFunction(model)
+        self._function = TensorFlowFunction(model, self.reading)
         self._graphs: dict[Any, Graph] = {}
         self._widths: dict[tuple[int, ...], int] = {}  # outputs for one input of each shape
         self._weights: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
@@ -252,11 +263,12 @@ class TensorFlowBackend:
         """Unpack."""
         self.__dict__.update(state, model=unpack_model(state["model"]))
         self.optimizer = unpack_optimizer(self.optimizer, getattr(self.model, "trainable_variables", []))
-        self._function = TensorFlowFunction(self.model)
+        self._function = TensorFlowFunction(self.model, self.reading)
 
     def _call(self, x: tf.Tensor, training: bool) -> Any:
         dtype = float_dtype(self.model)
-        outputs = caller(self.model)(x if dtype is None else tf.cast(x, dtype), training)
+        result = caller(self.model)(x if dtype is None else tf.cast(x, dtype), training)
+        outputs = self.reading(result, type(self.model).__name__)
         if not tf.is_tensor(outputs):
             raise TypeError(f"{type(self.model).__name__} must return a tensor, got {type(outputs).__name__}")
         return tf.cast(outputs, tf.float32)
@@ -303,7 +315,12 @@ class TensorFlowBackend:
         variables: Any = self.model.trainable_variables
         with tf.GradientTape() as tape:
             loss = self.loss_function(self._call(x, training), labels)
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        pairs = zip(tape.gradient(loss, variables), variables, strict=True)
+        # An output that is not read has no gradient, of which Keras would warn at each step.
+        used = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
+        if not used:
+            raise ValueError("the loss does not depend on any trainable variable of the model differentiably")
+        self.optimizer.apply_gradients(used)
 
     def _graph(self, run: Callable[..., Any], training: bool) -> Graph:
         """Return one of the functions above as a graph, the same at each call."""

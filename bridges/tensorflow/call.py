@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from bridges.callbacks import BridgedFunction, Signature
+from bridges.outputs import Reading, described
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.transfer import to_jax, to_jax_dtype, to_numpy, to_tensorflow
 
 
-def as_jax(model: Any) -> "TensorFlowFunction":
+def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None) -> "TensorFlowFunction":
     """Return a JAX function that runs a TensorFlow 2 or Keras 3 model, forward and reverse-mode gradient.
 
     The function runs inside and outside of `jax.jit`, and under `jax.grad`, `jax.vmap`, `jax.lax.scan`, `jax.lax.map`
@@ -26,7 +28,9 @@ def as_jax(model: Any) -> "TensorFlowFunction":
     Args:
         model: Keras model (Sequential, functional, subclassed), `tf.Module`, `tf.function` or function, which takes one
             tensor `[B, *event]` and returns one `[B, *result]`, for every B. A row of the result depends only on that
-            row of the input.
+            row of the input. It may also return a mapping with "logits", or a tuple or list whose first entry are the
+            scores (`bridges.outputs.Reading` has the rules).
+        output: a function from what the model returns to one such tensor, for anything else.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same model are equal. Results have
@@ -34,7 +38,7 @@ def as_jax(model: Any) -> "TensorFlowFunction":
 
     Raises:
         TypeError: `model` cannot be called, returns no tensor, or the input is not floating-point.
-        ValueError: the result of a batch has another number of rows.
+        ValueError: the result of a batch has another number of rows, or it is ambiguous which part of it is meant.
         NotImplementedError: inside jit on anything but a CPU, and second derivatives.
         An exception in the model arrives as it is outside of jit, and inside of it as JAX's runtime error with the
         model's message.
@@ -55,7 +59,9 @@ def as_jax(model: Any) -> "TensorFlowFunction":
     """
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"model must be a Keras model, a tf.Module or a function, got {model!r}")
-    return TensorFlowFunction(model)
+    if output is not None and not callable(output):
+        raise TypeError(f"output must be a function of what the model returns, got {output!r}")
+    return TensorFlowFunction(model, Reading(output))
 
 
 class TensorFlowFunction(BridgedFunction):
@@ -63,8 +69,8 @@ class TensorFlowFunction(BridgedFunction):
 
     framework = "TensorFlow"
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, reading: Reading) -> None:
+        super().__init__(model, reading)
         self._call = caller(model)
         self._signatures: dict[Any, Signature] = {}
         self._forward = Graph(self._run)
@@ -73,7 +79,8 @@ class TensorFlowFunction(BridgedFunction):
     def weights(self) -> dict[str, np.ndarray]:
         """Return all variables, in order: several may have one name."""
         variables = getattr(self.model, "variables", ())
-        return {f"{place} {variable.name}": np.asarray(variable) for place, variable in enumerate(variables)}
+        values = {f"{place} {variable.name}": np.asarray(variable) for place, variable in enumerate(variables)}
+        return values | described(self.reading.output)
 
     def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Run the model on a tensor that it may not keep."""
@@ -118,7 +125,7 @@ class TensorFlowFunction(BridgedFunction):
         super().check_platform("a GPU" if platform == "gpu" else platform)
 
     def _run(self, x: tf.Tensor) -> tf.Tensor:
-        result = self._call(_cast(x, float_dtype(self.model)), False)
+        result = self.read(self._call(_cast(x, float_dtype(self.model)), False))
         if not tf.is_tensor(result):
             raise TypeError(f"{type(self.model).__name__} must return a tensor, got {type(result).__name__}")
         return result

@@ -1,6 +1,6 @@
 """ART's `TensorFlowV2RandomizedSmoothing` on the functions of jaxsmooth."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridges.classifier import SmoothedClassifier, arguments
@@ -32,6 +32,8 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         seed, n0, sampling, output, check: see `RandomizedSmoothingMixin` and `SmoothedClassifier`.
         from_logits: whether the model returns logits or probabilities. By default the loss says it, or else what the
             model returns for some inputs: rows that add up to one are probabilities.
+        model_output: a function from what the model returns to its outputs, where `bridges.outputs.Reading` does not
+            find them: it takes a tensor, a mapping with "logits", a tuple or list that begins with the outputs.
 
     Raises:
         ValueError, TypeError: an argument is not as described; it is named.
@@ -52,8 +54,8 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         *("scale", "alpha"),
     )
 
-    kept = (*SmoothedClassifier.kept, "from_logits")
-    of_backend = ("model", "nb_classes", "loss_object", "from_logits", "optimizer", "train_step")
+    kept = (*SmoothedClassifier.kept, "from_logits", "model_output")
+    of_backend = ("model", "nb_classes", "loss_object", "from_logits", "optimizer", "train_step", "model_output")
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         output: str = "one_hot",
         check: bool = True,
         from_logits: bool | None = None,
+        model_output: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(arguments(locals()))
 
@@ -87,7 +90,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         _check_types(model, optimizer, train_step)
         classes = as_integer("nb_classes", settings["nb_classes"], 2)
         loss = Loss(settings["loss_object"], classes, settings["from_logits"])
-        return TensorFlowBackend(model, loss, optimizer, train_step, classes)
+        return TensorFlowBackend(model, loss, optimizer, train_step, classes, settings["model_output"])
 
     @property
     def loss_object(self) -> Any:

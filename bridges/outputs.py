@@ -1,0 +1,132 @@
+"""Which part of what a model returns are its scores. One place for all frameworks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Reading(NamedTuple):
+    """How scores are read from what a model returns.
+
+    An array is the scores. Of a mapping, such as a `ModelOutput` of Hugging Face, they are the entry "logits", or the
+    only entry; of an object its attribute `logits`; of a tuple or list its first entry, where no other entry could be
+    meant: no other is a matrix of another width. What is ambiguous is refused.
+
+    Attributes:
+        output: the user's function from what the model returns to scores, in place of these rules; None for none.
+        classes: number of classes, where it is known: only matrices of this width could be meant then.
+
+    Example:
+        >>> Reading()({"logits": np.zeros((2, 3)), "features": np.zeros((2, 9))}).shape
+        (2, 3)
+        >>> Reading()((np.zeros((2, 3)), np.zeros((2, 9))))
+        Traceback (most recent call last):
+        ...
+        ValueError: the model returns a tuple of arrays of shapes (2, 3), (2, 9): say which are the scores by a \
+function of it, such as output=lambda result: result[0]
+        >>> Reading(output=lambda result: result[0])((np.zeros((2, 3)), np.zeros((2, 9)))).shape
+        (2, 3)
+    """
+
+    output: Callable[[Any], Any] | None = None
+    classes: int | None = None
+    argument: str = "output"
+
+    def __call__(self, result: Any, model: str = "the model") -> Any:
+        """Return the scores.
+
+        Args:
+            result: what the model returned.
+            model: its name, for errors.
+
+        Raises:
+            TypeError: there are no scores in it. ValueError: it is ambiguous which they are.
+        """
+        if self.output is not None:
+            scores = self.output(result)
+            if not _is_array(scores):
+                raise TypeError(
+                    f"{self.argument} must return an array of scores, got {_words(scores)} for {_words(result)}"
+                )
+            return scores
+        if _is_array(result):
+            return result
+        if isinstance(result, Mapping):
+            return self._of_mapping(result, model)
+        logits = getattr(result, "logits", None)
+        if _is_array(logits):
+            return logits
+        if isinstance(result, Sequence) and not isinstance(result, (str, bytes)) and len(result) > 0:
+            return self._of_sequence(result, model)
+        raise TypeError(
+            f"{model} must return an array of scores, or a mapping, tuple or list with one, got {_words(result)}"
+        )
+
+    def _of_mapping(self, result: Mapping[Any, Any], model: str) -> Any:
+        chosen = result.get("logits")
+        if chosen is None and len(result) == 1:
+            (chosen,) = result.values()
+        if not _is_array(chosen):
+            raise self._ambiguous(result, model, "result['...']")
+        return chosen
+
+    def _of_sequence(self, result: Sequence[Any], model: str) -> Any:
+        first = result[0]
+        if _is_array(first) and len(first.shape) >= 2:
+            widths = {entry.shape[1] for entry in result if _is_array(entry) and len(entry.shape) == 2}
+            others = widths - {first.shape[1]}
+            if self.classes is not None:
+                others &= {self.classes}
+            # A matrix among the other entries may be the scores, too.
+            if len(first.shape) == 2 and not others:
+                return first
+            if len(first.shape) > 2 and not widths:
+                return first
+        if len(result) == 1 and _is_array(first):
+            return first
+        raise self._ambiguous(result, model, "result[0]")
+
+    def _ambiguous(self, result: Any, model: str, example: str) -> ValueError:
+        return ValueError(
+            f"{model} returns {_words(result)}: say which are the scores by a function of it, such as "
+            f"{self.argument}=lambda result: {example}"
+        )
+
+
+def described(output: Callable[[Any], Any] | None) -> dict[str, np.ndarray]:
+    """Return what tells a user's function from another one, in the form of weights: its name and its code.
+
+    Example:
+        >>> same = described(lambda result: result[0]), described(lambda result: result[1])
+        >>> [len(entry) for entry in same], same[0] == same[1]
+        ([1, 1], False)
+        >>> described(None)
+        {}
+    """
+    if output is None:
+        return {}
+    code = getattr(output, "__code__", None)
+    words = [getattr(output, "__qualname__", type(output).__qualname__)]
+    words += [] if code is None else [code.co_code.hex(), repr(code.co_consts), repr(code.co_names)]
+    text = " ".join(words)
+    return {f"output {text}": np.frombuffer(text.encode(), np.uint8)}
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether a value is an array or a tensor of any framework, traced or not."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _words(value: Any) -> str:
+    """Return what a value is: an array by its shape, a mapping by its keys, a sequence by its entries."""
+    if _is_array(value):
+        return f"an array of shape {tuple(value.shape)}"
+    name = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"a {name} with the keys {', '.join(map(repr, value))}"
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if value and all(map(_is_array, value)):
+            return f"a {name} of arrays of shapes {', '.join(str(tuple(entry.shape)) for entry in value)}"
+        return f"a {name} of {', '.join(map(_words, value)) or 'nothing'}"
+    return f"{value!r}" if value is None else f"an instance of {name}"
