@@ -13,11 +13,13 @@ from typing import Any
 # ART's private name: ours, and the argument of `set_params` that setting it changes.
 _VIEWS = {
     "_device": ("device", None),
+    "_layer_names": ("layer_names", None),
     "_loss": ("loss", "loss"),
     "_loss_object": ("loss_object", "loss_object"),
     "_model": ("_model_for_art", "model"),
     "_optimizer": ("optimizer", "optimizer"),
     "_reduce_labels": ("_takes_indices", None),
+    "_use_amp": ("use_amp", None),
 }
 _JOINED: dict[type, type] = {}
 

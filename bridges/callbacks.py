@@ -156,8 +156,8 @@ def _second_derivative(function: BridgedFunction, primals: Any, tangents: Any) -
 def _beside(x: jax.Array, result: jax.Array) -> jax.Array:
     """Return a result on the device of its input, which the framework may not have."""
     # Under an outer transformation outside of jit, x may be NumPy's, as the caller gave it.
-    is_beside = not isinstance(x, jax.Array) or result.devices() == x.devices()
-    return result if is_beside else jax.device_put(result, x.sharding)
+    devices = getattr(x, "devices", result.devices)
+    return result if result.devices() == devices() else jax.device_put(result, x.sharding)
 
 
 def _call_back(

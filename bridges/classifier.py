@@ -15,7 +15,7 @@ from bridges.art import own_class, restore
 from bridges.backend import Backend
 from bridges.batches import fill_rows, plan_gradients, rows_drawn
 from bridges.fitting import epochs, generated_batches, minibatches
-from bridges.gradients import Copies, smoothed_loss_gradient, weighted_gradient
+from bridges.gradients import Copies, refuse_versions, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import (
     as_clip_values,
     as_inputs,
@@ -30,13 +30,25 @@ from bridges.inputs import (
     to_numpy,
 )
 from bridges.layers import activation_loss
-from bridges.preprocessing import Preprocessing, Standardisation
+from bridges.preprocessing import Preprocessing, Standardisation, takes_tensors
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth import Stream
-from jaxsmooth.arguments import as_flag, as_integer, refuse_unknown, refuse_unpaired
+from jaxsmooth.arguments import as_flag, as_integer, as_scale, refuse_unknown, refuse_unpaired
 
 _REDUCTIONS = ("none", "mean", "sum")
 _STEPS = ("preprocessing_defences", "postprocessing_defences", "preprocessing", "input_shape", "channels_first")
+
+
+def _setting(name: str) -> Any:
+    """Return a property for a setting of the steps around the network: to set it is to call `set_params`."""
+
+    def read(classifier: Any) -> Any:
+        return vars(classifier)["_steps"][name]
+
+    def write(classifier: Any, value: Any) -> None:
+        classifier.set_params(**{name: value})
+
+    return property(read, write, doc=f"The setting `{name}`, as it was given.")
 
 
 class SmoothedClassifier(RandomizedSmoothingMixin):
@@ -134,15 +146,34 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Names of the direct children of the network, None where it has no such thing."""
         return self._backend.layer_names
 
+    preprocessing = _setting("preprocessing")
+    preprocessing_defences = _setting("preprocessing_defences")
+    postprocessing_defences = _setting("postprocessing_defences")
+
     @property
-    def preprocessing_operations(self) -> list[Any]:
-        """The steps before the network, in order."""
-        return self._preprocessing.steps
+    def preprocessing_operations(self) -> tuple[Any, ...]:
+        """The steps before the network, in order. `set_params` changes them."""
+        return tuple(self._preprocessing.steps)
+
+    def _update_preprocessing_operations(self) -> None:
+        """Do nothing: a setting of ours holds once it is set. ART's tools call this afterwards."""
+
+    def _apply_preprocessing(self, x: Any, y: Any, fit: bool = False, no_grad: bool = True) -> tuple[Any, Any]:
+        """Return inputs and labels after the steps before the network, as ART's tools ask for them."""
+        del no_grad
+        if self._backend.is_tensor(x):
+            return self._preprocessing.before_of_tensor(x, self._backend.as_tensor, fit=fit), y
+        return self._preprocessing.before(as_inputs(x, self._input_shape), y, fit=fit)
+
+    def _apply_preprocessing_gradient(self, x: Any, gradients: Any, fit: bool = False) -> Any:
+        """Return the gradient in x from that in the network's input, as ART's tools ask for it."""
+        values = to_numpy("gradients", gradients)
+        return self._backend.like(gradients, self._preprocessing.gradient(to_numpy("x", x), values, fit=fit))
 
     @property
     def all_framework_preprocessing(self) -> bool:
         """Whether every step before the network can run on tensors of the framework."""
-        return all(isinstance(step, Standardisation) or hasattr(step, "forward") for step in self._preprocessing.steps)
+        return all(map(takes_tensors, self._preprocessing.steps))
 
     def __repr__(self) -> str:
         """Return the class with its settings by name; of networks and other objects their types."""
@@ -200,9 +231,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self._channels_first = channels_first
         self.sampling = sampling
         self._clip_values = clip_values
-        self.preprocessing_defences = settings["preprocessing_defences"]
-        self.postprocessing_defences = settings["postprocessing_defences"]
-        self.preprocessing = settings["preprocessing"]
+        self._steps = {name: settings[name] for name in _STEPS[:3]}
         self.sample_size = sample_size
         self.scale = settings["scale"]
         self.alpha = alpha
@@ -238,7 +267,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         if is_smoothed:
             gradient = smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(x_), labels)
         else:
-            prepared, _ = self._preprocessing.before(x_)
+            # Labels go along, since a defence may make several versions of each input.
+            prepared, labels = self._preprocessing.before(x_, labels)
             gradient = self._backend.loss_gradient(prepared, labels, training=training_mode)
             gradient = self._preprocessing.gradient(x_, gradient)
         return self._backend.like(x, gradient)
@@ -272,8 +302,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
                 for labels in wanted
             ]
             return self._backend.like(x, np.stack(gradients, axis=1))
-        self._read_outputs()
+        self._read_outputs(x_)
         prepared, _ = self._preprocessing.before(x_)
+        refuse_versions(prepared, x_)
         gradients = []
         for labels in wanted:
             chosen = one_hot(labels, self._nb_classes)
@@ -324,8 +355,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         y = self._as_targets(y, len(x))
         if len(x) == 0:
             return np.zeros((0,) if reduction == "none" else (), np.float32)
-        prepared, _ = self._preprocessing.before(x)
-        return self._backend.loss(prepared, y, reduction, training=training_mode)
+        prepared, y = self._preprocessing.before(x, y)
+        loss = self._backend.loss(prepared, y, reduction, training=training_mode)
+        return _of_each(loss, len(x)) if reduction == "none" else loss
 
     def compute_losses(self, x: Any, y: Any, reduction: str = "none") -> dict[str, np.ndarray]:
         """Return `compute_loss` as the one entry "total"."""
@@ -335,7 +367,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Return the loss of outputs of the network."""
         refuse_unknown("reduction", reduction, _REDUCTIONS)
         scores = as_real("pred", pred, f"[N, {self._nb_classes}]")
-        if scores.ndim != 2 or scores.shape[1] != self._nb_classes:
+        is_binary = scores.ndim == 2 and (scores.shape[1], self._nb_classes) == (1, 2)
+        if not is_binary and (scores.ndim != 2 or scores.shape[1] != self._nb_classes):
             raise ValueError(f"pred must have shape [N, {self._nb_classes}], got {scores.shape}")
         y = self._as_targets(y, len(scores))
         if len(scores) == 0:
@@ -453,17 +486,26 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Train on noisy batches, epoch by epoch."""
         training_mode = as_flag("training_mode", training_mode)
         # Generators all the way: noise and preprocessing of a batch are computed when the backend takes it.
-        for index in epochs(nb_epochs, verbose):
-            batches = (self._preprocessing.before(x, y, fit=True) for x, y in epoch())
-            self._backend.fit(batches, training=training_mode)
-            if scheduler is not None:
-                self._backend.advance(scheduler, index)
+        try:
+            for index in epochs(nb_epochs, verbose):
+                batches = (self._preprocessing.before(x, self._for_defences(y), fit=True) for x, y in epoch())
+                self._backend.fit(batches, training=training_mode)
+                if scheduler is not None:
+                    self._backend.advance(scheduler, index)
+        finally:
+            self._backend.loss_function.forget_last()
+
+    def _for_defences(self, y: np.ndarray) -> np.ndarray:
+        """Return labels as a defence of ART's takes them: as one-hot rows."""
+        is_foreign = any(not isinstance(step, Standardisation) for step in self._preprocessing.steps)
+        return one_hot(y, self._nb_classes) if is_foreign and y.ndim == 1 else y
 
     def reduce_labels(self, y: Any) -> Any:
         """Return labels as the loss takes them: indices `i64[N]`, or rows as they are. Tensors stay tensors."""
         if not self._backend.loss_function.takes_indices or np.ndim(y) == 1:
             return y
-        return self._backend.like(y, as_labels(y, len(y), self._nb_classes))
+        labels = self._backend.loss_function.labels(y, len(y), self._nb_classes)
+        return y if labels.ndim > 1 else self._backend.like(y, labels)
 
     def save(self, filename: str, path: str | Path | None = None) -> None:
         """Save the weights and the optimizer's state under this name.
@@ -490,10 +532,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             raise ValueError(
                 f"{file} is not what save wrote for this network: {type(error).__name__}: {error}"
             ) from error
+        self._backend.loss_function.forget_last()
 
     def reset(self) -> None:
         """Give every weight of the network a fresh initialisation, drawn again each time."""
         self._backend.reset()
+        self._backend.loss_function.forget_last()
 
     def clone_for_refitting(self) -> Any:
         """Return a classifier with the same settings and architecture, fresh weights, and nothing shared."""
@@ -557,12 +601,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             return [np.full(inputs, c) for c in range(self._nb_classes)]
         if to_numpy("label", label).ndim == 0:
             return [np.full(inputs, as_integer("label", label, 0, self._nb_classes - 1))]
-        return [as_labels(label, inputs, self._nb_classes)]
+        return [as_labels(label, inputs, self._nb_classes, "label")]
 
     def _scores_to_check(self, x: Any, rows: int, kwargs: dict[str, Any]) -> np.ndarray:
-        """Return the outputs of the network, without the defences after it.
+        """Return the outputs of the network after the defences that follow it, unless those are random.
 
-        Those may be random. That is sound: their numbers are new for each row, and independent of the noise.
+        Random ones are sound: their numbers are new for each row, and independent of the noise.
         """
         del kwargs
         filled, size = self._filled(x, rows)
@@ -570,7 +614,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         with self._backend.scoring() as score:
             for start in range(0, len(filled), size):
                 part = filled[start : start + size]
-                parts.append(_of_each(score(self._preprocessing.before(part)[0]), len(part)))
+                outputs = _of_each(score(self._preprocessing.before(part)[0]), len(part))
+                one, other = (np.asarray(self._preprocessing.after(outputs)) for _ in range(2))
+                parts.append(one if np.array_equal(one, other, equal_nan=True) else outputs)
         return np.concatenate(parts)[: len(x)]
 
     def _blanks_rows(self) -> bool:
@@ -582,12 +628,16 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         on_cpu = next(iter(noisy.devices())).platform == "cpu"
         return noisy if self._preprocessing.is_affine and not on_cpu else self._backend.on_host(noisy)
 
-    def _read_outputs(self) -> None:
-        """Find out what the outputs of the network are, where neither the caller nor the loss says it."""
+    def _read_outputs(self, x: np.ndarray) -> None:
+        """Find out what the outputs of the network are, where neither the caller nor the loss says it.
+
+        It is seen on up to eight noisy copies of these inputs, since a network may not run on others.
+        """
         loss = self._backend.loss_function
-        if loss.needs_last:
-            some = np.random.default_rng(0).standard_normal((8, *self._input_shape), np.float32)
-            prepared, _ = self._preprocessing.before(some)
+        if loss.needs_last and len(x):
+            some = np.resize(x[:8], (8, *x.shape[1:]))
+            noise = np.random.default_rng(0).standard_normal(some.shape, np.float32)
+            prepared, _ = self._preprocessing.before(some + np.float32(np.asarray(self.scale)) * noise)
             loss.set_last(self._backend.last_operation(prepared))
 
     def _find_widest(self, x: np.ndarray) -> int:
@@ -595,12 +645,12 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
-            self._read_outputs()
+        self._read_outputs(x)
         return self._widest or 0
 
     def _copies(self, x: np.ndarray) -> Copies:
         """Return the noisy copies that gradients average over, the same in every pass."""
-        noise = jaxsmooth.Gaussian(self.scale)
+        noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
         n = self.sample_size
         key = self._streams[Stream.GRADIENTS]
         ids = input_ids(x)

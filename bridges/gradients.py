@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -77,6 +77,7 @@ def weighted_gradient(
     total = np.zeros(copies.x.shape)
     for noisy, rows in copies.batches():
         prepared, _ = preprocessing.before(noisy)
+        refuse_versions(prepared, noisy)
 
         def cotangent(scores: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
             p = probabilities(scores, backend.loss_function.output)
@@ -94,6 +95,15 @@ def weighted_gradient(
             sums = np.add.reduceat(gradient, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
         total[rows[0] : rows[-1] + 1] += sums
     return total.astype(np.float32)
+
+
+def refuse_versions(prepared: Any, x: Any) -> None:
+    """Refuse a defence that makes several versions of each input, for a gradient that knows of one."""
+    if len(prepared) != len(x):
+        raise ValueError(
+            f"a preprocessing defence makes {len(prepared)} inputs of {len(x)}: only loss_gradient with sampling=False "
+            "averages over such versions"
+        )
 
 
 def probabilities(scores: np.ndarray, output: str) -> np.ndarray:

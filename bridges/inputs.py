@@ -42,7 +42,7 @@ def as_real(name: str, value: Any, expected: str) -> np.ndarray:
         return np.asarray(array, np.float32, order="C")
 
 
-def as_labels(y: Any, number: int, classes: int) -> np.ndarray:
+def as_labels(y: Any, number: int, classes: int, name: str = "y") -> np.ndarray:
     """Return class indices `i64[number]` from indices `(n,)` or `(n, 1)`, one-hot rows or probabilities `(n, classes)`.
 
     Raises:
@@ -52,19 +52,21 @@ def as_labels(y: Any, number: int, classes: int) -> np.ndarray:
         >>> as_labels([[0, 0, 1], [1, 0, 0]], 2, 3), as_labels([[2], [0]], 2, 3)
         (array([2, 0]), array([2, 0]))
     """
-    array = to_numpy("y", y)
+    array = to_numpy(name, y)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"y must hold class indices or one row of {classes} for each input, got dtype {array.dtype}")
+        raise TypeError(
+            f"{name} must hold class indices or one row of {classes} for each input, got dtype {array.dtype}"
+        )
     if array.shape not in ((number,), (number, 1), (number, classes)):
         shapes = f"({number},), ({number}, 1) or ({number}, {classes})"
-        raise ValueError(f"y must have shape {shapes}, got {array.shape}")
+        raise ValueError(f"{name} must have shape {shapes}, got {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError("y must be finite")
+        raise ValueError(f"{name} must be finite")
     if array.shape == (number, classes) and classes > 1:
         return np.argmax(array, axis=1)
     indices = array.reshape(number).astype(np.int64)
     if (indices != array.reshape(number)).any() or (indices < 0).any() or (indices >= classes).any():
-        raise ValueError(f"y must hold class indices from 0 to {classes - 1}, got {array.min()} to {array.max()}")
+        raise ValueError(f"{name} must hold class indices from 0 to {classes - 1}, got {array.min()} to {array.max()}")
     return indices
 
 
@@ -99,8 +101,8 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
             return labels
         if not rows:
             raise ValueError(
-                "y must hold class indices or one-hot rows, because this loss takes one class for each input, got "
-                "rows of other numbers"
+                "y must hold class indices or one-hot rows, because the loss, or sampling=True, takes one class for "
+                "each input, got rows of other numbers"
             )
     if are_rows and width == classes:
         return array.astype(np.float32)
@@ -123,13 +125,13 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _are_soft(rows: np.ndarray, labels: np.ndarray) -> bool:
-    """Return whether some rows are neither one-hot nor of one number throughout.
+    """Return whether some rows are neither one-hot nor all zeros or all ones.
 
     ART's attacks make such of predictions that abstain, and scale one-hot rows by a number close to 1.
     """
     is_one_hot = np.abs(rows - one_hot(labels, rows.shape[1])).max(axis=1, initial=0) < 1e-4
-    is_constant = rows.max(axis=1) == rows.min(axis=1)
-    return not bool((is_one_hot | is_constant).all())
+    abstains = (rows == 0).all(axis=1) | (rows == 1).all(axis=1)
+    return not bool((is_one_hot | abstains).all())
 
 
 def as_shape(input_shape: Any) -> tuple[int, ...]:

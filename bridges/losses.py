@@ -1,6 +1,7 @@
 """The user's loss, read without changing it: what it takes for outputs and labels. One place for all frameworks."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,13 @@ class Loss:
     """
 
     binary_loss = "a binary cross-entropy"
+    of = "outputs and labels"
     last: str | None = None
     _knows_last = False
 
     def __init__(self, name: str, function: Any, classes: int, from_logits: Any) -> None:
         if function is not None and (not callable(function) or isinstance(function, type)):
-            raise TypeError(f"{name} must be a function of outputs and labels, or a loss object, got {function!r}")
+            raise TypeError(f"{name} must be a function of {self.of}, or a loss object, got {function!r}")
         self.function: Any = function
         self.classes = classes
         self.from_logits = None if from_logits is None else as_flag("from_logits", from_logits)
@@ -65,6 +67,16 @@ class Loss:
         return not self.takes_indices
 
     @property
+    def takes_signs(self) -> bool:
+        """Whether labels are -1 and 1 in the rows that the loss takes, not 0 and 1."""
+        return False
+
+    @property
+    def takes_log_rows(self) -> bool:
+        """Whether the rows that the loss takes are log-probabilities."""
+        return False
+
+    @property
     def needs_last(self) -> bool:
         """Whether only the network can say what its outputs are, and it was not looked at."""
         return not self._knows_last and self.from_logits is None and self.read_by_loss() is None
@@ -73,6 +85,10 @@ class Loss:
         """Note what the network shows."""
         self.last = last
         self._knows_last = True
+
+    def forget_last(self) -> None:
+        """Forget what the network showed: its weights are other ones now."""
+        self._knows_last = False
 
     @property
     def said(self) -> str | None:
@@ -109,7 +125,10 @@ class Loss:
 
     def labels(self, y: Any, number: int, width: int) -> np.ndarray[Any, Any]:
         """Return labels in the form that the loss takes, for outputs `[number, width]`."""
-        return as_targets(y, number, self.classes, width, indices=self.takes_indices, rows=self.takes_rows)
+        targets = as_targets(y, number, self.classes, width, indices=self.takes_indices, rows=self.takes_rows)
+        if self.takes_log_rows and (targets > 0).any():
+            raise ValueError("y must hold rows of log-probabilities, which this loss takes, got other numbers")
+        return 2 * targets - 1 if self.takes_signs else targets
 
     def checked(self) -> Any:
         """Return the loss.
@@ -122,6 +141,24 @@ class Loss:
         return self.function
 
 
+def accepts(function: Callable[[Any, Any], Any], scores: Any, labels: Any) -> bool:
+    """Return whether a loss takes such labels: whether it returns one number, or one for each row.
+
+    The number of rows is another one than that of the columns, so that labels of one axis do not fit by broadcasting.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> scores, squared = jnp.zeros((4, 3)), lambda scores, rows: ((scores - rows) ** 2).sum()
+        >>> accepts(squared, scores, jnp.zeros((4, 3))), accepts(squared, scores, jnp.zeros(4, int))
+        (True, False)
+    """
+    try:
+        value = function(scores, labels)
+    except Exception:  # any: it is the user's
+        return False
+    return tuple(getattr(value, "shape", (0,))) in ((), (len(scores),), (len(scores), 1))
+
+
 def kind_of_rows(rows: np.ndarray[Any, Any]) -> str | None:
     """Return what outputs of several classes are, by their numbers for a few different inputs.
 
@@ -132,8 +169,8 @@ def kind_of_rows(rows: np.ndarray[Any, Any]) -> str | None:
         ('probabilities', None)
     """
     rows = np.asarray(rows, np.float64)
-    if not np.isfinite(rows).all():
-        return None
+    if not np.isfinite(rows).all() or (rows == rows[:1]).all():
+        return None  # rows that do not depend on the input may add up to one by chance
     if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
         return PROBABILITIES
     if (rows <= 0).all() and np.allclose(np.exp(rows).sum(axis=1), 1, atol=1e-3):
@@ -142,7 +179,13 @@ def kind_of_rows(rows: np.ndarray[Any, Any]) -> str | None:
 
 
 def unwrapped(function: Any) -> Any:
-    """Return what a partial function is of."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
+    """Return what a partial function is of, the object of a method that calls it, the function of a compiled one."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif inspect.ismethod(function) and function.__name__ in ("forward", "__call__", "call"):
+            function = function.__self__
+        elif type(function).__name__ == "PjitFunction":
+            function = getattr(function, "__wrapped__", None)
+        else:
+            return function

@@ -120,17 +120,17 @@ class Preprocessing:
             x, y = _apply(step, x, y)
         return (jnp if in_jax else np).asarray(x, np.float32), y
 
-    def before_of_tensor(self, x: Any, as_tensor: Callable[[np.ndarray], Any]) -> Any:
+    def before_of_tensor(self, x: Any, as_tensor: Callable[[np.ndarray], Any], *, fit: bool = False) -> Any:
         """Return a tensor as the model gets it, with its graph.
 
         Raises:
             ValueError: a defence takes arrays only, which would cut the graph.
         """
-        for step in self.at_predict:
+        for step in self._at_fit if fit else self.at_predict:
             if isinstance(step, Standardisation):
                 x = (x - as_tensor(step.mean)) / as_tensor(step.std)
-            elif hasattr(step, "forward"):
-                x, _ = step.forward(x, None)
+            elif takes_tensors(step):
+                x, _ = step.forward(x, None)  # pyright: ignore[reportAttributeAccessIssue]
             else:
                 raise ValueError(
                     f"x must be an array: {type(step).__name__} takes arrays only, which cuts the graph of a tensor"
@@ -165,6 +165,14 @@ class Preprocessing:
             return scores
         scores = np.asarray(scores, np.float32)
         return np.where(scores.any(axis=-1, keepdims=True), scores, np.nan)
+
+
+def takes_tensors(step: Any) -> bool:
+    """Return whether a step runs on tensors, with their graph. ART's others have a `forward` that raises."""
+    forward = getattr(type(step), "forward", None)
+    return isinstance(step, Standardisation) or getattr(forward, "__qualname__", "Preprocessor.forward") != (
+        "Preprocessor.forward"
+    )
 
 
 def _apply(step: Preprocessor, x: Any, y: Any) -> tuple[Any, Any]:

@@ -140,10 +140,12 @@ class FlaxBackend:
     def last_operation(self, x: np.ndarray) -> str | None:
         """Return what the module makes of these inputs: by the numbers, of one output by the last operation."""
         try:
-            outputs = np.asarray(self.network.function()(jnp.asarray(x)))
+            f = self.network.function()
+            # Row by row, since the caller may bear no larger batch.
+            outputs = np.concatenate([np.asarray(self._jitted(self._evaluate)(f, row[None])) for row in x])
             if outputs.shape[1] > 1:
                 return kind_of_rows(outputs)
-            return last_operation(jax.make_jaxpr(self.network.function())(jnp.asarray(x)).jaxpr)
+            return last_operation(jax.make_jaxpr(f)(x[:1]).jaxpr)
         except Exception:  # what the module cannot do is said where it is needed
             return None
 
@@ -301,8 +303,11 @@ class FlaxBackend:
             return self.loss_function(outputs, labels), state
 
         assert self.optimizer is not None
-        gradient, state = jax.grad(loss, has_aux=True)(f.params)
-        updates, optimizer_state = self.optimizer.update(gradient, optimizer_state, f.params)
+        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(f.params)
+        # Some transformations, such as L-BFGS, take the loss, too.
+        updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
+            gradient, optimizer_state, f.params, value=value, grad=gradient, value_fn=lambda params: loss(params)[0]
+        )
         return replace(f, params=optax.apply_updates(f.params, updates), state=state), optimizer_state
 
     def _width(self, f: FlaxFunction, x: np.ndarray | jax.Array) -> int:
@@ -310,7 +315,8 @@ class FlaxBackend:
         outputs = jax.eval_shape(self._jitted(self._evaluate), f, x)
         shape = outputs.shape[1:]
         if shape != (self.classes,) and (shape, self.classes) != ((1,), 2):
-            raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {['N', *shape]}")
+            got = ", ".join(map(str, ("N", *shape)))
+            raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got [{got}]")
         return shape[0]
 
     def _labels(self, x: np.ndarray, y: Any) -> jax.Array:

@@ -1,5 +1,6 @@
 """The user's loss of (outputs, labels), as optax's are, read without changing it."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ class Loss(losses.Loss):
         if function is None:
             raise TypeError("loss must be a function of (outputs, labels), got None")
         super().__init__("loss", function, classes, from_logits)
+        self._accepts_indices: bool | None = None
 
     def read_by_loss(self) -> str | None:
         """Return what the loss takes the outputs for; None if it does not say."""
@@ -49,8 +51,35 @@ class Loss(losses.Loss):
 
     @property
     def takes_indices(self) -> bool:
-        """Whether the loss takes class indices."""
-        return unwrapped(self.function) in _TAKE_INDICES
+        """Whether the loss takes class indices: of optax's losses it is known, others are tried."""
+        function = unwrapped(self.function)
+        if str(getattr(function, "__module__", "")).startswith("optax."):
+            return function in _TAKE_INDICES
+        if self._accepts_indices is None:
+            scores = jax.ShapeDtypeStruct((self.classes + 1, self.classes), jnp.float32)
+            indices = jax.ShapeDtypeStruct((self.classes + 1,), jnp.int32)
+            self._accepts_indices = losses.accepts(partial(jax.eval_shape, self.function), scores, indices)
+        return self._accepts_indices
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether the loss takes one row of numbers for each input."""
+        if not self.takes_indices:
+            return True
+        scores = jax.ShapeDtypeStruct((self.classes + 1, self.classes), jnp.float32)
+        return unwrapped(self.function) not in _TAKE_INDICES and losses.accepts(
+            partial(jax.eval_shape, self.function), scores, scores
+        )
+
+    @property
+    def takes_signs(self) -> bool:
+        """Whether labels are -1 and 1 in the rows that the loss takes, not 0 and 1."""
+        return unwrapped(self.function) in (optax.hinge_loss, optax.losses.perceptron_loss)
+
+    @property
+    def takes_log_rows(self) -> bool:
+        """Whether the rows that the loss takes are log-probabilities."""
+        return unwrapped(self.function) is optax.losses.kl_divergence_with_log_targets
 
     def columns(self, outputs: jax.Array) -> jax.Array:
         """Return scores of two classes from the one output of a binary network."""
@@ -67,7 +96,8 @@ class Loss(losses.Loss):
             rows = jax.vmap(lambda row, label: self.function(row[None], label[None]))(scores, labels)
             if reduction != "mean":
                 return rows if reduction == "none" else rows.sum()
-            is_sum = jnp.abs(values - rows.sum()) < jnp.abs(values - rows.mean())
-            return jnp.where(is_sum, rows.mean(), values)
+            # Of all rows twice, the sum is twice as large, and the mean, with the weights of the loss, is the same.
+            twice = self.function(jnp.concatenate([scores, scores]), jnp.concatenate([labels, labels]))
+            return jnp.where(jnp.abs(twice - 2 * values) < jnp.abs(twice - values), rows.mean(), values)
         by_row = values.reshape(len(scores), -1).mean(axis=1)
         return {"none": by_row, "mean": by_row.mean(), "sum": by_row.sum()}[reduction]

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import functools
+import inspect
 import zipfile
 from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
@@ -140,12 +142,13 @@ class TorchBackend:
         """Return what the network makes of these inputs: by the numbers, of one output by the last operation."""
         with self._running(False, gradient=True):
             try:
-                outputs = self._forward(self._tensor(x).requires_grad_())
+                # Row by row, since the caller may bear no larger batch.
+                outputs = [self._forward(self._tensor(x[i : i + 1]).requires_grad_()) for i in range(len(x))]
             except Exception:  # what the network cannot do is said where it is needed
                 return None
-        if outputs.shape[1] > 1:
-            return kind_of_rows(_to_numpy(outputs))
-        node: Any = outputs.grad_fn
+        if outputs[0].shape[1] > 1:
+            return kind_of_rows(_to_numpy(torch.cat(outputs)))
+        node: Any = outputs[0].grad_fn
         while node is not None and node.name().startswith(_SHAPES):
             node = next((parent for parent, _ in node.next_functions if parent is not None), None)
         return None if node is None else _OPERATIONS.get(node.name().rstrip("0123456789"))
@@ -175,13 +178,22 @@ class TorchBackend:
         """Make one optimizer step for each batch, in the mode asked for."""
         for x, y in batches:
             with self._running(training, gradient=True, fitting=True):
-                # Autocast covers the forward pass and the loss only, as PyTorch asks for.
-                self.optimizer.zero_grad()
-                with torch.autocast(self.device.type, enabled=self.use_amp):
-                    outputs = self._training_outputs(x)
-                    loss = self.loss_function(outputs, self._labels(y, outputs))
-                loss.backward()
-                self.optimizer.step()
+                # Some optimizers, such as L-BFGS, ask for the loss several times in a step.
+                asks = inspect.signature(self.optimizer.step).parameters.get("closure")
+                if asks is not None and asks.default is inspect.Parameter.empty:
+                    self.optimizer.step(functools.partial(self._loss_with_gradient, x, y))
+                else:
+                    self._loss_with_gradient(x, y)
+                    self.optimizer.step()
+
+    def _loss_with_gradient(self, x: np.ndarray, y: Any) -> torch.Tensor:
+        self.optimizer.zero_grad()
+        # Autocast covers the forward pass and the loss only, as PyTorch asks for.
+        with torch.autocast(self.device.type, enabled=self.use_amp):
+            outputs = self._training_outputs(x)
+            loss = self.loss_function(outputs, self._labels(y, outputs))
+        loss.backward()
+        return loss
 
     def _training_outputs(self, x: np.ndarray) -> torch.Tensor:
         try:
@@ -201,7 +213,8 @@ class TorchBackend:
 
     def widest_layer(self, x: np.ndarray) -> int:
         """Return how many values the largest output of a layer has, for these inputs."""
-        layers = [] if isinstance(self.model, torch.jit.ScriptModule) else list(self.model.modules())
+        # TorchScript takes no hooks.
+        layers = [layer for layer in self.model.modules() if not isinstance(layer, torch.jit.ScriptModule)]
         with recorded(*layers, copies=False) as outputs, self._running(False):
             outputs.append(self._forward(self._tensor(x)))
         return max(output.numel() for output in outputs if isinstance(output, torch.Tensor))
@@ -249,9 +262,30 @@ class TorchBackend:
             self.optimizer.state.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and pickles are made of."""
+        """Return what copies and pickles are made of, with the places of the optimizer's parameters in the model."""
         detach_computed(self.model)
-        return dict(self.__dict__)
+        places = {id(parameter): place for place, parameter in enumerate(self.model.parameters())}
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        served = [[places.get(id(parameter)) for parameter in group["params"]] for group in groups]
+        return {**self.__dict__, "served": served}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state back.
+
+        PyTorch copies the parameters of TorchScript within a graph, and its optimizer's copy does not know them.
+        """
+        served = state.pop("served")
+        self.__dict__.update(state)
+        own = list(self.model.parameters())
+        for parameter in own:
+            if not parameter.is_leaf:
+                parameter.detach_().requires_grad_()
+        for group, places in zip(self.optimizer.param_groups if self.optimizer else [], served, strict=True):
+            for at, place in enumerate(places):
+                if place is not None and group["params"][at] is not own[place]:
+                    if (moments := self.optimizer.state.pop(group["params"][at], None)) is not None:
+                        self.optimizer.state[own[place]] = moments
+                    group["params"][at] = own[place]
 
     def set_training(self, kinds: tuple[type[nn.Module], ...], train: bool) -> None:
         """Let the parts of these types follow training mode, or keep them in evaluation mode."""

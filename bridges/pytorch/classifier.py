@@ -28,7 +28,8 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         model: `nn.Module` from `[N, *input_shape]` to `[N, nb_classes]`, or to `[N, 1]` for two classes under a binary
             loss. It is used as it is, moved to the device.
         loss: PyTorch loss, an object or a function of (outputs, labels). It says how outputs are read: NLLLoss as
-            log-probabilities, BCELoss as probabilities, CrossEntropyLoss as logits.
+            log-probabilities, BCELoss as probabilities, CrossEntropyLoss as logits. A function of your own gets class
+            indices if it takes them, else rows.
         input_shape: shape of one input.
         nb_classes: number of classes, at least 2.
         optimizer: of the model's parameters; only `fit` needs it.

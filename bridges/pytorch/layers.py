@@ -1,12 +1,14 @@
 """The layers of a module: their names, their activations, fresh parameters."""
 
 import contextlib
+import threading
 from collections.abc import Generator
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_map
@@ -22,8 +24,15 @@ def layer_names(model: nn.Module) -> list[str]:
 
 
 def find_layer(model: nn.Module, layer: Any) -> nn.Module:
-    """Return a direct child by its name or its index, with the errors of `layer_index`."""
-    return list(model.children())[layer_index(layer, layer_names(model))]
+    """Return a direct child by its name or its index, with the errors of `layer_index`.
+
+    Raises:
+        ValueError: it is TorchScript, whose outputs cannot be recorded.
+    """
+    found = list(model.children())[layer_index(layer, layer_names(model))]
+    if isinstance(found, torch.jit.ScriptModule):
+        raise ValueError(f"layer must not be TorchScript, whose outputs cannot be recorded, and {layer!r} is")
+    return found
 
 
 @contextlib.contextmanager
@@ -33,9 +42,11 @@ def recorded(*layers: nn.Module, copies: bool = True) -> Generator[list[Any]]:
     They are copies, unless told otherwise, because the next layer may write to its input.
     """
     outputs: list[Any] = []
+    me = threading.get_ident()
 
     def record(_: nn.Module, __: Any, output: Any) -> None:
-        outputs.append(tree_map(_copied, output) if copies else output)
+        if threading.get_ident() == me:  # another thread may run the module, too
+            outputs.append(tree_map(_copied, output) if copies else output)
 
     hooks = [layer.register_forward_hook(record) for layer in layers]
     try:
@@ -63,6 +74,9 @@ def reinitialise(model: nn.Module) -> None:
         # While they are cached, an initialiser writes to computed weights, and they stay.
         with parametrize.cached() if names else contextlib.nullcontext():
             hooked = {hook: getattr(part, hook.name).clone() for hook in _hooks(part)}
+            for hook in _prunings(part):
+                # An initialiser writes to this weight, which the mask is multiplied with in the next call.
+                vars(part)[hook._tensor_name] = getattr(part, f"{hook._tensor_name}_orig")
             drawn = {name: getattr(part, name) for name in names}
             reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
             if reset is None:
@@ -100,6 +114,11 @@ def _hooks(part: nn.Module) -> list[Any]:
     return [
         hook for hook in cast(Any, part)._forward_pre_hooks.values() if isinstance(hook, (WeightNorm, SpectralNorm))
     ]
+
+
+def _prunings(part: nn.Module) -> list[Any]:
+    """Return the hooks that multiply weights with masks before each call."""
+    return [hook for hook in cast(Any, part)._forward_pre_hooks.values() if isinstance(hook, BasePruningMethod)]
 
 
 def _set_hooked(part: nn.Module, hook: Any, weight: torch.Tensor) -> None:

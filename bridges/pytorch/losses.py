@@ -18,6 +18,7 @@ _LOG_PROBABILITIES = (nn.NLLLoss, F.nll_loss, nn.KLDivLoss, F.kl_div)
 _PROBABILITIES = (nn.BCELoss, F.binary_cross_entropy)
 _BINARY_LOGITS = (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)
 _LOGITS = (*_TAKE_BOTH, *_BINARY_LOGITS)
+_SIGNS = (nn.SoftMarginLoss, F.soft_margin_loss, nn.HingeEmbeddingLoss, F.hinge_embedding_loss)
 
 
 class Loss(losses.Loss):
@@ -29,6 +30,7 @@ class Loss(losses.Loss):
         if function is None:
             raise TypeError("loss must be a PyTorch loss object or a function, got None")
         super().__init__("loss", function, classes, from_logits)
+        self._accepted: tuple[bool, bool] | None = None
 
     def read_by_loss(self) -> str | None:
         """Return what the loss takes the outputs for; None if it does not say."""
@@ -44,13 +46,41 @@ class Loss(losses.Loss):
 
     @property
     def takes_indices(self) -> bool:
-        """Whether the loss takes class indices."""
-        return _is(self.function, _TAKE_INDICES)
+        """Whether the loss takes class indices: of PyTorch's losses it is known, others are tried."""
+        if _is_of_torch(self.function):
+            return _is(self.function, _TAKE_INDICES)
+        return self._tried()[0]
 
     @property
     def takes_rows(self) -> bool:
         """Whether the loss takes one row of numbers for each input."""
-        return not self.takes_indices or _is(self.function, _TAKE_BOTH)
+        if _is_of_torch(self.function):
+            return not self.takes_indices or _is(self.function, _TAKE_BOTH)
+        return self._tried()[1] or not self._tried()[0]
+
+    @property
+    def takes_signs(self) -> bool:
+        """Whether labels are -1 and 1 in the rows that the loss takes, not 0 and 1."""
+        return _is(self.function, _SIGNS)
+
+    @property
+    def takes_log_rows(self) -> bool:
+        """Whether the rows that the loss takes are log-probabilities."""
+        keywords = getattr(self.function, "keywords", {})
+        return bool(getattr(unwrapped(self.function), "log_target", keywords.get("log_target", False)))
+
+    def _tried(self) -> tuple[bool, bool]:
+        """Return whether the loss accepts class indices, and rows, tried on scores that say nothing."""
+        if self._accepted is None:
+            tensors = list(self.function.buffers()) if isinstance(self.function, nn.Module) else []
+            device = tensors[0].device if tensors else None
+            scores = torch.full((self.classes + 1, self.classes), 1 / self.classes, device=device)
+            indices = torch.arange(self.classes + 1, device=device) % self.classes
+            rows = F.one_hot(indices, self.classes).float()
+            with torch.no_grad():
+                takes_indices = losses.accepts(self.function, scores, indices)
+                self._accepted = takes_indices, losses.accepts(self.function, scores, rows)
+        return self._accepted
 
     def columns(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return scores of two classes from the one output of a binary network."""
@@ -66,12 +96,17 @@ class Loss(losses.Loss):
         if (values := self._by_own_reduction(scores, labels, "none")) is None:
             pairs = zip(scores.split(1), labels.split(1), strict=True)
             rows = torch.stack([self.function(row, label).mean() for row, label in pairs])
+            own = self(scores, labels)
+            # The mean over no row, where the loss ignores the label.
+            rows = torch.where(rows.isnan() & own.isfinite(), torch.zeros_like(rows), rows)
             if reduction != "mean":
                 return rows if reduction == "none" else rows.sum()
-            own = self(scores, labels)  # the mean, with the weights of the loss, unless it is the sum
-            return rows.mean() if abs(own - rows.sum()) < abs(own - rows.mean()) else own
+            # Of all rows twice, the sum is twice as large, and the mean, with the weights of the loss, is the same.
+            twice = self(torch.cat([scores, scores]), torch.cat([labels, labels]))
+            return rows.mean() if abs(twice - 2 * own) < abs(twice - own) else own
         if reduction == "none":
-            return values.reshape(len(scores), -1).mean(dim=1)
+            by_row = values.reshape(len(scores), -1)
+            return by_row.sum(dim=1) if getattr(self.function, "reduction", "") == "batchmean" else by_row.mean(dim=1)
         reduced = self._by_own_reduction(scores, labels, reduction)
         assert reduced is not None
         rows = reduced.reshape(len(scores), -1).mean(dim=1) if reduced.ndim else None
@@ -84,7 +119,8 @@ class Loss(losses.Loss):
             function = function.func
         if hasattr(function, "reduction"):
             own: Any = copy.copy(function)
-            own.reduction = reduction
+            if not (reduction == "mean" and own.reduction == "batchmean"):  # that is its own mean
+                own.reduction = reduction
             values = own(scores, labels)
         elif "reduction" in _parameters(function):
             values = function(scores, labels, reduction=reduction)
@@ -96,6 +132,13 @@ class Loss(losses.Loss):
 def _is(function: Any, known: tuple[Any, ...]) -> bool:
     function = unwrapped(function)
     return any(isinstance(function, one) if isinstance(one, type) else function is one for one in known)
+
+
+def _is_of_torch(function: Any) -> bool:
+    """Return whether a loss is one of PyTorch's, and of no subclass, which may take other labels."""
+    function = unwrapped(function)
+    kind = type(function) if isinstance(function, nn.Module) else function
+    return str(getattr(kind, "__module__", "")).startswith("torch.nn.")
 
 
 def _parameters(function: Any) -> Any:

@@ -9,8 +9,38 @@ from typing import Any
 import torch
 from torch import nn
 
-_LOCK = threading.Lock()
+_GATE = threading.Condition()
 _RUNNING: dict[int, int] = {}  # how many run a part that trains otherwise, by its id: it is not freed while it runs
+_USERS: dict[int, list[tuple[int, bool]]] = {}  # threads that run a part, by its id, and whether in training mode
+
+
+@contextlib.contextmanager
+def _entered(module: nn.Module, *, trains: bool) -> Generator[list[nn.Module]]:
+    """Run the body while no other thread runs a part of the module in another mode, or trains it too.
+
+    The mode belongs to the module: one thread in training mode would let dropout into the certificates of another.
+    """
+    parts = list(module.modules())
+    me = threading.get_ident()
+
+    def is_free() -> bool:
+        users = (user for part in parts for user in _USERS.get(id(part), ()))
+        return all(thread == me or not (trains or training) for thread, training in users)
+
+    with _GATE:
+        _GATE.wait_for(is_free)
+        for part in parts:
+            _USERS.setdefault(id(part), []).append((me, trains))
+    try:
+        yield parts
+    finally:
+        with _GATE:
+            for part in parts:
+                users = _USERS[id(part)]
+                users.remove((me, trains))
+                if not users:
+                    del _USERS[id(part)]
+            _GATE.notify_all()
 
 
 def placement(module: nn.Module, otherwise: torch.device) -> tuple[torch.device, torch.dtype | None]:
@@ -54,19 +84,20 @@ def training(
 
     With `keep_buffers` the statistics that training mode updates are put back afterwards.
     """
-    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()] if keep_buffers else []
-    for part, _ in modes:
-        part.training = not isinstance(part, tuple(frozen))
-    try:
-        with own_modes(device, gradient=gradient):
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+    with _entered(module, trains=True) as parts:
+        modes = [(part, part.training) for part in parts if hasattr(part, "training")]
+        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()] if keep_buffers else []
+        for part, _ in modes:
+            part.training = not isinstance(part, tuple(frozen))
+        try:
+            with own_modes(device, gradient=gradient):
+                yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
 
 
 def own_modes(device: torch.device, *, gradient: bool = False) -> contextlib.AbstractContextManager[Any]:
@@ -90,20 +121,21 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     Each part is counted by itself, because two modules may share it.
     """
     switched: list[nn.Module] = []
-    with _LOCK:
-        for part in module.modules():
-            running = _RUNNING.get(id(part), 0)
-            if running or getattr(part, "training", False):  # a frozen script has no mode
-                _RUNNING[id(part)] = running + 1
-                part.training = False
-                switched.append(part)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            for part in switched:
-                running = _RUNNING.pop(id(part)) - 1
-                if running:
-                    _RUNNING[id(part)] = running
-                else:
-                    part.training = True
+    with _entered(module, trains=False) as parts:
+        with _GATE:
+            for part in parts:
+                running = _RUNNING.get(id(part), 0)
+                if running or getattr(part, "training", False):  # a frozen script has no mode
+                    _RUNNING[id(part)] = running + 1
+                    part.training = False
+                    switched.append(part)
+        try:
+            yield
+        finally:
+            with _GATE:
+                for part in switched:
+                    running = _RUNNING.pop(id(part)) - 1
+                    if running:
+                        _RUNNING[id(part)] = running
+                    else:
+                        part.training = True

@@ -65,6 +65,7 @@ class TensorFlowBackend:
         self._graphs: dict[Any, Graph] = {}
         self._widths: dict[tuple[int, ...], int] = {}  # outputs for one input of each shape
         self._weights: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
+        self._trained: list[int] | None = None
 
     @property
     def layer_names(self) -> list[str] | None:
@@ -121,6 +122,7 @@ class TensorFlowBackend:
 
     def loss(self, x: np.ndarray, y: Any, reduction: str, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row for "none", or the loss's own "mean" or "sum" of them."""
+        self.loss_function.checked()  # within a graph, an error comes with the graph's own trace
         labels = self._labels(x, y)
         with self._kept_state(training):
             return to_numpy(self._graph(getattr(self, _LOSSES[reduction]), training)(_tensor(x), labels))
@@ -133,9 +135,10 @@ class TensorFlowBackend:
     def last_operation(self, x: np.ndarray) -> str | None:
         """Return what the model makes of these inputs: by the numbers, of one output by the last operation."""
         try:
-            outputs = self._call(_tensor(x), False)
-            if outputs.shape[1] > 1:
-                return kind_of_rows(to_numpy(outputs))
+            # Row by row, since the caller may bear no larger batch.
+            rows = [self._call(_tensor(x[i : i + 1]), False) for i in range(len(x))]
+            if rows[0].shape[1] > 1:
+                return kind_of_rows(np.concatenate([to_numpy(row) for row in rows]))
             run = tf.function(lambda x: self._call(x, False))
             operation = run.get_concrete_function(tf.TensorSpec(x.shape, tf.float32)).graph.outputs[0].op
         except Exception:  # what the model cannot do is said where it is needed
@@ -145,7 +148,8 @@ class TensorFlowBackend:
         return _OPERATIONS.get(operation.type)
 
     def loss_gradient(self, x: np.ndarray, y: Any, *, training: bool = False) -> np.ndarray:
-        """Return the gradient in x of the loss under its own reduction."""
+        """Return the gradient in x of the loss under its own reduction; the mean of one that does not reduce."""
+        self.loss_function.checked()
         labels = self._labels(x, y)
         with self._kept_state(training):
             return to_numpy(self._graph(self._loss_gradient, training)(_tensor(x), labels))
@@ -165,6 +169,11 @@ class TensorFlowBackend:
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch, in the mode asked for."""
         is_built = self.train_step is not None
+        # A graph trains the variables that were trainable when it was made.
+        trained = [id(variable) for variable in getattr(self.model, "trainable_variables", ())]
+        if trained != self._trained:
+            self._trained = trained
+            self._graphs = {entry: graph for entry, graph in self._graphs.items() if not entry[1]}
         for x, y in batches:
             images = _tensor(x)
             labels = self._labels(x, y)
@@ -257,7 +266,7 @@ class TensorFlowBackend:
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles are made of: no compiled code, and models in a form that can be copied."""
         packed = {"model": pack_model(self.model), "optimizer": pack_optimizer(self.optimizer)}
-        return {**self.__dict__, "_function": None, "_graphs": {}, "_weights": {}, **packed}
+        return {**self.__dict__, "_function": None, "_graphs": {}, "_weights": {}, "_trained": None, **packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpack."""
@@ -315,6 +324,10 @@ class TensorFlowBackend:
         variables: Any = self.model.trainable_variables
         with tf.GradientTape() as tape:
             loss = self.loss_function(self._call(x, training), labels)
+            # Regularisers, and what layers add by `add_loss`, are part of the loss of a Keras model.
+            loss = tf.add_n([loss, *(tf.cast(own, loss.dtype) for own in getattr(self.model, "losses", ()))])
+            if hasattr(self.optimizer, "scale_loss"):  # its `apply_gradients` divides by the scale
+                loss = self.optimizer.scale_loss(loss)
         pairs = zip(tape.gradient(loss, variables), variables, strict=True)
         # An output that is not read has no gradient, of which Keras would warn at each step.
         used = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
@@ -341,7 +354,8 @@ class TensorFlowBackend:
     def _refuse_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse outputs of one input that are not one for each class, or one for two classes."""
         if shape != (self.classes,) and (shape, self.classes) != ((1,), 2):
-            raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {['N', *shape]}")
+            got = ", ".join(map(str, ("N", *shape)))
+            raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got [{got}]")
 
     def _labels(self, x: np.ndarray, y: Any) -> tf.Tensor:
         return tf.constant(self.loss_function.labels(y, len(x), self._width(x)))

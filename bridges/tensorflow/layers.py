@@ -1,6 +1,7 @@
 """The layers of a Keras model: their names, their outputs, fresh variables."""
 
 import contextlib
+import threading
 from collections.abc import Generator
 from typing import Any
 
@@ -8,6 +9,8 @@ import keras
 import tensorflow as tf
 
 from bridges.layers import layer_index
+
+_RECORDING = threading.RLock()
 
 
 def layer_names(model: Any) -> list[str] | None:
@@ -35,38 +38,43 @@ def all_layers(model: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def recorded(*layers: Any) -> Generator[list[Any]]:
-    """Collect what layers return in eager calls while the body runs. Nothing is left behind."""
+    """Collect what layers return in eager calls of this thread while the body runs. Nothing is left behind."""
     outputs: list[Any] = []
+    me = threading.get_ident()
 
     def recording(call: Any) -> Any:
         def record(*args: Any, **kwargs: Any) -> Any:
-            outputs.append(call(*args, **kwargs))
-            return outputs[-1]
+            output = call(*args, **kwargs)
+            if threading.get_ident() == me:  # another thread may trace a graph
+                outputs.append(output)
+            return output
 
         return record
 
-    before = [vars(layer).get("call") for layer in layers]
-    for layer in layers:
-        vars(layer)["call"] = recording(layer.call)
-    try:
-        yield outputs
-    finally:
-        for layer, call in zip(layers, before, strict=True):
-            if call is None:
-                del vars(layer)["call"]
-            else:
-                vars(layer)["call"] = call
+    with _RECORDING:  # what two threads put in the place of one method would be put back in the wrong order
+        before = [vars(layer).get("call") for layer in layers]
+        for layer in layers:
+            vars(layer)["call"] = recording(layer.call)
+        try:
+            yield outputs
+        finally:
+            for layer, call in zip(layers, before, strict=True):
+                if call is None:
+                    del vars(layer)["call"]
+                else:
+                    vars(layer)["call"] = call
 
 
 def reinitialise(model: Any) -> None:
     """Draw every variable again.
 
     A Keras layer gets the variables of a new layer of the same configuration. Trainable variables of no such layer are
-    drawn uniformly within 1 / sqrt(fan in), as PyTorch draws those of a linear layer.
+    drawn uniformly within 1 / sqrt(fan in), as PyTorch draws those of a linear layer. Statistics of the data, of layers
+    with the method `adapt`, are kept.
     """
     done: set[int] = set()
     for layer in all_layers(model):
-        if not all_layers(layer)[1:] and layer.variables and _renew(layer):
+        if not all_layers(layer)[1:] and layer.variables and not hasattr(layer, "adapt") and _renew(layer):
             done.update(map(id, layer.variables))
     for variable in getattr(model, "trainable_variables", ()):
         if id(variable) not in done:

@@ -16,6 +16,7 @@ class Loss(losses.Loss):
     """A loss of (labels, scores): an object of `keras.losses`, one of its functions, or any function; None for none."""
 
     binary_loss = "keras.losses.BinaryCrossentropy"
+    of = "labels and outputs, such as keras.losses.get(name)"
 
     def __init__(self, function: Any, classes: int, from_logits: Any) -> None:
         super().__init__("loss_object", function, classes, from_logits)
@@ -65,8 +66,9 @@ class Loss(losses.Loss):
             if reduction != "mean":
                 return rows if reduction == "none" else tf.reduce_sum(rows)
             own = self(scores, labels)
-            total, mean = tf.reduce_sum(rows), tf.reduce_mean(rows)
-            return tf.where(abs(own - total) < abs(own - mean), mean, own)
+            # Of all rows twice, the sum is twice as large, and the mean, with the weights of the loss, is the same.
+            twice = self(tf.concat([scores, scores], 0), tf.concat([labels, labels], 0))
+            return tf.where(abs(twice - 2 * own) < abs(twice - own), tf.reduce_mean(rows), own)
         rows = tf.reduce_mean(tf.reshape(values, [tf.shape(scores)[0], -1]), axis=1)
         return {"none": tf.identity, "mean": tf.reduce_mean, "sum": tf.reduce_sum}[reduction](rows)
 
