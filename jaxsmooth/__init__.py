@@ -26,7 +26,7 @@ from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
 from jaxsmooth.stores import StoredRun, read_votes
 from jaxsmooth.stream import Stream, add_noise, decision_keys, key_of_seed, stream_key, stream_samples
-from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction, Votes
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction, RandomClassifier, Votes
 from jaxsmooth.votes import count_votes, stream_votes
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Noise",
     "NoiseReport",
     "Prediction",
+    "RandomClassifier",
     "StoredRun",
     "Stream",
     "Uniform",

@@ -1,6 +1,7 @@
 """Checks of what the core works on: classifier, noise, inputs, ids, scores, votes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -185,7 +186,8 @@ def as_votes(votes: Any) -> Votes:
     selection = None if votes.selection is None else _as_counts("selection", votes.selection)
     if selection is not None and selection.shape != counts.shape:
         raise ValueError(f"selection and counts must have one shape, got {selection.shape} and {counts.shape}")
-    return Votes(counts=counts, n=n, selection=selection, lost=_as_lost(votes.lost, len(counts)), rule=votes.rule)
+    lost = _as_lost(votes.lost, len(counts))
+    return replace(votes, counts=counts, n=n, selection=selection, lost=lost)
 
 
 def _as_counts(name: str, counts: Any) -> jax.Array | np.ndarray:

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 # array of as many elements, so that neither `jax.random.split` nor any other of them makes such a key.
 STREAM_TAG = np.uint32(0x6A787374)
 SAMPLE_TAG = np.uint32(0x6A787361)
+CLASSIFIER_TAG = np.uint32(0x6A787363)
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)

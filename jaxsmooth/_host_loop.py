@@ -28,9 +28,17 @@ from jaxsmooth._checks import (
 )
 from jaxsmooth._draws import SAMPLE_TAG, STREAM_TAG, fold_host, fold_words
 from jaxsmooth._programs import WideJit
-from jaxsmooth._sampling import add_flat_noise, add_votes, sample_noise
+from jaxsmooth._sampling import (
+    add_flat_noise,
+    add_votes,
+    classifier_keys,
+    keys_like,
+    sample_noise,
+    shaped_scores,
+    traced_scores,
+)
 from jaxsmooth.arguments import as_flag, as_key, evaluating, refuse_traced, refuse_uncallable
-from jaxsmooth.types import Classifier, Noise
+from jaxsmooth.types import Noise, RandomClassifier
 
 DECISION = (0, 1)
 """The streams of selection and estimation votes, by their numbers in `jaxsmooth.Stream`."""
@@ -144,7 +152,8 @@ def make_step(f: Any, compiled: bool) -> Step:
         arrays, static = split_callable(f)
         return Step(f, True, partial(_vote, arrays, static), _finish_compiled, _MOST_IN_A_CALL)
     refuse_uncallable(f)
-    return Step(f, False, _start_called, partial(_finish_called, f), 1)
+    start = _start_with_keys if isinstance(f, RandomClassifier) else _start_called
+    return Step(f, False, start, partial(_finish_called, f), 1)
 
 
 def own_inputs(task: HostTask) -> HostTask:
@@ -248,9 +257,10 @@ def _no_votes(step: Step, task: HostTask, batch_size: int) -> np.ndarray:
     """Return no votes, `i32[0, *components, K]`. A classifier that is called sees a batch of zeros."""
     shape = (batch_size, *task.x.shape[1:])
     if step.compiled:
-        scores = jax.eval_shape(step.f, jax.ShapeDtypeStruct(shape, task.x.dtype))
+        scores = shaped_scores(step.f, jax.ShapeDtypeStruct(shape, task.x.dtype))
     else:
-        scores = step.f(jnp.zeros(shape, task.x.dtype))
+        batch = jnp.zeros(shape, task.x.dtype)
+        scores = step.f(batch, keys_like(batch)) if isinstance(step.f, RandomClassifier) else step.f(batch)
     return np.zeros((0, *shape_of_scores(scores, batch_size)), np.int32)
 
 
@@ -336,9 +346,17 @@ def _start_called(noise: Noise, batch: Batch, _: int) -> jax.Array:
     return flat if batch.x.ndim == 2 else _shaped(flat, batch.x.shape[1:])
 
 
-def _finish_called(f: Callable[[Any], Any], noisy: jax.Array, batch: Batch) -> tuple[np.ndarray, Any]:
+def _start_with_keys(noise: Noise, batch: Batch, batches: int) -> tuple[jax.Array, jax.Array]:
+    """Begin to draw a batch, and the keys of its rows, for a random classifier that is called."""
+    keys = _keys_of_classifier(batch.keys, batch.ids, batch.slot[0], batch.sample[0])
+    return _start_called(noise, batch, batches), keys
+
+
+def _finish_called(f: Callable[..., Any], started: Any, batch: Batch) -> tuple[np.ndarray, Any]:
     """Call a classifier and count its votes, with NumPy: nothing needs to be compiled for them."""
-    scores = f(noisy)
+    arguments = started if isinstance(started, tuple) else (started,)
+    noisy = arguments[0]
+    scores = f(*arguments)
     # Tensors of other frameworks are arrays, too. What has no shape is refused below.
     if not isinstance(scores, (jax.Array, np.ndarray)) and hasattr(scores, "shape"):
         scores = jnp.asarray(scores)
@@ -366,12 +384,22 @@ def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.n
     return np.asarray(votes), scores
 
 
-def _noisy(noise: Noise, x: Any, keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
-    """Return the noisy inputs of one batch as flat rows: the program that draws."""
-    # The same keys, from the id and the sample, as in `_sampling.draw`: the same noise.
+def _keys_of_samples(keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
+    """Return the keys of the samples of one batch, made from id and sample as in `_sampling.draw_noise`."""
     own = jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32").at[slot].get(mode="clip")
     words = jnp.stack([jnp.asarray(ids).at[slot].get(mode="clip"), sample])
-    sampled = sample_noise(noise, fold_words(own, words, SAMPLE_TAG), x.shape[1:], x.dtype)
+    return fold_words(own, words, SAMPLE_TAG)
+
+
+@jax.jit
+def _keys_of_classifier(keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
+    """Return the keys of a random classifier for the samples of one batch."""
+    return classifier_keys(_keys_of_samples(keys, ids, slot, sample))
+
+
+def _noisy(noise: Noise, x: Any, keys: Any, ids: Any, slot: Any, sample: Any) -> jax.Array:
+    """Return the noisy inputs of one batch as flat rows: the program that draws."""
+    sampled = sample_noise(noise, _keys_of_samples(keys, ids, slot, sample), x.shape[1:], x.dtype)
     return add_flat_noise(noise, jnp.asarray(x), slot, sampled)
 
 
@@ -389,14 +417,15 @@ def _vote(
     arrays: list[Any], static: StaticCallable, noise: Noise, batch: Batch, batches: int
 ) -> tuple[jax.Array, jax.Array]:
     """Draw some batches, run the classifier on each, and count: the program of a compiled classifier."""
-    f: Classifier = merge_callable(arrays, static)
+    f = merge_callable(arrays, static)
     slots = batch.ids.shape[0]
     (_, rows) = batch.slot.shape
 
     def vote(at: Any, votes: Any) -> tuple[jax.Array, jax.Array]:
         slot = jnp.asarray(batch.slot)[at]
-        flat = _noisy(noise, batch.x, batch.keys, batch.ids, slot, jnp.asarray(batch.sample)[at])
-        scores = f(flat.reshape(rows, *batch.x.shape[1:]))
+        origin = batch.keys, batch.ids, slot, jnp.asarray(batch.sample)[at]
+        flat = _noisy(noise, batch.x, *origin)
+        scores = traced_scores(f, flat.reshape(rows, *batch.x.shape[1:]), _keys_of_samples(*origin))
         row = shape_of_scores(scores, rows)
         votes = jnp.zeros((slots, 1, *row), jnp.int32) if votes is None else votes
         return add_votes(votes, scores, slot, jnp.zeros_like(slot)), scores

@@ -25,7 +25,7 @@ from jaxsmooth._host_loop import (
     samples_of_each,
 )
 from jaxsmooth._progress import progress_bar
-from jaxsmooth.types import Certificate, Noise, Votes
+from jaxsmooth.types import Certificate, Noise, Votes, batch_size_of
 
 _BATCHES_OF_A_ROUND = 64  # so that inputs that need few votes do not wait long for one that needs many
 
@@ -113,7 +113,9 @@ class Sampler(NamedTuple):
             counts = np.zeros_like(selection)
         noise: Any = self.task.noise
         lost = noise.lost_radius(self.task.x) if hasattr(noise, "lost_radius") else None
-        return Votes(selection=selection, counts=counts, n=np.full(inputs, known, np.int32), lost=lost, rule=rule)
+        n = np.full(inputs, known, np.int32)
+        drawn_in = batch_size_of(self.step.f, self.batch_size)
+        return Votes(selection=selection, counts=counts, n=n, lost=lost, rule=rule, batch_size=drawn_in)
 
     def more(self, votes: Votes, needed: np.ndarray) -> Votes:
         """Return the votes after a round: whole batches, filled with estimation samples that inputs need, in order."""

@@ -26,9 +26,9 @@ from jaxsmooth._checks import (
     shape_of_scores,
     split_callable,
 )
-from jaxsmooth._draws import SAMPLE_TAG, STREAM_TAG, fold_words
+from jaxsmooth._draws import CLASSIFIER_TAG, SAMPLE_TAG, STREAM_TAG, fold_words
 from jaxsmooth.arguments import as_key
-from jaxsmooth.types import Classifier, Noise
+from jaxsmooth.types import Classifier, Noise, RandomClassifier
 
 Lengths = tuple[int, ...]
 """How many samples each input has in each of its streams: `(n,)` under the key itself, or `(n0, n)` under the keys of
@@ -105,9 +105,9 @@ def _scan(arrays: list[Any], task: Task, *, static: StaticCallable, lengths: Len
     inputs = task.x.shape[0]
 
     def add_chunk(counts: jax.Array | None, position: Position) -> jax.Array:
-        noisy, pairs = draw(task, position, lengths, rows)
+        noisy, keys, pairs = draw(task, position, lengths, rows)
         chex.assert_shape(noisy, (rows, *task.x.shape[1:]))
-        scores = f(noisy)
+        scores = traced_scores(f, noisy, keys)
         row = shape_of_scores(scores, rows)
         if counts is None:
             counts = jnp.zeros((inputs, len(lengths), *row), jnp.int32)
@@ -143,7 +143,41 @@ def add_votes(counts: jax.Array, scores: jax.Array, row: jax.Array, stream: jax.
 def row_of_scores(f: Classifier, task: Task, rows: int) -> tuple[int, ...]:
     """Return the shape `(*components, K)` of one row of a classifier's scores, without running it."""
     batch = jax.ShapeDtypeStruct((rows, *task.x.shape[1:]), task.x.dtype)
-    return shape_of_scores(jax.eval_shape(f, batch), rows)
+    return shape_of_scores(shaped_scores(f, batch), rows)
+
+
+def shaped_scores(f: Any, batch: Any) -> Any:
+    """Return shape and dtype of the scores of a batch, without running the classifier."""
+    return jax.eval_shape(lambda x: traced_scores(f, x, keys_like(x)), batch)
+
+
+def keys_like(x: Any) -> jax.Array:
+    """Return one key for each row, any."""
+    return jax.random.wrap_key_data(jnp.zeros((x.shape[0], 2), jnp.uint32), impl="threefry2x32")
+
+
+def classifier_keys(keys: jax.Array) -> jax.Array:
+    """Return the keys of the classifier's own randomness, from those of the samples, which the noise is drawn with."""
+    return fold_words(keys, jnp.zeros((1, len(keys)), jnp.uint32), CLASSIFIER_TAG)
+
+
+def traced_scores(f: Any, noisy: jax.Array, keys: jax.Array) -> Any:
+    """Return the scores of a traced batch, whose samples have these keys.
+
+    Raises:
+        TypeError: JAX cannot trace f.
+    """
+    try:
+        return f(noisy, classifier_keys(keys)) if isinstance(f, RandomClassifier) else f(noisy)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            "f must be a function that JAX can trace, and this one asks for the values of its input. certify, predict, "
+            f"the modes that stop early and runs call it on arrays with compiled=False. {str(error).splitlines()[0]}"
+        ) from error
+    except Exception as error:
+        if type(f).__mro__[-2].__module__.startswith("equinox."):
+            error.add_note("An Equinox module is written for one example: bridges.equinox.as_jax(model) takes batches.")
+        raise
 
 
 def scan_chunks(add: Callable[[Any, Position], Any], inputs: int, n: int, rows: int) -> Any:
@@ -164,20 +198,20 @@ def scan_chunks(add: Callable[[Any, Position], Any], inputs: int, n: int, rows: 
     return total
 
 
-def draw(task: Task, position: Position, lengths: Lengths, rows: int) -> tuple[jax.Array, Pairs]:
-    """Return the noisy inputs of one chunk, and which pairs they are."""
-    noise, pairs = draw_noise(task, position, lengths, rows)
-    return add_noise(task.noise, task.x, pairs.row, noise), pairs
+def draw(task: Task, position: Position, lengths: Lengths, rows: int) -> tuple[jax.Array, jax.Array, Pairs]:
+    """Return the noisy inputs of one chunk, the keys of these samples, and which pairs they are."""
+    noise, keys, pairs = draw_noise(task, position, lengths, rows)
+    return add_noise(task.noise, task.x, pairs.row, noise), keys, pairs
 
 
-def draw_noise(task: Task, position: Position, lengths: Lengths, rows: int) -> tuple[jax.Array, Pairs]:
-    """Return the noise of one chunk, float32 or wider, and which pairs it is for."""
+def draw_noise(task: Task, position: Position, lengths: Lengths, rows: int) -> tuple[jax.Array, jax.Array, Pairs]:
+    """Return the noise of one chunk, float32 or wider, the keys it is drawn with, and which pairs it is for."""
     pairs = _pairs(position, lengths, rows)
     ids = jnp.asarray(task.ids).at[pairs.row].get(mode="clip")
     # The noise of a sample depends on (key, id, sample) only: fold in the one after the other.
     key = task.key if len(lengths) == 1 else decision_keys(task.key)[pairs.stream]
     keys = fold_words(key, jnp.stack([ids, jnp.asarray(task.first) + pairs.sample]), SAMPLE_TAG)
-    return sample_noise(task.noise, keys, task.x.shape[1:], task.x.dtype), pairs
+    return sample_noise(task.noise, keys, task.x.shape[1:], task.x.dtype), keys, pairs
 
 
 def _pairs(position: Position, lengths: Lengths, rows: int) -> Pairs:

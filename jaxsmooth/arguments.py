@@ -4,6 +4,7 @@
 JAX traces cannot be read, so only its shape and dtype are checked.
 """
 
+import inspect
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from jaxsmooth._foreign import advice
 
 __all__ = [
     "as_alpha",
@@ -246,11 +249,13 @@ def refuse_traced(name: str, values: Any) -> None:
 
 
 def refuse_uncallable(f: Any) -> None:
-    """Refuse a classifier that cannot be called."""
-    if not callable(f):
-        raise TypeError(
-            f"f must be a callable from inputs [B, *event] to scores [B, *components, K], got {in_brief(f)}"
-        )
+    """Refuse a classifier that cannot be called, or that is an object of another framework."""
+    if inspect.isroutine(f):
+        return
+    known = advice(f)
+    if known is not None or not callable(f):
+        expected = "f must be a callable from inputs [B, *event] to scores [B, *components, K]"
+        raise TypeError(f"{expected}, {known or f'got {in_brief(f)}'}")
 
 
 def _as_float(number: int) -> float:

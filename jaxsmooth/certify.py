@@ -34,7 +34,7 @@ from jaxsmooth.bounds import (
     split_radii,
 )
 from jaxsmooth.noise import Gaussian
-from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes, batch_size_of
 
 __all__ = ["Fixed", "certificate", "certify"]
 
@@ -105,7 +105,8 @@ def certify(
             both = count_streams(step, task, n0, n, batch_size, advance)
     used: Any = task.noise
     lost = used.lost_radius(task.x) if hasattr(used, "lost_radius") else None
-    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost)
+    drawn_in = batch_size_of(f, batch_size)
+    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost, batch_size=drawn_in)
     return decide(votes, used, alpha, bound)
 
 

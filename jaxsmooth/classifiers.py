@@ -11,13 +11,14 @@ from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_host_inputs, as_noise, shape_of_scores
 from jaxsmooth.arguments import as_integer, refuse_traced, refuse_uncallable
-from jaxsmooth.types import Noise
+from jaxsmooth.types import Noise, RandomClassifier
 
 __all__ = ["check_classifier", "refuse_faults"]
 
 _WHEN_RANDOM = (
     "put a network in evaluation mode; where chance is meant, certificates hold if its random numbers are new for each "
-    "row and independent of the noise: then go on without this test, in runs and classes with check=False"
+    "row and independent of the noise: make a RandomClassifier of it, or go on without this test, in runs and classes "
+    "with check=False"
 )
 _WHEN_OF_THE_BATCH = (
     "batch normalisation must use its running statistics: put a network in evaluation mode, as the bridges do; the "
@@ -38,9 +39,10 @@ def check_classifier(
     a function: it does not see faults that these inputs do not show.
 
     A certificate also holds for a random f if its random numbers are new for each row and independent of the noise:
-    then it speaks of the probability of a class over both. This test cannot tell such an f from a faulty one, and
-    refuses both. Runs and classes leave it out with `check=False`. Their votes are then not repeatable, so that a run
-    does not go on after a restart.
+    then it speaks of the probability of a class over both. A `RandomClassifier` is such an f: of it the test asks for
+    the same scores for the same row under the same key. Of another one it cannot be told from a faulty one, and both
+    are refused. Runs and classes leave the test out with `check=False`. Their votes are then not repeatable, so that a
+    run does not go on after a restart.
 
     Args:
         f: classifier, `[B, *event] -> [B, K]` scores; it is called a few times, with 2N rows.
@@ -79,7 +81,16 @@ def check_classifier(
     first, second = (jax.device_put(batch.astype(x.dtype)) for batch in wide)
     shared = np.arange(inputs), np.arange(inputs, 2 * inputs)
     in_float32 = jax.device_put(wide[0]) if x.dtype.itemsize < 4 else None
-    refuse_faults(f, first, second, 2 * inputs, shared, in_float32, classes, finite)
+    if not isinstance(f, RandomClassifier):
+        return refuse_faults(f, first, second, 2 * inputs, shared, in_float32, classes, finite)
+    # The same row under the same key must have the same scores.
+    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 3 * inputs)
+    of_first, of_second = keys[: 2 * inputs], jnp.concatenate([keys[2 * inputs :], keys[:inputs]])
+    pairs = (first, of_first), (second, of_second)
+    in_float32 = None if in_float32 is None else (in_float32, of_first)
+    none = np.zeros(0, int)
+    shared = (none, none) if f.of_batch else shared
+    return refuse_faults(lambda pair: f(*pair), *pairs, 2 * inputs, shared, in_float32, classes, finite)
 
 
 def refuse_faults(
@@ -87,7 +98,7 @@ def refuse_faults(
     first: Any,
     second: Any,
     number: int,
-    shared: tuple[np.ndarray, np.ndarray],
+    shared: tuple[Any, Any],
     wide: Any = None,
     classes: int | None = None,
     finite: bool = True,
@@ -98,7 +109,7 @@ def refuse_faults(
         scores: of a batch.
         first, second: batches, in any form that `scores` takes.
         number: of rows in each of them.
-        shared: where the rows that both have are in each of them.
+        shared: where the rows that both have are in each of them; nothing, where they need not have the same scores.
         wide: the first batch in float32, where it has fewer bits.
         classes: the expected number of classes.
         finite: whether scores must be finite.
@@ -150,7 +161,7 @@ def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _all_of_row(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values.reshape(len(values), -1).all(axis=1))
+    return np.asarray(values.all(axis=tuple(range(1, values.ndim))))
 
 
 def _resolution(scores: np.ndarray) -> float:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxsmooth.arguments import refuse_uncallable
-from jaxsmooth.types import Classifier
+from jaxsmooth.types import RandomClassifier
 
 
-def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classifier:
+def over_devices(f: Any, devices: Sequence[Any] | None = None) -> Any:
     """Return a classifier that runs `f` on several devices of this process, each with its part of the batch.
 
     Use it wherever f could be used: noise is drawn and votes are counted on the same devices, and the counts are those
@@ -40,7 +40,8 @@ def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classif
     used = local if devices is None else list(devices) if isinstance(devices, Sequence) else []  # pyright: ignore
     if not used or not all(device in local for device in used):
         raise ValueError(f"devices must be some of this process's devices {local}, got {devices!r}")
-    return _OverDevices(f, Mesh(used, ("device",), axis_types=(AxisType.Auto,)))
+    spread = _OverDevices(f, Mesh(used, ("device",), axis_types=(AxisType.Auto,)))
+    return RandomClassifier(spread, of_batch=f.of_batch) if isinstance(f, RandomClassifier) else spread
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["f"], meta_fields=["mesh"])
@@ -48,13 +49,14 @@ def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classif
 class _OverDevices:
     """The classifier: a pytree of `f`, so that the arrays in it are traced as they are without it."""
 
-    f: Classifier
+    f: Any
     mesh: Mesh
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        rows = x.shape[0]
-        parts = self.mesh.size
-        # Every device needs the same number of rows.
-        padded = jnp.pad(x, [(0, -rows % parts)] + [(0, 0)] * (x.ndim - 1))
+    def __call__(self, *arrays: jax.Array) -> jax.Array:
+        """Return the scores of a batch; a random classifier has keys, too."""
+        rows = arrays[0].shape[0]
+        # Every device needs the same number of rows. Padding is a repeated row, since keys have no zeros.
+        places = jnp.minimum(jnp.arange(rows + -rows % self.mesh.size), rows - 1)
+        padded = [array[places] for array in arrays] if len(places) > rows else arrays
         spec: Any = PartitionSpec("device")
-        return jax.shard_map(self.f, mesh=self.mesh, in_specs=spec, out_specs=spec)(padded)[:rows]
+        return jax.shard_map(self.f, mesh=self.mesh, in_specs=spec, out_specs=spec)(*padded)[:rows]

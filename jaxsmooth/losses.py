@@ -17,8 +17,9 @@ from jax import lax
 
 from jaxsmooth._checks import as_inputs, as_noise, shape_of_scores
 from jaxsmooth._labels import LEAST_PROBABILITY, along_rows, as_labels, at_labels
+from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_integer, as_key, refuse_uncallable
-from jaxsmooth.types import Classifier, Noise
+from jaxsmooth.types import Classifier, Noise, RandomClassifier
 
 
 def _checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -32,7 +33,9 @@ def _checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         x = as_inputs(x)
         if len(x) == 0:
             raise ValueError("x must have at least one input, got none")
-        labels = as_labels(y, len(x), shape_of_scores(jax.eval_shape(f, x), len(x))[-1])
+        if isinstance(f, RandomClassifier):
+            raise TypeError("f must be a function of the inputs for a training objective, got a RandomClassifier")
+        labels = as_labels(y, len(x), shape_of_scores(shaped_scores(f, x), len(x))[-1])
         counts = {"m": 1, "steps": 0}
         settings |= {k: as_integer(k, v, counts[k]) for k, v in settings.items() if k in counts}
         return loss(f, noise, key, x, labels, **settings)

@@ -122,7 +122,7 @@ def noise_report(
         raise TypeError(f"noise must have a method cdf to be tested, got {in_brief(noise)}")
     refuse_traced("noise_report", task)
     total = number * samples
-    values, _ = _draw_noise(task, Position(np.int32(0), np.int32(0)), (samples,), total)
+    values, _, _ = _draw_noise(task, Position(np.int32(0), np.int32(0)), (samples,), total)
     below, upto = task.noise.cdf(np.asarray(values).reshape(total, features))  # pyright: ignore
     # Noise with atoms is spread over them by numbers that do not come from the generator under test.
     u = below + (upto - below) * np.random.default_rng(0).uniform(size=below.shape)

@@ -19,7 +19,7 @@ from jaxsmooth.bounds import (
     per_input,
     two_sided_p_value,
 )
-from jaxsmooth.types import ABSTAIN, Classifier, Noise, Prediction, Votes
+from jaxsmooth.types import ABSTAIN, Classifier, Noise, Prediction, Votes, batch_size_of
 from jaxsmooth.votes import stream_votes
 
 __all__ = ["predict", "prediction"]
@@ -67,7 +67,7 @@ def predict(
         counts = scan_votes(f, as_task(noise, key, x, ids), (n,), as_batch_size(batch_size))[:, 0]
     else:
         counts = stream_votes(f, noise, key, x, n=n, batch_size=batch_size, ids=ids)
-    return _decide(Votes(counts=counts, n=n), alpha)
+    return _decide(Votes(counts=counts, n=n, batch_size=batch_size_of(f, as_batch_size(batch_size))), alpha)
 
 
 def prediction(votes: Votes, *, alpha: float = 1e-3) -> Prediction:

@@ -41,7 +41,7 @@ from jaxsmooth.precision import Within
 from jaxsmooth.predict import prediction
 from jaxsmooth.sequential import Grid
 from jaxsmooth.stores import VoteHeader, VoteRow, VoteStore
-from jaxsmooth.types import Certificate, Classifier, Noise, Votes
+from jaxsmooth.types import Certificate, Classifier, Noise, Votes, batch_size_of
 
 __all__ = ["certify_dataset", "predict_dataset"]
 
@@ -261,6 +261,11 @@ def _as_voter(
 ) -> _Voter:
     """Check where the votes of a run come from."""
     refuse_uncallable(f)
+    if batch_size_of(f, 1) is not None:
+        raise TypeError(
+            "f must draw for each row of its own for a run over a data set, got a RandomClassifier with of_batch=True: "
+            "after a restart other inputs would share a batch, and votes would be other ones"
+        )
     noise = as_noise(noise)
     key = as_key(key)
     settings = origin(f, noise, key)

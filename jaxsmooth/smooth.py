@@ -30,6 +30,7 @@ from jaxsmooth._sampling import (
     row_of_scores,
     rows_of_chunks,
     scan_chunks,
+    traced_scores,
 )
 from jaxsmooth.arguments import as_flag, refuse_uncallable, refuse_unknown
 from jaxsmooth.noise import Gaussian
@@ -169,8 +170,8 @@ def _average(static: StaticCallable, n: int, rows: int, hard: bool, arrays: list
     """Return the averaged probabilities or votes, computed chunk by chunk."""
 
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
-        noisy, pairs = draw(task, position, (n,), rows)
-        h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        noisy, keys, pairs = draw(task, position, (n,), rows)
+        h = _probabilities(merge_callable(arrays, static), noisy, keys, hard)
         total = jnp.zeros((task.x.shape[0], *h.shape[1:]), jnp.float32) if total is None else total
         return total.at[pairs.row].add(h / n, mode="drop")
 
@@ -201,8 +202,8 @@ def _pathwise_backward(
         # The chunk is drawn again from the key, so that no noisy copy is kept between the passes.
         replaced = dict(zip(places, parameters, strict=True))
         arrays, task = treedef.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(leaves)])
-        noisy, pairs = draw(task, position, (n,), rows)
-        h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        noisy, keys, pairs = draw(task, position, (n,), rows)
+        h = _probabilities(merge_callable(arrays, static), noisy, keys, hard)
         chex.assert_equal_shape_suffix([h, weights], h.ndim - 1)
         return (h * weights.at[pairs.row].get(mode="fill", fill_value=0)).sum() / n
 
@@ -230,10 +231,10 @@ def _score_backward(
     variance = jnp.asarray(task.noise.scale, jnp.float32) ** 2
 
     def add_chunk(total: jax.Array | None, position: Position) -> jax.Array:
-        noise, pairs = draw_noise(task, position, (n,), rows)
+        noise, keys, pairs = draw_noise(task, position, (n,), rows)
         noisy = add_noise(task.noise, task.x, pairs.row, noise)
         chex.assert_equal_shape([noisy, noise])
-        h = _probabilities(merge_callable(arrays, static), noisy, hard)
+        h = _probabilities(merge_callable(arrays, static), noisy, keys, hard)
         # The average as a baseline makes the variance smaller. It contains h itself, hence n / (n - 1).
         difference = (h - average.at[pairs.row].get(mode="clip")) * weights.at[pairs.row].get(mode="clip")
         weight = difference.sum(axis=tuple(range(1, h.ndim))) / ((n - 1) * variance)
@@ -255,9 +256,9 @@ _pathwise = _differentiable(_pathwise_backward)
 _score = _differentiable(_score_backward)
 
 
-def _probabilities(f: Classifier, noisy: jax.Array, hard: bool) -> jax.Array:
+def _probabilities(f: Any, noisy: jax.Array, keys: jax.Array, hard: bool) -> jax.Array:
     """Return softmax of the scores, or the vote, `f32[B, *components, K]`; zeros where a score is not finite."""
-    scores = f(noisy)
+    scores = traced_scores(f, noisy, keys)
     classes = shape_of_scores(scores, len(noisy))[-1]
     finite = jnp.isfinite(scores).all(axis=-1, keepdims=True)
     # `where` comes first: the softmax of an infinite score would have a NaN gradient.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-__all__ = ["ABSTAIN", "Certificate", "Classifier", "Noise", "Prediction", "Votes"]
+__all__ = ["ABSTAIN", "Certificate", "Classifier", "Noise", "Prediction", "RandomClassifier", "Votes"]
 
 Array = jax.Array | np.ndarray
 """What a decision returns: arrays of JAX where the counts are JAX's, else of NumPy."""
@@ -42,6 +42,8 @@ class Votes:
             it; None where the noise does not round.
         rule: what decided how many samples were drawn. "fixed": nothing in `counts` did, so that `certificate` holds.
             "grid" and "anytime": the sampling stopped because of the counts.
+        batch_size: the rows of a batch, where votes depend on it: those of a `RandomClassifier` that draws for the
+            batch as a whole. None where they do not.
 
     Example:
         >>> votes = Votes(counts=np.array([[90, 10]]), n=100, selection=np.array([[9, 1]]))
@@ -54,6 +56,7 @@ class Votes:
     selection: Any = None
     lost: Any = None
     rule: str = "fixed"
+    batch_size: int | None = None
 
     @property
     def components(self) -> int:
@@ -81,22 +84,65 @@ class Votes:
         selection = None if self.selection is None else _sum("selection", self.selection, other.selection)
         lost = None if self.lost is None else jnp.maximum(self.lost, other.lost)
         counts = _sum("counts", self.counts, other.counts)
-        return Votes(counts=counts, n=_sum_of_samples(self.n, other.n), selection=selection, lost=lost)
+        n = _sum_of_samples(self.n, other.n)
+        batch_size = self.batch_size or other.batch_size
+        return Votes(counts=counts, n=n, selection=selection, lost=lost, batch_size=batch_size)
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], tuple[int | None, str]]:
+    def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], tuple[int | None, str, int | None]]:
         """Return the arrays by name, and what is static."""
         is_static = isinstance(self.n, (int, np.integer))
         arrays = {"counts": self.counts, "n": None if is_static else self.n}
         arrays |= {"selection": self.selection, "lost": self.lost}
         children = tuple((jax.tree_util.GetAttrKey(name), array) for name, array in arrays.items())
-        return children, (int(self.n) if is_static else None, self.rule)
+        return children, (int(self.n) if is_static else None, self.rule, self.batch_size)
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[int | None, str], children: tuple[Any, ...]) -> "Votes":
+    def tree_unflatten(cls, static: tuple[int | None, str, int | None], children: tuple[Any, ...]) -> "Votes":
         """Put the votes together again."""
         counts, samples, selection, lost = children
-        n, rule = static
-        return cls(counts=counts, n=samples if n is None else n, selection=selection, lost=lost, rule=rule)
+        n, rule, batch_size = static
+        n = samples if n is None else n
+        return cls(counts=counts, n=n, selection=selection, lost=lost, rule=rule, batch_size=batch_size)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class RandomClassifier:
+    """A base classifier that is random given its input: dropout that stays on, a denoiser that samples.
+
+    The smoothed classifier is then the most probable class over the noise and the randomness of f together. Its
+    certificate holds if that randomness is drawn again for each sample, independently of the noise: Cohen et al.'s
+    theorem (arXiv:1902.02918) is about the probability of a class at each point, which is as random a function of the
+    point as f makes it. Here each row gets a key of its own, made from the key of its sample, so that votes are
+    repeatable and do not depend on the batch size.
+
+    Attributes:
+        f: function or callable pytree from a batch `[B, *event]` and `B` keys (Threefry) to scores
+            `[B, *components, K]`. Row i of the scores depends on row i of both and on nothing else.
+        of_batch: whether f draws for the batch as a whole instead, from the keys of all rows. Certificates hold, since
+            each row gets numbers of its own, but votes depend on the batch size, which `Votes.batch_size` then says.
+
+    Example:
+        >>> from jaxsmooth import Gaussian, certify
+        >>> def f(x, keys):
+        ...     kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 0.9, row.shape))(keys, x)
+        ...     return jnp.where(kept, x, 0)
+        >>> x = jnp.array([[3.0, 1.0]])
+        >>> certify(RandomClassifier(f), Gaussian(0.5), jax.random.key(0), x, n=1000).label
+        Array([0], dtype=int32)
+    """
+
+    f: Any
+    of_batch: bool = field(default=False, metadata={"static": True})
+
+    def __call__(self, x: Array, keys: Array, /) -> Array:
+        """Return the scores of a batch, each row under its key."""
+        return self.f(x, keys)
+
+
+def batch_size_of(f: Any, batch_size: int) -> int | None:
+    """Return the batch size that the votes of a classifier depend on; None if they depend on none."""
+    return batch_size if isinstance(f, RandomClassifier) and f.of_batch else None
 
 
 def _sum(name: str, ours: Any, theirs: Any) -> Any:
