@@ -175,7 +175,7 @@ def traced_scores(f: Any, noisy: jax.Array, keys: jax.Array) -> Any:
             f"the modes that stop early and runs call it on arrays with compiled=False. {str(error).splitlines()[0]}"
         ) from error
     except Exception as error:
-        if type(f).__mro__[-2].__module__.startswith("equinox."):
+        if any(base.__module__.startswith("equinox.") for base in type(f).__mro__):
             error.add_note("An Equinox module is written for one example: bridges.equinox.as_jax(model) takes batches.")
         raise
 

@@ -1,12 +1,13 @@
 """Training steps: an objective of `jaxsmooth.losses` under an optax transformation."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxsmooth.arguments import in_brief, refuse_uncallable
 from jaxsmooth.types import Noise
 
 
@@ -41,15 +42,22 @@ def init_train_state(f: Any, optimizer: optax.GradientTransformation) -> TrainSt
         >>> init_train_state(f, optax.sgd(0.1)).step
         Array(0, dtype=int32)
     """
-    leaves = jax.tree.leaves(f) if callable(f) else []
-    if not leaves or not all(_is_parameter(leaf) for leaf in leaves):
+    expected = "f must be a callable pytree of floating-point arrays, such as jax.tree_util.Partial(apply, params)"
+    leaves = jax.tree_util.tree_leaves_with_path(f) if callable(f) else []
+    if not leaves:
+        raise TypeError(f"{expected}, got {in_brief(f)}")
+    refuse_uncallable(f)  # or an object of another framework
+    others = [(path, leaf) for path, leaf in leaves if not _is_parameter(leaf)]
+    if others:
+        path, leaf = others[0]
+        what = f"an array of dtype {leaf.dtype}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
         raise TypeError(
-            "f must be a callable pytree of floating-point arrays, such as jax.tree_util.Partial(apply, params), "
-            f"got {type(f).__name__} with leaves {[getattr(leaf, 'dtype', type(leaf).__name__) for leaf in leaves[:5]]}"
+            f"{expected}, got {type(f).__name__} whose leaf {jax.tree_util.keystr(path)} is {what}, one of "
+            f"{len(others)} such leaves: close over what is not trained"
         )
     if not isinstance(optimizer, optax.GradientTransformation):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"optimizer must be an optax.GradientTransformation, got {type(optimizer).__name__}")
-    return TrainState(f, optimizer.init(cast(Any, f)), jnp.int32(0))
+    return TrainState(f, optimizer.init(cast(optax.Params, f)), jnp.int32(0))
 
 
 def make_train_step(

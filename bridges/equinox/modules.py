@@ -1,0 +1,85 @@
+"""An Equinox model, written for one example, as a JAX function of a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+
+from bridges.outputs import Reading
+
+
+def as_jax(model: Any, state: Any = None, *, output: Callable[[Any], Any] | None = None) -> "EquinoxFunction":
+    """Return an Equinox model as a function of a batch, in inference mode.
+
+    It is a callable pytree of the model's arrays: under jit they are arguments, so that new parameters compile nothing,
+    and a training step may change them. Everything else in the model is static. A model that is written for batches
+    needs no `as_jax`: it is a callable pytree itself.
+
+    Args:
+        model: callable of one example, `[*event] -> [K]` scores, such as an `equinox.Module`. It is called under
+            `jax.vmap`, in inference mode (`equinox.nn.inference_mode`), without a key.
+        state: of a stateful model, `model(x, state) -> (scores, state)`, as `equinox.nn.make_with_state` returns it.
+        output: a function from what the model returns for a batch to its scores. By default they are the array that it
+            returns, the entry "logits" of a mapping, or the first entry of a tuple or list (`bridges.outputs.Reading`).
+
+    Raises:
+        TypeError: the model cannot be called, or holds something beside its arrays that cannot be hashed.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsmooth import Gaussian, certify
+        >>> f = as_jax(eqx.nn.MLP(4, 3, 16, 1, key=jax.random.key(0)))
+        >>> certify(f, Gaussian(0.5), jax.random.key(0), jnp.ones((2, 4)), n0=10, n=100).label.shape
+        (2,)
+    """
+    if not callable(model) or isinstance(model, type):
+        raise TypeError(f"model must be a callable of one example, such as an equinox.Module, got {model!r}")
+    if output is not None and not callable(output):
+        raise TypeError(f"output must be a function of what the model returns, got {output!r}")
+    arrays, rest = eqx.partition((eqx.nn.inference_mode(model), state), eqx.is_array)
+    leaves, treedef = jax.tree.flatten(rest)
+    static = _Static(treedef, tuple(leaves))
+    try:
+        hash(static)
+    except TypeError as error:
+        raise TypeError(f"model must be hashable apart from its arrays: {error}") from None
+    return EquinoxFunction(arrays, static, Reading(output))
+
+
+class _Static(NamedTuple):
+    """What is in a model beside its arrays."""
+
+    treedef: Any
+    leaves: tuple[Any, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)  # equal to itself only, and so hashable, as jax.jit(f) asks for
+class EquinoxFunction:
+    """An Equinox model with the arrays that it had when this was made: a callable pytree.
+
+    Attributes:
+        arrays: of the model and of its state.
+        static: the rest of both.
+        reading: how scores are read from what the model returns.
+    """
+
+    arrays: Any
+    static: Any = field(metadata={"static": True})
+    reading: Reading = field(metadata={"static": True})
+
+    @property
+    def model(self) -> Any:
+        """The model with these arrays, in inference mode."""
+        return self._parts()[0]
+
+    def __call__(self, x: jax.Array) -> Any:
+        """Return the model's scores for inputs `[B, *event]`."""
+        model, state = self._parts()
+        run = model if state is None else lambda row: model(row, state)[0]
+        return self.reading(jax.vmap(run)(x), type(model).__name__)
+
+    def _parts(self) -> Any:
+        return eqx.combine(self.arrays, jax.tree.unflatten(self.static.treedef, self.static.leaves))
