@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_traced, refuse_uncallable, refuse_unknown
@@ -84,11 +85,23 @@ def as_inputs(x: Any) -> jax.Array:
     """Return inputs `[N, *event]` of a floating dtype as a JAX array, finite unless they are traced."""
     x = as_host_inputs(x)
     if isinstance(x, jax.Array):
-        return x
+        return _gathered(x)
     # Under jit even NumPy's arrays would be traced: this evaluates them now. A copy, because JAX reads NumPy's memory
     # later, and the caller may have written to it by then.
     with jax.ensure_compile_time_eval():
         return jnp.asarray(x.copy())
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+    """Return inputs that are split over explicit axes of a mesh as whole ones on each device.
+
+    On such axes every operation must say how its result is split, which the gathers of samples leave open.
+    """
+    sharding: Any = jax.typeof(x).sharding
+    explicit = [name for name, kind in zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
+                if kind == AxisType.Explicit]  # fmt: skip
+    used = {name for axis in sharding.spec for name in (axis if isinstance(axis, tuple) else (axis,))}
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec())) if used & set(explicit) else x
 
 
 def as_host_inputs(x: Any) -> jax.Array | np.ndarray:

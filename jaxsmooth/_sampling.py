@@ -244,6 +244,7 @@ def add_noise(noise: Noise, x: jax.Array, row: jax.Array, sampled: jax.Array) ->
 def add_flat_noise(noise: Noise, x: jax.Array, row: jax.Array, sampled: jax.Array) -> jax.Array:
     """Return noisy inputs as flat rows. A program that ends with them is fast: see below."""
     features = math.prod(x.shape[1:])
+    x = jnp.asarray(x)  # without jit, JAX hands NumPy's array on to a gradient
     own: Callable[[jax.Array, jax.Array], jax.Array] | None = getattr(noise, "add", None)
     if own is None:
         # XLA loops faster over flat rows than over the last axis of an image: in half the time for 28 x 28 features.

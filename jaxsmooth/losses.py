@@ -255,7 +255,7 @@ def smoothmix(
     for _ in range(steps):
         adversarial = adversarial + alpha * _unit(_ascent(f, e, adversarial, y)[0])
     # The key itself draws the noise, so the mixing weights need one of their own.
-    mixing = jax.random.uniform(jax.random.fold_in(key, 1), (len(x),), maxval=0.5)
+    mixing = jax.random.uniform(jax.random.fold_in(key, 1), (len(x),), jnp.float32, maxval=0.5)
     mixture = x + along_rows(mixing, x) * (lax.stop_gradient(adversarial) - x)
     soft = lax.stop_gradient(jnp.exp(_log_mean(log_p)))
     target = (1 - mixing)[:, None] * soft + mixing[:, None] / soft.shape[1]

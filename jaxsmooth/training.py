@@ -1,7 +1,7 @@
 """Training steps: an objective of `jaxsmooth.losses` under an optax transformation."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
