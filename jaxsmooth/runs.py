@@ -279,7 +279,9 @@ def _spread(f: Any, batch_size: int, compiled: bool, devices: Sequence[Any] | No
         if devices is not None:
             raise ValueError("devices must be None where compiled is false: f is called here, wherever it runs")
         return f, batch_size
-    count = len(jax.local_devices() if devices is None else devices)
+    # Under a mesh of the caller's, work may be spread by that mesh only.
+    is_meshed = not jax.sharding.get_abstract_mesh().empty
+    count = 1 if is_meshed and devices is None else len(jax.local_devices() if devices is None else devices)
     return (f, batch_size) if devices is None and count == 1 else (over_devices(f, devices), count * batch_size)
 
 
