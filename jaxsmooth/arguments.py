@@ -250,7 +250,7 @@ def refuse_traced(name: str, values: Any) -> None:
 
 def refuse_uncallable(f: Any) -> None:
     """Refuse a classifier that cannot be called, or that is an object of another framework."""
-    if inspect.isroutine(f):
+    if inspect.isfunction(f):
         return
     known = advice(f)
     if known is not None or not callable(f):

@@ -59,6 +59,10 @@ def certify(
 ) -> Certificate:
     """Certify the smoothed classifier: `n0` votes choose a class, `n` fresh votes bound its probability.
 
+    Give all inputs at once. In a loop over images, or `jax.vmap(lambda x: certify(f, noise, key, x[None]))`, each input
+    has the id 0 and so the same noise under one key. Each certificate is valid then, but they are not independent, as
+    bounds for a whole data set need them: give a loop `ids=[i]`.
+
     With probability at least 1 - alpha over the samples, for each input, the smoothed classifier g(x) = argmax_c
     P(f(x + noise) = c) returns `label` for every perturbation of x whose norm (L2 for `Gaussian`, L1 for `Laplace` and
     `Uniform`) is below `radius`, or else `label` is `ABSTAIN` (Cohen et al. 2019, arXiv:1902.02918, Theorem 1 and

@@ -56,8 +56,9 @@ def smooth(
     `hard` the share of votes for c, over exactly the samples that `count_votes` votes on with the same arguments. It is
     an unbiased estimate of E[softmax(f(x_i + e))_c]. A sample with a non-finite score adds to no class.
 
-    g is differentiable in reverse mode, by `jax.grad`, `jax.vjp` and `jax.jacrev`, under `jit` and `vmap`. Both
-    estimators of the gradient are unbiased for that of the expectation:
+    g is differentiable in reverse mode, by `jax.grad`, `jax.vjp` and `jax.jacrev`, under `jit` and `vmap`. JAX refuses
+    it in forward mode (`jax.jvp`, `jax.jacfwd`), with a TypeError that names the custom_vjp function. `jax.hessian`
+    works with "pathwise". Both estimators of the gradient are unbiased for that of the expectation:
 
     - "pathwise" differentiates through f (Salman et al. 2019, arXiv:1906.04584), in x, in the arrays of f and in the
       scale of the noise. The backward pass computes each chunk again, so that memory does not grow with n.
@@ -74,7 +75,8 @@ def smooth(
         hard: average votes instead of probabilities; needs "score".
 
     Raises:
-        ValueError, TypeError: as `count_votes`, or estimator, noise and `hard` do not go together.
+        ValueError, TypeError: as `count_votes`, or estimator, noise and `hard` do not go together. NotImplementedError:
+            second derivatives with "score".
 
     Example:
         >>> from jaxsmooth import Gaussian
@@ -241,8 +243,22 @@ def _score_backward(
         total = jnp.zeros(task.x.shape, noise.dtype) if total is None else total
         return total.at[pairs.row].add(along_rows(weight, noise) * noise, mode="drop")
 
-    gradient = scan_chunks(add_chunk, task.x.shape[0], n, rows).astype(task.x.dtype)
+    gradient = _only_once(scan_chunks(add_chunk, task.x.shape[0], n, rows).astype(task.x.dtype))
     return None, Task(None, None, gradient, None, None)  # pyright: ignore[reportArgumentType]
+
+
+@jax.custom_jvp
+def _only_once(gradient: jax.Array) -> jax.Array:
+    """Return a gradient whose derivative, along f, would not be that of the smoothed classifier."""
+    return gradient
+
+
+@_only_once.defjvp
+def _second_derivative(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "second derivatives are not available through smooth(..., estimator='score'), whose gradient does not follow "
+        "f: estimator='pathwise' has them"
+    )
 
 
 def _differentiable(backward: Callable[..., Any]) -> Callable[..., jax.Array]:

@@ -213,3 +213,24 @@ def test_results_repeat(key):
         assert_same(first, second)
     else:  # a GPU adds the samples in another order each time
         np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+def test_second_derivatives_follow_f_or_are_refused():
+    """The Hessian of the pathwise estimate against differences of its gradient, under the same key."""
+    f = Partial(lambda w, x: jnp.tanh(x) @ w, jax.random.normal(jax.random.key(1), (5, 3)))
+    x, key = inputs(1), jax.random.key(0)
+    g = smooth(f, Gaussian(0.5), n=50)
+
+    def slope(x):
+        return jax.grad(lambda x: g(key, x)[0, 0])(x)
+
+    hessian = jax.hessian(lambda x: g(key, x)[0, 0])(x)[0, :, 0]
+    step = 1e-2
+    for axis, move in enumerate(np.eye(5, dtype=np.float32) * step):
+        np.testing.assert_allclose(hessian[axis], (slope(x + move) - slope(x - move))[0] / (2 * step), atol=1e-3)
+    for hard in (False, True):
+        score = smooth(f, Gaussian(0.5), n=50, estimator="score", hard=hard)
+        with pytest.raises(NotImplementedError, match="second derivatives are not available"):
+            jax.hessian(lambda x, score=score: score(key, x)[0, 0])(x)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda x: g(key, x), (x,), (x,))
