@@ -33,7 +33,8 @@ def count_votes(
     Entry (i, c) of the result is the number of samples s in [first, first + n) with argmax f(x_i + e_is) = c, where
     ties go to the lowest index. The noise e_is depends only on the key, `ids[i]` and s. So counts of disjoint ranges of
     samples add up, and they do not depend on the batch size, the other inputs, or the number of devices, provided that
-    a row of f(x) depends only on that row of x. A sample with a non-finite score votes for no class.
+    a row of f(x) depends only on that row of x. A sample with a non-finite score votes for no class. A loop over single
+    inputs gives each the id 0, and so the same noise under one key: give it `ids=[i]`.
 
     It works inside and outside of `jax.jit`, `jax.vmap`, `jax.lax.map` and `jax.shard_map`. It compiles once for each
     f, shape, n and batch size. Memory does not grow with n.

@@ -39,10 +39,7 @@ OBJECTS = {
     "tf.function": (lambda: tf.function(lambda x: x), r"a TensorFlow function"),
     "linen": (lambda: linen.Dense(3), r"a flax\.linen module, Dense: bridges\.flax\.as_jax\(module, variables\)"),
     "nnx": (Dropout, r"an nnx module, Dropout, in training mode \(its Dropout\): bridges\.flax\.as_jax\(module\)"),
-    "sklearn": (
-        LogisticRegression,
-        r"a scikit-learn estimator.*predict_proba\(np\.asarray\(x\)\), with compiled=False",
-    ),
+    "sklearn": (LogisticRegression, r"a scikit-learn estimator.*predict_proba\(.*compiled=False"),
     "array": (lambda: np.zeros(3), "got an ndarray"),
 }
 
@@ -88,7 +85,7 @@ def by_branch(x):
 @pytest.mark.parametrize("f", [by_numpy, by_branch])
 def test_what_jax_cannot_trace_is_told_how_it_is_called(f):
     for call in (certify, predict, jaxsmooth.count_votes):
-        with pytest.raises(TypeError, match="f must be a function that JAX can trace.*compiled=False"):
+        with pytest.raises(TypeError, match=r"f must be a function that JAX can trace.*compiled=False"):
             call(f, NOISE, KEY, X, n=100)
     with pytest.raises(TypeError, match="f must be a function that JAX can trace"):
         smooth(f, NOISE, n=10)(KEY, X)
@@ -106,8 +103,8 @@ def test_a_scikit_learn_estimator_on_real_digits():
     assert (result.radius > 0.1).mean() > 0.6
 
 
-def test_an_onnx_session_on_the_host(tmp_path):
-    """A linear network, written with torch's weights by hand: its votes are those of the same function in JAX."""
+def test_an_onnx_session_on_the_host():
+    """A linear network, written by hand: its votes are those of the same function in JAX."""
     weights = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     session = onnxruntime.InferenceSession(linear_onnx(weights), providers=["CPUExecutionProvider"])
     (name,) = [argument.name for argument in session.get_inputs()]
@@ -115,9 +112,8 @@ def test_an_onnx_session_on_the_host(tmp_path):
         certify(session, NOISE, KEY, X)
     f = lambda x: session.run(None, {name: np.asarray(x)})[0]  # noqa: E731
     counts = jaxsmooth.stream_votes(f, NOISE, KEY, X, n=200)
-    np.testing.assert_array_equal(
-        counts, jaxsmooth.stream_votes(lambda x: np.asarray(x) @ weights, NOISE, KEY, X, n=200)
-    )
+    expected = jaxsmooth.stream_votes(lambda x: np.asarray(x) @ weights, NOISE, KEY, X, n=200)
+    np.testing.assert_array_equal(counts, expected)
 
 
 def linear_onnx(weights):
@@ -141,9 +137,8 @@ def linear_onnx(weights):
         return entry(1, entry(1, 1) + entry(2, shape))
 
     node = entry(1, "x") + entry(1, "w") + entry(2, "y") + entry(4, "MatMul")
-    weight = (
-        b"".join(entry(1, size) for size in weights.shape) + entry(2, 1) + entry(8, "w") + entry(9, weights.tobytes())
-    )
+    weight = b"".join(entry(1, size) for size in weights.shape)
+    weight += entry(2, 1) + entry(8, "w") + entry(9, weights.tobytes())
     ends = [entry(1, name) + entry(2, tensor_type("B", size)) for name, size in zip("xy", weights.shape, strict=True)]
     graph = entry(1, node) + entry(2, "linear") + entry(5, weight) + entry(11, ends[0]) + entry(12, ends[1])
     return entry(1, 8) + entry(7, graph) + entry(8, entry(1, "") + entry(2, 13))

@@ -226,7 +226,7 @@ def test_second_derivatives_follow_f_or_are_refused():
 
     hessian = jax.hessian(lambda x: g(key, x)[0, 0])(x)[0, :, 0]
     step = 1e-2
-    for axis, move in enumerate(np.eye(5, dtype=np.float32) * step):
+    for axis, move in enumerate(np.eye(5, dtype=np.float32)[:, None] * step):
         np.testing.assert_allclose(hessian[axis], (slope(x + move) - slope(x - move))[0] / (2 * step), atol=1e-3)
     for hard in (False, True):
         score = smooth(f, Gaussian(0.5), n=50, estimator="score", hard=hard)
