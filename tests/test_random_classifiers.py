@@ -157,3 +157,53 @@ def test_votes_that_depend_on_the_batch_size_say_so():
 def test_training_objectives_refuse_it():
     with pytest.raises(TypeError, match="f must be a function of the inputs for a training objective"):
         jaxsmooth.losses.gaussian(F, NOISE, KEY, X, jnp.zeros(3, int))
+
+
+def torch_model():
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(32), nn.Linear(32, 3)).eval()
+    model[2].train()
+    return model
+
+
+def keras_model():
+    import keras
+
+    keras.utils.set_random_seed(0)
+    x = keras.Input((5,))
+    hidden = keras.layers.Dropout(0.5)(keras.layers.Dense(32, activation="relu")(x), training=True)
+    return keras.Model(x, keras.layers.Dense(3)(hidden))
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_random_models_of_other_frameworks_repeat_their_votes(framework):
+    """Dropout that stays on: the same votes again, other ones under another batch size, which the votes say."""
+    import importlib
+
+    import torch
+
+    as_jax = importlib.import_module(f"bridges.{framework}").as_jax
+    model = torch_model() if framework == "pytorch" else keras_model()
+    f = as_jax(model, random=True)
+    state = torch.random.get_rng_state()
+    check_classifier(f, X, classes=3)
+    first = predict(f, NOISE, KEY, X, n=400, batch_size=64, compiled=False)
+    again = predict(f, NOISE, KEY, X, n=400, batch_size=64, compiled=False)
+    other = predict(f, NOISE, KEY, X, n=400, batch_size=100, compiled=False)
+    assert_same(first.votes.counts, again.votes.counts)
+    assert (first.votes.counts != other.votes.counts).any()
+    assert (first.votes.batch_size, other.votes.batch_size) == (64, 100)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    # Each row of a batch has numbers of its own: rows of one input differ.
+    same = jnp.tile(X[:1], (64, 1))
+    scores = np.asarray(f(same, jax.random.split(KEY, 64)))
+    assert len(np.unique(scores.round(5), axis=0)) > 32
+    with pytest.raises((NotImplementedError, TypeError), match=r"compiled=False"):
+        certify(f, NOISE, KEY, X, n=10)
+    deterministic = as_jax(model if framework == "tensorflow" else model.eval())
+    with pytest.raises(TypeError, match="random"):
+        importlib.import_module("bridges.tensorflow").as_jax(lambda x: x, random=True)
+    assert callable(deterministic)

@@ -12,11 +12,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from bridges.callbacks import BridgedFunction, Signature
 from bridges.outputs import Reading, described
-from bridges.pytorch.modes import evaluating, placement
+from bridges.pytorch.modes import evaluating, own_modes, placement
 from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dtype
+from bridges.randomness import seed_words
+from jaxsmooth import RandomClassifier
+from jaxsmooth.arguments import as_flag
 
 
-def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None) -> "TorchFunction":
+def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: bool = False) -> Any:
     """Return a JAX function that runs a PyTorch module, forward and reverse-mode gradient.
 
     The function runs inside and outside of `jax.jit`, and under `jax.grad`, `jax.vmap`, `jax.lax.scan`, `jax.lax.map`
@@ -30,6 +33,11 @@ def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None) -> "Torch
             only on that row of the input. It may also return a mapping with "logits", as Hugging Face's models do, or a
             tuple or list whose first entry are the scores (`bridges.outputs.Reading` has the rules).
         output: a function from what the module returns to one such tensor, for anything else.
+        random: whether the module is random given its input, such as a denoiser that samples or dropout that stays on.
+            It is called in the modes that its parts are in: switch on what is to be random, and nothing else. What is
+            returned is then a `jaxsmooth.RandomClassifier` with `of_batch=True`, for `compiled=False`: PyTorch's
+            generator is seeded for each batch from the keys of its rows, so that votes repeat, and depend on the batch
+            size. The generator of the caller stays as it was.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same module are equal. Results have
@@ -62,6 +70,8 @@ def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None) -> "Torch
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if output is not None and not callable(output):
         raise TypeError(f"output must be a function of what the module returns, got {output!r}")
+    if as_flag("random", random):
+        return RandomClassifier(RandomTorchFunction(module, Reading(output)), of_batch=True)
     return TorchFunction(module, Reading(output))
 
 
@@ -191,6 +201,29 @@ class TorchFunction(BridgedFunction):
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"{type(self.model).__name__} must return a tensor, got {type(result).__name__}")
         self.check_rows(tuple(result.shape), rows)
+
+
+class RandomTorchFunction:
+    """A PyTorch module that is random given its input, as a function of a batch and its keys.
+
+    Args:
+        module: called in the modes that its parts are in.
+        reading: how scores are read from what it returns.
+    """
+
+    def __init__(self, module: nn.Module, reading: Reading) -> None:
+        self.module = module
+        self.reading = reading
+
+    def __call__(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Return the scores of a batch, random numbers seeded from the keys of its rows."""
+        first, second = map(int, seed_words(x, keys, "PyTorch"))
+        rows = to_torch(x)
+        home, dtype = placement(self.module, rows.device)
+        with torch.random.fork_rng([home] if home.type == "cuda" else []), own_modes(home):
+            torch.manual_seed((first << 31) ^ second)
+            result = self.reading(self.module(_move(rows, home, dtype, private=True)), type(self.module).__name__)
+        return to_jax(result.to(rows.device).clone())
 
 
 @contextlib.contextmanager

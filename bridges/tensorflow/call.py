@@ -6,16 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import keras
 import numpy as np
 import tensorflow as tf
 
 from bridges.callbacks import BridgedFunction, Signature
 from bridges.outputs import Reading, described
+from bridges.randomness import seed_words
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
+from bridges.tensorflow.layers import all_layers
 from bridges.tensorflow.transfer import to_jax, to_jax_dtype, to_numpy, to_tensorflow
+from jaxsmooth import RandomClassifier
+from jaxsmooth.arguments import as_flag
 
 
-def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None) -> "TensorFlowFunction":
+def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None, random: bool = False) -> Any:
     """Return a JAX function that runs a TensorFlow 2 or Keras 3 model, forward and reverse-mode gradient.
 
     The function runs inside and outside of `jax.jit`, and under `jax.grad`, `jax.vmap`, `jax.lax.scan`, `jax.lax.map`
@@ -31,6 +37,10 @@ def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None) -> "Tensor
             row of the input. It may also return a mapping with "logits", or a tuple or list whose first entry are the
             scores (`bridges.outputs.Reading` has the rules).
         output: a function from what the model returns to one such tensor, for anything else.
+        random: whether the Keras model is random given its input, such as dropout that is called with `training=True`
+            within it. What is returned is then a `jaxsmooth.RandomClassifier` with `of_batch=True`, for
+            `compiled=False`: the generators of its layers (`keras.random.SeedGenerator`) are set for each batch from
+            the keys of its rows, so that votes repeat, and depend on the batch size. They are put back afterwards.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same model are equal. Results have
@@ -61,6 +71,8 @@ def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None) -> "Tensor
         raise TypeError(f"model must be a Keras model, a tf.Module or a function, got {model!r}")
     if output is not None and not callable(output):
         raise TypeError(f"output must be a function of what the model returns, got {output!r}")
+    if as_flag("random", random):
+        return RandomClassifier(RandomKerasFunction(model, Reading(output)), of_batch=True)
     return TensorFlowFunction(model, Reading(output))
 
 
@@ -155,6 +167,42 @@ class TensorFlowFunction(BridgedFunction):
         observer = weakref.ref(memory)
         del x, words, result, memory
         return Signature(shape, result_dtype, observer() is not None, lends_its_result=False)
+
+
+class RandomKerasFunction:
+    """A Keras model that is random given its input, as a function of a batch and its keys.
+
+    Args:
+        model: whose random layers have generators of Keras.
+        reading: how scores are read from what it returns.
+
+    Raises:
+        TypeError: it has none.
+    """
+
+    def __init__(self, model: Any, reading: Reading) -> None:
+        self.model = model
+        self.reading = reading
+        values = [value for layer in all_layers(model) for value in vars(layer).values()]
+        self._generators = [value for value in values if isinstance(value, keras.random.SeedGenerator)]
+        if not self._generators:
+            raise TypeError(
+                f"model must be a Keras model with layers that draw from a keras.random.SeedGenerator, which "
+                f"{type(model).__name__} has none of: random=True could not repeat its numbers"
+            )
+
+    def __call__(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Return the scores of a batch, random numbers seeded from the keys of its rows."""
+        words = seed_words(x, keys, "Keras")
+        before = [generator.state.numpy() for generator in self._generators]
+        try:
+            for place, generator in enumerate(self._generators):
+                generator.state.assign(words ^ np.uint32(place))
+            rows = _cast(to_tensorflow(np.asarray(x)), float_dtype(self.model))
+            return jnp.asarray(to_numpy(self.reading(self.model(rows), type(self.model).__name__)))
+        finally:
+            for generator, state in zip(self._generators, before, strict=True):
+                generator.state.assign(state)
 
 
 def _cast(x: tf.Tensor, dtype: tf.DType | None) -> tf.Tensor:
