@@ -2,5 +2,6 @@
 
 from bridges.pytorch.call import TorchFunction, as_jax
 from bridges.pytorch.classifier import PyTorchRandomizedSmoothing
+from bridges.pytorch.images import WithPreprocessing
 
-__all__ = ["PyTorchRandomizedSmoothing", "TorchFunction", "as_jax"]
+__all__ = ["PyTorchRandomizedSmoothing", "TorchFunction", "WithPreprocessing", "as_jax"]

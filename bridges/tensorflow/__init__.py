@@ -2,5 +2,6 @@
 
 from bridges.tensorflow.call import TensorFlowFunction, as_jax
 from bridges.tensorflow.classifier import TensorFlowV2RandomizedSmoothing
+from bridges.tensorflow.images import WithPreprocessing
 
-__all__ = ["TensorFlowFunction", "TensorFlowV2RandomizedSmoothing", "as_jax"]
+__all__ = ["TensorFlowFunction", "TensorFlowV2RandomizedSmoothing", "WithPreprocessing", "as_jax"]

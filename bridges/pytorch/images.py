@@ -1,0 +1,51 @@
+"""A PyTorch network with what it wants done to its images inside."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from bridges.images import image_settings
+
+
+class WithPreprocessing(nn.Module):
+    """A network of images as they are certified, `[B, C, H, W]`: scaled, resized and standardised inside.
+
+    Noise is added to the image that this module gets, so sigma and radii are in the units of that image.
+
+    Args:
+        model: the network.
+        config: what `timm.data.resolve_model_data_config(model)` returns, an image processor of Hugging Face, or None.
+        **settings: mean, std, size, interpolation, scale, as in `bridges.images.image_settings`.
+
+    Raises:
+        ValueError, TypeError: as `bridges.images.image_settings`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+        >>> network = WithPreprocessing(model, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), size=(8, 8))
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: nn.Module, config: Any = None, **settings: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = image_settings(config, **settings)
+        for name in ("mean", "std"):
+            self.register_buffer(
+                name, torch.tensor(getattr(self.settings, name)).reshape(1, -1, 1, 1), persistent=False
+            )
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Return what the network returns for images."""
+        settings = self.settings
+        x = x * settings.scale
+        if settings.size is not None and tuple(x.shape[-2:]) != settings.size:
+            way = settings.interpolation
+            smooth: Any = {} if way == "nearest" else {"antialias": True, "align_corners": False}
+            x = nn.functional.interpolate(x, settings.size, mode=way, **smooth)
+        return self.model((x - self.mean) / self.std)

@@ -1,0 +1,55 @@
+"""A Keras network with what it wants done to its images inside."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from bridges.images import channels, image_settings
+
+
+class WithPreprocessing(keras.Model):
+    """A network of images as they are certified, `[B, H, W, C]`: scaled, resized and standardised inside.
+
+    Noise is added to the image that this model gets, so sigma and radii are in the units of that image.
+
+    Args:
+        model: the network.
+        config: an image processor of Hugging Face, a data configuration of timm, or None.
+        function: applied after the size, such as `keras.applications.resnet.preprocess_input`, which takes pixels from
+            0 to 255: give `scale=255` for images in [0, 1].
+        **settings: mean, std, size, interpolation, scale, as in `bridges.images.image_settings`.
+
+    Raises:
+        ValueError, TypeError: as `bridges.images.image_settings`.
+
+    Example:
+        >>> model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)])
+        >>> network = WithPreprocessing(model, size=(8, 8), mean=0.5, std=0.25)
+        >>> network(keras.ops.zeros((2, 32, 32, 3))).shape
+        TensorShape([2, 10])
+    """
+
+    def __init__(
+        self, model: Any, config: Any = None, *, function: Callable[[Any], Any] | None = None, **settings: Any
+    ) -> None:
+        super().__init__()
+        if function is not None and not callable(function):
+            raise TypeError(f"function must be a function of images or None, got {function!r}")
+        self.model = model
+        self.function = function
+        self.settings = image_settings(config, **settings)
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        """Return what the network returns for images."""
+        settings = self.settings
+        x = x * settings.scale
+        if settings.size is not None and tuple(x.shape[1:3]) != settings.size:
+            smooth = settings.interpolation != "nearest"
+            x = keras.ops.image.resize(x, settings.size, interpolation=settings.interpolation, antialias=smooth)
+        if self.function is not None:
+            x = self.function(x)
+        mean, std = (
+            channels(value, False, keras.ops.convert_to_tensor, x.dtype) for value in (settings.mean, settings.std)
+        )
+        return self.model((x - mean) / std, training=training)
