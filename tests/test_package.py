@@ -68,13 +68,16 @@ def run_python(page):
     return names
 
 
-@pytest.mark.parametrize(("page", "blocks"), [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0)])
+@pytest.mark.parametrize(("page", "blocks"), [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0), ("models", 4)])
 def test_the_python_in_the_guides_runs(page, blocks):
     names = run_python(ROOT / "examples" / "guides" / f"{page}.md")
     assert len(names) == blocks
     if page == "guarantees":
         assert "those of 8 of 8 rows" in names[0]["fault"]
         assert (names[0]["failed"], len(names[0]["report"].statistics)) == ((), 20)
+    if page == "models":
+        assert "shapes (2, 8), (2, 3): say which are the scores" in names[0]["message"]
+        assert (names[2]["result"].label == names[2]["digits"].target[1000:1010]).mean() > 0.7
 
 
 def test_the_reference_builds_without_a_warning_and_has_every_public_name(tmp_path):
