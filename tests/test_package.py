@@ -68,7 +68,9 @@ def run_python(page):
     return names
 
 
-@pytest.mark.parametrize(("page", "blocks"), [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0), ("models", 4)])
+@pytest.mark.parametrize(
+    ("page", "blocks"), [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0), ("models", 4)]
+)
 def test_the_python_in_the_guides_runs(page, blocks):
     names = run_python(ROOT / "examples" / "guides" / f"{page}.md")
     assert len(names) == blocks

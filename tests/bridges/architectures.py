@@ -10,7 +10,7 @@ SHAPE = (3, 32, 32)
 CLASSES = 5
 
 
-def _with_torchvision(build):
+def with_torchvision(build):
     """Return what a function builds that imports torchvision, whose wheel is not one for PyTorch without CUDA."""
     import importlib.util
 
@@ -98,9 +98,9 @@ class WithFeatures(nn.Module):
 
 
 TORCH = {
-    "hugging face vit": lambda: _with_torchvision(hugging_face_vit),
-    "hugging face convnext": lambda: _with_torchvision(hugging_face_convnext),
-    **{f"timm {name}": lambda name=name: _with_torchvision(lambda: timm_model(name)) for name in TIMM},
+    "hugging face vit": lambda: with_torchvision(hugging_face_vit),
+    "hugging face convnext": lambda: with_torchvision(hugging_face_convnext),
+    **{f"timm {name}": lambda name=name: with_torchvision(lambda: timm_model(name)) for name in TIMM},
     "auxiliary": auxiliary,
 }
 

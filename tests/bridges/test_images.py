@@ -49,7 +49,7 @@ def test_the_settings_of_libraries_are_read():
 
 
 def test_a_processor_and_a_configuration_of_the_libraries_themselves():
-    from tests.bridges.architectures import _with_torchvision
+    from tests.bridges.architectures import with_torchvision
 
     def read():
         import timm
@@ -58,7 +58,7 @@ def test_a_processor_and_a_configuration_of_the_libraries_themselves():
         model = TORCH["timm convnext_atto"]()
         return timm.data.resolve_model_data_config(model), ViTImageProcessor()
 
-    config, processor = _with_torchvision(read)
+    config, processor = with_torchvision(read)
     assert image_settings(config) == ImageSettings(MEAN, STD, (224, 224), "bicubic")
     assert image_settings(processor) == ImageSettings((0.5,) * 3, (0.5,) * 3, (224, 224), "bilinear")
 
