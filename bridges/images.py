@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsmooth.arguments import as_integer, as_numbers, refuse_uncallable, refuse_unknown
+from jaxsmooth import Classifier
+from jaxsmooth.arguments import as_flag, as_integer, as_numbers, refuse_uncallable, refuse_unknown
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 _RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # of PIL
@@ -116,16 +117,25 @@ def _of_processor(processor: Any) -> dict[str, Any]:
     return found
 
 
-def with_preprocessing(f: Any, config: Any = None, **settings: Any) -> "PreprocessedFunction":
+def with_preprocessing(
+    f: Classifier,
+    config: Any = None,
+    *,
+    mean: Any = None,
+    std: Any = None,
+    size: tuple[int, int] | None = None,
+    interpolation: str | None = None,
+    scale: float = 1.0,
+    channels_first: bool = False,
+) -> "PreprocessedFunction":
     """Return a JAX function of images as they are certified, `[B, H, W, C]` or `[B, C, H, W]`.
 
     The images are scaled, resized and standardised inside f, after the noise: sigma and radii stay in their units.
 
     Args:
         f: classifier of JAX, what any `as_jax` returns among them.
-        config: see `image_settings`.
-        **settings: mean, std, size, interpolation, scale, as in `image_settings`; and `channels_first`, whether the
-            channels come first (False by default).
+        config, mean, std, size, interpolation, scale: as for `image_settings`.
+        channels_first: whether the channels come first.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -137,8 +147,8 @@ def with_preprocessing(f: Any, config: Any = None, **settings: Any) -> "Preproce
         (2,)
     """
     refuse_uncallable(f)
-    channels_first = bool(settings.pop("channels_first", False))
-    return PreprocessedFunction(f, image_settings(config, **settings), channels_first)
+    settings = image_settings(config, mean=mean, std=std, size=size, interpolation=interpolation, scale=scale)
+    return PreprocessedFunction(f, settings, as_flag("channels_first", channels_first))
 
 
 @jax.tree_util.register_dataclass

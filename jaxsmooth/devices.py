@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxsmooth.arguments import refuse_uncallable
-from jaxsmooth.types import RandomClassifier
+from jaxsmooth.types import Classifier, RandomClassifier
 
 
-def over_devices(f: Any, devices: Sequence[Any] | None = None) -> Any:
+def over_devices(f: Classifier, devices: Sequence[Any] | None = None) -> Classifier:
     """Return a classifier that runs `f` on several devices of this process, each with its part of the batch.
 
     Use it wherever f could be used: noise is drawn and votes are counted on the same devices, and the counts are those

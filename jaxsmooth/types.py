@@ -135,8 +135,14 @@ class RandomClassifier:
     f: Any
     of_batch: bool = field(default=False, metadata={"static": True})
 
-    def __call__(self, x: Array, keys: Array, /) -> Array:
-        """Return the scores of a batch, each row under its key."""
+    def __call__(self, x: Array, keys: Array | None = None, /) -> jax.Array:
+        """Return the scores of a batch, each row under its key.
+
+        Raises:
+            TypeError: there are no keys.
+        """
+        if keys is None:
+            raise TypeError("a RandomClassifier takes one key for each row: f(x, keys)")
         return self.f(x, keys)
 
 

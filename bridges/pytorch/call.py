@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import numpy as np
@@ -17,6 +17,16 @@ from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dt
 from bridges.randomness import seed_words
 from jaxsmooth import RandomClassifier
 from jaxsmooth.arguments import as_flag
+
+
+@overload
+def as_jax(
+    module: Any, *, output: Callable[[Any], Any] | None = None, random: Literal[False] = False
+) -> "TorchFunction": ...
+
+
+@overload
+def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: Literal[True]) -> RandomClassifier: ...
 
 
 def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: bool = False) -> Any:

@@ -16,7 +16,7 @@ class WithPreprocessing(nn.Module):
     Args:
         model: the network.
         config: what `timm.data.resolve_model_data_config(model)` returns, an image processor of Hugging Face, or None.
-        **settings: mean, std, size, interpolation, scale, as in `bridges.images.image_settings`.
+        mean, std, size, interpolation, scale: as for `bridges.images.image_settings`.
 
     Raises:
         ValueError, TypeError: as `bridges.images.image_settings`.
@@ -31,10 +31,21 @@ class WithPreprocessing(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, model: nn.Module, config: Any = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Any = None,
+        *,
+        mean: Any = None,
+        std: Any = None,
+        size: tuple[int, int] | None = None,
+        interpolation: str | None = None,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
         self.model = model
-        self.settings = image_settings(config, **settings)
+        given: Any = {"mean": mean, "std": std, "size": size, "interpolation": interpolation, "scale": scale}
+        self.settings = image_settings(config, **given)
         for name in ("mean", "std"):
             self.register_buffer(
                 name, torch.tensor(getattr(self.settings, name)).reshape(1, -1, 1, 1), persistent=False

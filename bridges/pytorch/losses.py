@@ -77,7 +77,7 @@ class Loss(losses.Loss):
             scores = torch.full((self.classes + 1, self.classes), 1 / self.classes, device=device)
             indices = torch.arange(self.classes + 1, device=device) % self.classes
             rows = F.one_hot(indices, self.classes).float()
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng([]):  # the user's loss may draw
                 takes_indices = losses.accepts(self.function, scores, indices)
                 self._accepted = takes_indices, losses.accepts(self.function, scores, rows)
         return self._accepted

@@ -3,7 +3,7 @@
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,16 @@ from bridges.tensorflow.layers import all_layers
 from bridges.tensorflow.transfer import to_jax, to_jax_dtype, to_numpy, to_tensorflow
 from jaxsmooth import RandomClassifier
 from jaxsmooth.arguments import as_flag
+
+
+@overload
+def as_jax(
+    model: Any, *, output: Callable[[Any], Any] | None = None, random: Literal[False] = False
+) -> "TensorFlowFunction": ...
+
+
+@overload
+def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None, random: Literal[True]) -> RandomClassifier: ...
 
 
 def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None, random: bool = False) -> Any:

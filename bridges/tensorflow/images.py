@@ -18,7 +18,7 @@ class WithPreprocessing(keras.Model):
         config: an image processor of Hugging Face, a data configuration of timm, or None.
         function: applied after the size, such as `keras.applications.resnet.preprocess_input`, which takes pixels from
             0 to 255: give `scale=255` for images in [0, 1].
-        **settings: mean, std, size, interpolation, scale, as in `bridges.images.image_settings`.
+        mean, std, size, interpolation, scale: as for `bridges.images.image_settings`.
 
     Raises:
         ValueError, TypeError: as `bridges.images.image_settings`.
@@ -31,14 +31,24 @@ class WithPreprocessing(keras.Model):
     """
 
     def __init__(
-        self, model: Any, config: Any = None, *, function: Callable[[Any], Any] | None = None, **settings: Any
+        self,
+        model: Any,
+        config: Any = None,
+        *,
+        function: Callable[[Any], Any] | None = None,
+        mean: Any = None,
+        std: Any = None,
+        size: tuple[int, int] | None = None,
+        interpolation: str | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         if function is not None and not callable(function):
             raise TypeError(f"function must be a function of images or None, got {function!r}")
         self.model = model
         self.function = function
-        self.settings = image_settings(config, **settings)
+        given: Any = {"mean": mean, "std": std, "size": size, "interpolation": interpolation, "scale": scale}
+        self.settings = image_settings(config, **given)
 
     def call(self, x: Any, training: Any = None) -> Any:
         """Return what the network returns for images."""
