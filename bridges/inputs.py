@@ -99,7 +99,12 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
     if indices:
         if not (are_rows and _are_soft(array, labels)):
             return labels
+        # ART's attacks make rows of one number throughout, too, of a prediction that abstains. Where the loss takes
+        # rows, such a row is a soft label.
+        is_constant = array.max(axis=1) == array.min(axis=1)
         if not rows:
+            if not _are_soft(array[~is_constant], labels[~is_constant]):
+                return labels
             raise ValueError(
                 "y must hold class indices or one-hot rows, because the loss, or sampling=True, takes one class for "
                 "each input, got rows of other numbers"

@@ -177,7 +177,7 @@ def test_parameters_round_trip_and_change_all_or_none(framework):
     assert (classifier.scale, classifier.sample_size, classifier.alpha) == (0.5, 50, 0.01)
     classifier.set_params(scale=3.0, preprocessing=(0.0, 1.0))
     assert classifier.scale == 3.0
-    assert classifier.preprocessing_operations == []
+    assert classifier.preprocessing_operations == ()
     classifier.fit(x, labels(), nb_epochs=1)
 
 

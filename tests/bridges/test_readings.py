@@ -112,9 +112,11 @@ def test_uniform_rows_are_soft_labels():
     classifier = torch_class(model, nn.CrossEntropyLoss())
     np.testing.assert_allclose(classifier.compute_loss(X, y, "mean"), expected.item(), rtol=1e-5)
     np.testing.assert_allclose(classifier.loss_gradient(X, y), x.grad, atol=1e-6)
+    # Constant rows are what ART's attacks make of a prediction that abstains: a loss of indices takes them.
+    of_indices = flax_class(optax.softmax_cross_entropy_with_integer_labels)[0]
+    assert np.isfinite(of_indices.compute_loss(X, y)).all()
     with pytest.raises(ValueError, match="y must hold class indices or one-hot rows"):
-        flax_class(optax.softmax_cross_entropy_with_integer_labels)[0].compute_loss(X, y)
-    # Rows of zeros, or of ones, are what ART's attacks make of a prediction that abstains.
+        of_indices.compute_loss(X, np.eye(3)[Y] * 0.7 + 0.1)
     assert np.isfinite(classifier.compute_loss(X, np.zeros((8, 3)))).all()
 
 
