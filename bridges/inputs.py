@@ -99,11 +99,11 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
     if indices:
         if not (are_rows and _are_soft(array, labels)):
             return labels
-        # ART's attacks make rows of one number throughout, too, of a prediction that abstains. Where the loss takes
-        # rows, such a row is a soft label.
-        is_constant = array.max(axis=1) == array.min(axis=1)
         if not rows:
-            if not _are_soft(array[~is_constant], labels[~is_constant]):
+            # A row of one number throughout is a soft label to a loss of rows. ART's attacks make such of a prediction
+            # that abstains, too, and a loss of indices takes it for class 0.
+            differs = array.max(axis=1) != array.min(axis=1)
+            if not _are_soft(array[differs], labels[differs]):
                 return labels
             raise ValueError(
                 "y must hold class indices or one-hot rows, because the loss, or sampling=True, takes one class for "
