@@ -17,7 +17,8 @@ class WithPreprocessing(keras.Model):
         model: the network.
         config: an image processor of Hugging Face, a data configuration of timm, or None.
         function: applied after the size, such as `keras.applications.resnet.preprocess_input`, which takes pixels from
-            0 to 255: give `scale=255` for images in [0, 1].
+            0 to 255: give `scale=255` for images in [0, 1]. Keras copies and saves only functions that are registered
+            with it (`keras.saving.register_keras_serializable`).
         mean, std, size, interpolation, scale: as for `bridges.images.image_settings`.
 
     Raises:
@@ -63,3 +64,19 @@ class WithPreprocessing(keras.Model):
             channels(value, False, keras.ops.convert_to_tensor, x.dtype) for value in (settings.mean, settings.std)
         )
         return self.model((x - mean) / std, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what Keras copies and saves the model by."""
+        serialize = keras.saving.serialize_keras_object
+        function = None if self.function is None else serialize(self.function)
+        return {"model": serialize(self.model), "function": function, **self.settings._asdict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "WithPreprocessing":
+        """Return the model of a configuration."""
+        deserialize = keras.saving.deserialize_keras_object
+        parts: dict[str, Any] = {
+            name: None if config[name] is None else deserialize(config[name], custom_objects=custom_objects)
+            for name in ("model", "function")
+        }
+        return cls(**{**config, **parts})

@@ -1,5 +1,8 @@
 """What networks want done to their images, inside f: one form for each framework, the same numbers in all."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -106,3 +109,14 @@ def test_a_network_with_its_preprocessing_in_the_class():
     assert SHAPE == (3, 32, 32)
     gradient = jax.grad(lambda x: bridges.pytorch.as_jax(network)(x)[0, 0])(x)
     assert np.abs(gradient[0]).max() > 0
+
+
+def test_copies_of_a_keras_network_with_its_preprocessing_vote_the_same():
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    network = keras.Sequential(layers)
+    model = bridges.tensorflow.WithPreprocessing(network, size=(8, 8), mean=0.5, std=0.25)
+    settings = {"sample_size": 8, "scale": 0.1, "seed": 0}
+    classifier = bridges.tensorflow.TensorFlowV2RandomizedSmoothing(model, 3, IMAGES.shape[1:], **settings)
+    expected = classifier.certify(IMAGES, 100)
+    for other in (copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))):
+        np.testing.assert_array_equal(other.certify(IMAGES, 100), expected)
