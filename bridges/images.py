@@ -6,7 +6,7 @@ the noise.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,16 @@ class ImageSettings(NamedTuple):
     size: tuple[int, int] | None = None
     interpolation: str = "bilinear"
     scale: float = 1.0
+
+
+class ImageOptions(TypedDict, total=False):
+    """The keyword arguments of `image_settings`, for those who hand them on."""
+
+    mean: Any
+    std: Any
+    size: tuple[int, int] | None
+    interpolation: str | None
+    scale: float
 
 
 def image_settings(
@@ -121,12 +131,8 @@ def with_preprocessing(
     f: Classifier,
     config: Any = None,
     *,
-    mean: Any = None,
-    std: Any = None,
-    size: tuple[int, int] | None = None,
-    interpolation: str | None = None,
-    scale: float = 1.0,
     channels_first: bool = False,
+    **options: Unpack[ImageOptions],
 ) -> "PreprocessedFunction":
     """Return a JAX function of images as they are certified, `[B, H, W, C]` or `[B, C, H, W]`.
 
@@ -134,8 +140,9 @@ def with_preprocessing(
 
     Args:
         f: classifier of JAX, what any `as_jax` returns among them.
-        config, mean, std, size, interpolation, scale: as for `image_settings`.
+        config: as for `image_settings`.
         channels_first: whether the channels come first.
+        **options: mean, std, size, interpolation, scale, as for `image_settings`.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -147,8 +154,7 @@ def with_preprocessing(
         (2,)
     """
     refuse_uncallable(f)
-    settings = image_settings(config, mean=mean, std=std, size=size, interpolation=interpolation, scale=scale)
-    return PreprocessedFunction(f, settings, as_flag("channels_first", channels_first))
+    return PreprocessedFunction(f, image_settings(config, **options), as_flag("channels_first", channels_first))
 
 
 @jax.tree_util.register_dataclass

@@ -34,6 +34,7 @@ class Loss:
     binary_loss = "a binary cross-entropy"
     of = "outputs and labels"
     last: str | None = None
+    _accepted: tuple[bool, bool] | None = None
     _knows_last = False
 
     def __init__(self, name: str, function: Any, classes: int, from_logits: Any) -> None:
@@ -65,6 +66,16 @@ class Loss:
     def takes_rows(self) -> bool:
         """Whether the loss takes one row of numbers for each input."""
         return not self.takes_indices
+
+    def tried(self) -> tuple[bool, bool]:
+        """Return whether a loss that is not known accepts class indices, and rows. It is tried once."""
+        if self._accepted is None:
+            self._accepted = self.try_labels()
+        return self._accepted
+
+    def try_labels(self) -> tuple[bool, bool]:
+        """Try class indices, and rows, on scores that say nothing."""
+        raise NotImplementedError
 
     @property
     def takes_signs(self) -> bool:

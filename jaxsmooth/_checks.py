@@ -98,10 +98,10 @@ def _gathered(x: jax.Array) -> jax.Array:
     On such axes every operation must say how its result is split, which the gathers of samples leave open.
     """
     sharding: Any = jax.typeof(x).sharding
-    explicit = [name for name, kind in zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
-                if kind == AxisType.Explicit]  # fmt: skip
+    kinds = zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
+    explicit = {name for name, kind in kinds if kind == AxisType.Explicit}
     used = {name for axis in sharding.spec for name in (axis if isinstance(axis, tuple) else (axis,))}
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec())) if used & set(explicit) else x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec())) if used & explicit else x
 
 
 def as_host_inputs(x: Any) -> jax.Array | np.ndarray:

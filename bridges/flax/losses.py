@@ -32,7 +32,6 @@ class Loss(losses.Loss):
         if function is None:
             raise TypeError("loss must be a function of (outputs, labels), got None")
         super().__init__("loss", function, classes, from_logits)
-        self._accepts_indices: bool | None = None
 
     def read_by_loss(self) -> str | None:
         """Return what the loss takes the outputs for; None if it does not say."""
@@ -55,21 +54,19 @@ class Loss(losses.Loss):
         function = unwrapped(self.function)
         if str(getattr(function, "__module__", "")).startswith("optax."):
             return function in _TAKE_INDICES
-        if self._accepts_indices is None:
-            scores = jax.ShapeDtypeStruct((self.classes + 1, self.classes), jnp.float32)
-            indices = jax.ShapeDtypeStruct((self.classes + 1,), jnp.int32)
-            self._accepts_indices = losses.accepts(partial(jax.eval_shape, self.function), scores, indices)
-        return self._accepts_indices
+        return self.tried()[0]
 
     @property
     def takes_rows(self) -> bool:
         """Whether the loss takes one row of numbers for each input."""
-        if not self.takes_indices:
-            return True
+        return not self.takes_indices or (unwrapped(self.function) not in _TAKE_INDICES and self.tried()[1])
+
+    def try_labels(self) -> tuple[bool, bool]:
+        """Try class indices, and rows, on scores that say nothing, without running the loss."""
+        run = partial(jax.eval_shape, self.function)
         scores = jax.ShapeDtypeStruct((self.classes + 1, self.classes), jnp.float32)
-        return unwrapped(self.function) not in _TAKE_INDICES and losses.accepts(
-            partial(jax.eval_shape, self.function), scores, scores
-        )
+        indices = jax.ShapeDtypeStruct((self.classes + 1,), jnp.int32)
+        return losses.accepts(run, scores, indices), losses.accepts(run, scores, scores)
 
     @property
     def takes_signs(self) -> bool:

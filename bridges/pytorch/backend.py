@@ -176,11 +176,12 @@ class TorchBackend:
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one optimizer step for each batch, in the mode asked for."""
+        # Some optimizers, such as L-BFGS, ask for the loss several times in a step.
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        asks = closure is not None and closure.default is inspect.Parameter.empty
         for x, y in batches:
             with self._running(training, gradient=True, fitting=True):
-                # Some optimizers, such as L-BFGS, ask for the loss several times in a step.
-                asks = inspect.signature(self.optimizer.step).parameters.get("closure")
-                if asks is not None and asks.default is inspect.Parameter.empty:
+                if asks:
                     self.optimizer.step(functools.partial(self._loss_with_gradient, x, y))
                 else:
                     self._loss_with_gradient(x, y)

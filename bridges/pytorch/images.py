@@ -1,11 +1,11 @@
 """A PyTorch network with what it wants done to its images inside."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 
-from bridges.images import image_settings
+from bridges.images import ImageOptions, image_settings
 
 
 class WithPreprocessing(nn.Module):
@@ -16,7 +16,7 @@ class WithPreprocessing(nn.Module):
     Args:
         model: the network.
         config: what `timm.data.resolve_model_data_config(model)` returns, an image processor of Hugging Face, or None.
-        mean, std, size, interpolation, scale: as for `bridges.images.image_settings`.
+        **options: mean, std, size, interpolation, scale, as for `bridges.images.image_settings`.
 
     Raises:
         ValueError, TypeError: as `bridges.images.image_settings`.
@@ -31,21 +31,10 @@ class WithPreprocessing(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: Any = None,
-        *,
-        mean: Any = None,
-        std: Any = None,
-        size: tuple[int, int] | None = None,
-        interpolation: str | None = None,
-        scale: float = 1.0,
-    ) -> None:
+    def __init__(self, model: nn.Module, config: Any = None, **options: Unpack[ImageOptions]) -> None:
         super().__init__()
         self.model = model
-        given: Any = {"mean": mean, "std": std, "size": size, "interpolation": interpolation, "scale": scale}
-        self.settings = image_settings(config, **given)
+        self.settings = image_settings(config, **options)
         for name in ("mean", "std"):
             self.register_buffer(
                 name, torch.tensor(getattr(self.settings, name)).reshape(1, -1, 1, 1), persistent=False

@@ -30,7 +30,6 @@ class Loss(losses.Loss):
         if function is None:
             raise TypeError("loss must be a PyTorch loss object or a function, got None")
         super().__init__("loss", function, classes, from_logits)
-        self._accepted: tuple[bool, bool] | None = None
 
     def read_by_loss(self) -> str | None:
         """Return what the loss takes the outputs for; None if it does not say."""
@@ -49,14 +48,14 @@ class Loss(losses.Loss):
         """Whether the loss takes class indices: of PyTorch's losses it is known, others are tried."""
         if _is_of_torch(self.function):
             return _is(self.function, _TAKE_INDICES)
-        return self._tried()[0]
+        return self.tried()[0]
 
     @property
     def takes_rows(self) -> bool:
         """Whether the loss takes one row of numbers for each input."""
         if _is_of_torch(self.function):
             return not self.takes_indices or _is(self.function, _TAKE_BOTH)
-        return self._tried()[1] or not self._tried()[0]
+        return self.tried()[1] or not self.tried()[0]
 
     @property
     def takes_signs(self) -> bool:
@@ -69,18 +68,16 @@ class Loss(losses.Loss):
         keywords = getattr(self.function, "keywords", {})
         return bool(getattr(unwrapped(self.function), "log_target", keywords.get("log_target", False)))
 
-    def _tried(self) -> tuple[bool, bool]:
-        """Return whether the loss accepts class indices, and rows, tried on scores that say nothing."""
-        if self._accepted is None:
-            tensors = list(self.function.buffers()) if isinstance(self.function, nn.Module) else []
-            device = tensors[0].device if tensors else None
-            scores = torch.full((self.classes + 1, self.classes), 1 / self.classes, device=device)
-            indices = torch.arange(self.classes + 1, device=device) % self.classes
-            rows = F.one_hot(indices, self.classes).float()
-            with torch.no_grad(), torch.random.fork_rng([]):  # the user's loss may draw
-                takes_indices = losses.accepts(self.function, scores, indices)
-                self._accepted = takes_indices, losses.accepts(self.function, scores, rows)
-        return self._accepted
+    def try_labels(self) -> tuple[bool, bool]:
+        """Try class indices, and rows, on scores that say nothing."""
+        tensors = list(self.function.buffers()) if isinstance(self.function, nn.Module) else []
+        device = tensors[0].device if tensors else None
+        scores = torch.full((self.classes + 1, self.classes), 1 / self.classes, device=device)
+        indices = torch.arange(self.classes + 1, device=device) % self.classes
+        rows = F.one_hot(indices, self.classes).float()
+        with torch.no_grad(), torch.random.fork_rng([]):  # the user's loss may draw
+            takes_indices = losses.accepts(self.function, scores, indices)
+            return takes_indices, losses.accepts(self.function, scores, rows)
 
     def columns(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return scores of two classes from the one output of a binary network."""

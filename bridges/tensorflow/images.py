@@ -1,11 +1,11 @@
 """A Keras network with what it wants done to its images inside."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
-from bridges.images import channels, image_settings
+from bridges.images import ImageOptions, channels, image_settings
 
 
 class WithPreprocessing(keras.Model):
@@ -19,7 +19,7 @@ class WithPreprocessing(keras.Model):
         function: applied after the size, such as `keras.applications.resnet.preprocess_input`, which takes pixels from
             0 to 255: give `scale=255` for images in [0, 1]. Keras copies and saves only functions that are registered
             with it (`keras.saving.register_keras_serializable`).
-        mean, std, size, interpolation, scale: as for `bridges.images.image_settings`.
+        **options: mean, std, size, interpolation, scale, as for `bridges.images.image_settings`.
 
     Raises:
         ValueError, TypeError: as `bridges.images.image_settings`.
@@ -37,19 +37,14 @@ class WithPreprocessing(keras.Model):
         config: Any = None,
         *,
         function: Callable[[Any], Any] | None = None,
-        mean: Any = None,
-        std: Any = None,
-        size: tuple[int, int] | None = None,
-        interpolation: str | None = None,
-        scale: float = 1.0,
+        **options: Unpack[ImageOptions],
     ) -> None:
         super().__init__()
         if function is not None and not callable(function):
             raise TypeError(f"function must be a function of images or None, got {function!r}")
         self.model = model
         self.function = function
-        given: Any = {"mean": mean, "std": std, "size": size, "interpolation": interpolation, "scale": scale}
-        self.settings = image_settings(config, **given)
+        self.settings = image_settings(config, **options)
 
     def call(self, x: Any, training: Any = None) -> Any:
         """Return what the network returns for images."""
