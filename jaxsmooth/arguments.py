@@ -136,8 +136,10 @@ def as_scale(name: str, value: Any) -> ArrayLike:
     return array.astype(jnp.float32)
 
 
-def as_key(value: Any) -> jax.Array:
+def as_key(value: Any, *, any_generator: bool = False) -> jax.Array:
     """Return one typed Threefry key, from a typed key or from raw key data.
+
+    With `any_generator`, a typed key of another of JAX's generators is one, too: enough for training, not for votes.
 
     Example:
         >>> as_key(np.array([0, 7], np.uint32)) == jax.random.key(7)
@@ -147,7 +149,7 @@ def as_key(value: Any) -> jax.Array:
     if not isinstance(value, (jax.Array, np.ndarray)):
         raise TypeError(f"key must be {expected}, got {in_brief(value)}")
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        if str(jax.random.key_impl(value)) != "threefry2x32":
+        if not any_generator and str(jax.random.key_impl(value)) != "threefry2x32":
             raise ValueError(f"key must be {expected}, got a key of {jax.random.key_impl(value)}")
         if value.shape != ():
             raise ValueError(f"key must be {expected}, got an array of keys of shape {value.shape}")

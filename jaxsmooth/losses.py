@@ -1,50 +1,38 @@
 """Training objectives for certified accuracy, in the symbols of their papers.
 
 Each is one pure function `loss(f, noise, key, x, y, ...) -> f32[]`, differentiable in the arrays of f. f is a callable
-pytree such as `jax.tree_util.Partial(apply, params)`, `[B, *event] -> [B, K]` logits. x are inputs `[N, *event]`, y
-labels `i32[N]`. Defaults are the papers', for CIFAR-10 at sigma 0.5 with pixels in [0, 1]. All raise ValueError or
-TypeError for an argument that is not as described, unless it is traced.
+pytree such as `jax.tree_util.Partial(apply, params)`, `[B, *event] -> [B, K]` logits, or a `jaxsmooth.networks.Network`
+of another framework. x are inputs `[N, *event]`, in any floating dtype, y labels `i32[N]`. The key may be of any of
+JAX's generators. Defaults are the papers', for CIFAR-10 at sigma 0.5 with pixels in [0, 1].
+
+Each equals its authors' code on the same inputs and noise. All raise ValueError or TypeError for an argument that is
+not as described, unless it is traced.
 """
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxsmooth._checks import as_inputs, as_noise, shape_of_scores
-from jaxsmooth._labels import LEAST_PROBABILITY, along_rows, as_labels, at_labels
-from jaxsmooth._sampling import shaped_scores
-from jaxsmooth.arguments import as_integer, as_key, refuse_uncallable
+from jaxsmooth import _attacks
+from jaxsmooth._attacks import log_mean, log_probabilities, noisy_copies
+from jaxsmooth._checks import as_inputs, as_noise
+from jaxsmooth._labels import along_rows, as_labels, at_labels
+from jaxsmooth.arguments import as_integer, as_key, in_brief, refuse_uncallable
+from jaxsmooth.networks import Network, as_network
 from jaxsmooth.types import Classifier, Noise, RandomClassifier
 
+ClipValues = tuple[Any, Any] | None
+"""The least and the greatest value of an input, numbers or arrays that broadcast against one input; None for none."""
 
-def _checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Return an objective that checks its arguments first."""
-
-    @wraps(loss)
-    def checked(f: Classifier, noise: Noise, key: jax.Array, x: Any, y: Any, **settings: Any) -> jax.Array:
-        refuse_uncallable(f)
-        noise = as_noise(noise)
-        key = as_key(key)
-        x = as_inputs(x)
-        if len(x) == 0:
-            raise ValueError("x must have at least one input, got none")
-        if isinstance(f, RandomClassifier):
-            raise TypeError("f must be a function of the inputs for a training objective, got a RandomClassifier")
-        labels = as_labels(y, len(x), shape_of_scores(shaped_scores(f, x), len(x))[-1])
-        counts = {"m": 1, "steps": 0}
-        settings |= {k: as_integer(k, v, counts[k]) for k, v in settings.items() if k in counts}
-        return loss(f, noise, key, x, labels, **settings)
-
-    return checked
+PIXELS = (0.0, 1.0)
 
 
-@_checked
-def gaussian(f: Classifier, noise: Noise, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+def gaussian(f: Classifier | Network, noise: Noise, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """Return the mean cross-entropy at one noisy copy of each input (Cohen et al. 2019, arXiv:1902.02918, section 3.3).
 
     Example:
@@ -53,34 +41,42 @@ def gaussian(f: Classifier, noise: Noise, key: jax.Array, x: jax.Array, y: jax.A
         >>> gaussian(f, Gaussian(1e-6), jax.random.key(0), x, y)
         Array(1.09861..., dtype=float32)
     """
-    return _cross_entropy(_log_probabilities(f, _noisy(noise, key, x, 1)), y).mean()
+    network, noise, key, x, y = _checked(f, noise, key, x, y)
+    return network.value(_cross_entropy, [noisy_copies(x, _draw(noise, key, x, 1), x.dtype)], y)
 
 
-@_checked
 def stability(
-    f: Classifier, noise: Noise, key: jax.Array, x: jax.Array, y: jax.Array, *, lambda_: float = 2.0
+    f: Classifier | Network, noise: Noise, key: jax.Array, x: jax.Array, y: jax.Array, *, lambda_: float = 2.0
 ) -> jax.Array:
-    """Return `gaussian` + lambda KL(clean || noisy prediction) (Li et al. 2019, arXiv:1809.03113).
+    """Return the cross-entropy at x + lambda times that of the noisy to the clean prediction (stability training).
+
+    Li et al. 2019, arXiv:1809.03113, in the form of the code that later papers compare with: the second term is
+    -sum F(x) log F(x + e), whose target F(x) carries gradient, too. It is KL(F(x) || F(x + e)) plus the entropy of
+    F(x). The clean and the noisy batch go through the network one after the other.
 
     Args:
         f, noise, key, x, y: see the module.
-        lambda_: weight of the divergence; 0 is `gaussian`.
+        lambda_: weight of the second term; 0 is training without noise.
 
     Example:
         >>> from jaxsmooth import Gaussian
         >>> f, x, y = (lambda x: x), jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0])
-        >>> noise, key = Gaussian(1.0), jax.random.key(0)
-        >>> bool(stability(f, noise, key, x, y) > gaussian(f, noise, key, x, y))
-        True
+        >>> stability(f, Gaussian(1e-6), jax.random.key(0), x, y)  # 3 log 3
+        Array(3.29583..., dtype=float32)
     """
-    noisy = _log_probabilities(f, _noisy(noise, key, x, 1))
-    clean = jax.nn.log_softmax(f(x))
-    return (_cross_entropy(noisy, y) + lambda_ * _divergence(clean, noisy[0])).mean()
+    network, noise, key, x, y = _checked(f, noise, key, x, y)
+    noisy = noisy_copies(x, _draw(noise, key, x, 1), x.dtype)
+    return network.value(_stability, [x, noisy], y, lambda_)
 
 
-@_checked
+def _stability(scores: list[jax.Array], y: jax.Array, lambda_: jax.Array) -> jax.Array:
+    clean, noisy = (log_probabilities(each, len(y)) for each in scores)
+    change = -(jnp.exp(clean) * noisy).sum(axis=-1)
+    return (_per_input(clean, y) + lambda_ * change[0]).mean()
+
+
 def consistency(
-    f: Classifier,
+    f: Classifier | Network,
     noise: Noise,
     key: jax.Array,
     x: jax.Array,
@@ -106,15 +102,21 @@ def consistency(
         >>> consistency(f, Gaussian(1.0), jax.random.key(0), x, y).shape
         ()
     """
-    log_p = _log_probabilities(f, _noisy(noise, key, x, m))
-    mean = _log_mean(log_p)
+    network, noise, key, x, y = _checked(f, noise, key, x, y)
+    noisy = noisy_copies(x, _draw(noise, key, x, as_integer("m", m, 1)), x.dtype)
+    return network.value(_consistency, [noisy], y, lambda_, eta)
+
+
+def _consistency(scores: list[jax.Array], y: jax.Array, lambda_: jax.Array, eta: jax.Array) -> jax.Array:
+    log_p = log_probabilities(scores[0], len(y))
+    mean = log_mean(log_p)
+    divergence = _divergence(mean[None], log_p).mean(axis=0)
     entropy = -(jnp.exp(mean) * mean).sum(axis=-1)
-    return (_cross_entropy(log_p, y) + lambda_ * _divergence(mean[None], log_p).mean(axis=0) + eta * entropy).mean()
+    return (_per_input(log_p, y) + lambda_ * divergence + eta * entropy).mean()
 
 
-@_checked
 def smoothadv(
-    f: Classifier,
+    f: Classifier | Network,
     noise: Noise,
     key: jax.Array,
     x: jax.Array,
@@ -124,14 +126,20 @@ def smoothadv(
     epsilon: float = 0.5,
     steps: int = 2,
     attack: str = "pgd",
+    clip_values: ClipValues = PIXELS,
 ) -> jax.Array:
     """Return the cross-entropy at noisy copies of adversarial points of the smoothed classifier (SmoothAdv).
 
     The points maximise -log of the class probability averaged over the same noise, within an L2 ball of radius epsilon
-    (Salman et al. 2019, arXiv:1906.04584). "pgd" takes steps of 2 epsilon / steps along the normalised gradient;
-    "ddn" decouples direction and norm (Rony et al. 2019, arXiv:1811.09600): the norm starts at epsilon, and shrinks by
-    5 % where the point is adversarial, grows by 5 % where it is not, up to epsilon. The points are constants to the
-    gradient.
+    and within `clip_values` (Salman et al. 2019, arXiv:1906.04584). "pgd" takes steps of 2 epsilon / steps along the
+    normalised gradient. "ddn" (Rony et al. 2019, arXiv:1811.09600) takes steps that shrink from 1 to 0.01 by a cosine
+    schedule, scales the perturbation to a norm that starts at epsilon, shrinks by 5 % where the point is adversarial
+    and grows by 5 % where it is not, and rounds points to 256 levels of `clip_values`; it keeps the smallest
+    adversarial perturbation, none where it finds none, and cuts it to epsilon. The network is in evaluation mode while
+    it is attacked, and the points are constants to the gradient.
+
+    The authors' code trains on the first of the m copies unless it is told `--train-multi-noise`, as in their commands.
+    Here it is on all.
 
     Args:
         f, noise, key, x, y: see the module.
@@ -139,40 +147,33 @@ def smoothadv(
         epsilon: L2 radius of the attack, in the units of x; 0 and m = 1 is `gaussian`.
         steps: of the attack.
         attack: "pgd" or "ddn".
+        clip_values: the range of the inputs; None if they have none.
 
     Raises:
-        ValueError: another attack.
+        ValueError: another attack, or an input outside of `clip_values`.
 
     Example:
         >>> from jaxsmooth import Gaussian
-        >>> f, x, y = (lambda x: x), jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0])
+        >>> f, x, y = (lambda x: x), jnp.full((4, 3), 0.5), jnp.array([0, 1, 2, 0])
         >>> key = jax.random.key(0)
         >>> bool(smoothadv(f, Gaussian(1.0), key, x, y) > smoothadv(f, Gaussian(1.0), key, x, y, epsilon=0.0))
         True
     """
+    network, noise, key, x, y = _checked(f, noise, key, x, y)
+    m = as_integer("m", m, 1)
+    steps = as_integer("steps", steps, 0)
     if attack not in ("pgd", "ddn"):
-        raise ValueError(f"attack must be 'pgd' or 'ddn', got {attack!r}")
-    e = noise.sample(key, (m, *x.shape), jnp.float32)
-    bound = jnp.float32(epsilon)
-    norm = jnp.full(len(x), epsilon, jnp.float32)
-    step = 2 * bound / max(steps, 1)
-    delta = jnp.zeros(x.shape, jnp.float32)
-    # The attack sees the same noise draws as the loss below.
-    for _ in range(steps):
-        gradient, p = _ascent(f, e, x + delta, y)
-        delta = delta + step * _unit(gradient)
-        if attack == "ddn":
-            norm = jnp.minimum(norm * jnp.where(p.argmax(axis=-1) != y, 0.95, 1.05), bound)
-            delta = along_rows(norm, delta) * _unit(delta)
-        # Back into the ball.
-        length = _length(delta)
-        delta = delta * along_rows(jnp.minimum(1.0, bound / jnp.where(length > 0, length, 1.0)), delta)
-    return _cross_entropy(_log_probabilities(f, lax.stop_gradient(x + delta)[None] + e), y).mean()
+        raise ValueError(f"attack must be 'pgd' or 'ddn', got {in_brief(attack)}")
+    bounds = _as_bounds(clip_values, x)
+    e = _draw(noise, key, x, m)
+    find = _attacks.pgd if attack == "pgd" else _attacks.ddn
+    # The attack sees the same noise as the loss.
+    points = find(network, e, x, y, _Keys.of(key).directions, bounds, epsilon, steps)
+    return network.value(_cross_entropy, [noisy_copies(lax.stop_gradient(points), e, x.dtype)], y)
 
 
-@_checked
 def macer(
-    f: Classifier,
+    f: Classifier | Network,
     noise: Noise,
     key: jax.Array,
     x: jax.Array,
@@ -186,8 +187,9 @@ def macer(
     """Return cross-entropy of the mean + lambda sigma/2 hinge on the soft certified radius (MACER, Zhai et al. 2020).
 
     The hinge is max(0, gamma - (Phi^-1(p_y) - Phi^-1(p_2))) with p the mean of softmax(beta f) and p_2 its largest
-    other entry, on inputs whose p_y is the largest (arXiv:2001.02378). Where p_y is 1 or p_2 is 0 in
-    float32 the gap is beyond every gamma, and the hinge 0.
+    other entry, on inputs whose p_y is the largest (arXiv:2001.02378). Where p_y is 1 or p_2 is 0 in float32 the gap is
+    beyond every gamma, and the hinge 0. The authors' code adds 1e-10 to the mean probability before its logarithm; here
+    it is taken as 1e-20 where it is less.
 
     Args:
         f, noise, key, x, y: see the module. The noise is Gaussian.
@@ -202,9 +204,17 @@ def macer(
         >>> macer(f, Gaussian(1.0), jax.random.key(0), x, y).shape
         ()
     """
-    scores = _scores(f, _noisy(noise, key, x, m))
-    loss = -at_labels(_log_mean(jax.nn.log_softmax(scores)), y)
-    p = jax.nn.softmax(beta * scores).mean(axis=0)
+    network, noise, key, x, y = _checked(f, noise, key, x, y)
+    noisy = noisy_copies(x, _draw(noise, key, x, as_integer("m", m, 1)), x.dtype)
+    return network.value(_macer, [noisy], y, lambda_, beta, gamma, jnp.asarray(noise.scale, jnp.float32))
+
+
+def _macer(
+    scores: list[jax.Array], y: jax.Array, lambda_: jax.Array, beta: jax.Array, gamma: jax.Array, sigma: jax.Array
+) -> jax.Array:
+    logits = scores[0].astype(jnp.float32)
+    loss = -at_labels(log_mean(log_probabilities(logits, len(y))), y)
+    p = jnp.exp(log_probabilities(beta * logits, len(y))).mean(axis=0)
     others = jnp.where(jnp.arange(p.shape[1])[None] == y[:, None], -1.0, p)
     top = at_labels(p, y)
     second = others.max(axis=1)
@@ -213,12 +223,11 @@ def macer(
     # `where` inside ndtri, too: otherwise inputs that do not count would have a NaN gradient instead of zero.
     high, low = (jax.scipy.special.ndtri(jnp.where(counted, p, 0.5)) for p in (top, second))
     hinge = jnp.where(counted, jnp.maximum(gamma - (high - low), 0.0), 0.0)
-    return (loss + lambda_ * jnp.asarray(noise.scale, jnp.float32) / 2 * hinge).mean()
+    return (loss + lambda_ * sigma / 2 * hinge).mean()
 
 
-@_checked
 def smoothmix(
-    f: Classifier,
+    f: Classifier | Network,
     noise: Noise,
     key: jax.Array,
     x: jax.Array,
@@ -228,13 +237,20 @@ def smoothmix(
     eta: float = 5.0,
     alpha: float = 1.0,
     steps: int = 4,
+    mix_step: int = 0,
+    maxnorm_s: float | None = None,
+    maxnorm: float | None = None,
+    clip_values: ClipValues = PIXELS,
 ) -> jax.Array:
-    """Return cross-entropy + eta cross-entropy at mixtures of clean and adversarial points (SmoothMix).
+    """Return cross-entropy + eta KL(target || prediction) at mixtures of clean and adversarial points (SmoothMix).
 
-    x~ takes `steps` steps of length alpha along the gradient of the smoothed loss, in no ball. With lambda uniform on
-    [0, 1/2] for each input, the mixture (1 - lambda) x + lambda x~ gets the target (1 - lambda) F(x) + lambda / K, F
-    being the mean prediction at noisy copies of x (Jeong et al. 2021, arXiv:2111.09277). Points and targets are
-    constants to the gradient.
+    x~ takes `steps` steps of length alpha along the normalised gradient of the smoothed loss, within `clip_values` and
+    in no ball unless `maxnorm` is given. With lambda uniform on [0, 1/2] for each input, the mixture
+    (1 - lambda) x + lambda x~ gets the target (1 - lambda) F(x) + lambda / K, F being the mean prediction at noisy
+    copies of x. Only inputs that F classifies correctly count (Jeong et al. 2021, arXiv:2111.09277). The network is in
+    evaluation mode while it is attacked, and the points are constants to the gradient. As in the authors' code, the
+    targets carry gradient, and noisy copies of x and of the mixtures go through the network one after the other. The
+    paper writes the cross-entropy of the mixtures: it is this divergence plus the entropy of the target.
 
     Args:
         f, noise, key, x, y: see the module.
@@ -242,76 +258,120 @@ def smoothmix(
         eta: weight of the mixtures; 0 and m = 1 is `gaussian`.
         alpha: length of a step, in the units of x.
         steps: of the attack.
+        mix_step: x in the formulas is the point before this step of the attack, and not the input, if it is more
+            than 0: the paper's "one-step adversary" is 1.
+        maxnorm_s: L2 distance that such a point keeps to the input at most; alpha * mix_step by default.
+        maxnorm: L2 distance that x~ keeps to the input at most; None for any.
+        clip_values: the range of the inputs; None if they have none.
+
+    Raises:
+        ValueError: an input outside of `clip_values`.
 
     Example:
         >>> from jaxsmooth import Gaussian
-        >>> f, x, y = (lambda x: x), jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0])
+        >>> f, x, y = (lambda x: x), jnp.full((4, 3), 0.5), jnp.array([0, 1, 2, 0])
         >>> smoothmix(f, Gaussian(1.0), jax.random.key(0), x, y).shape
         ()
     """
-    e = noise.sample(key, (m, *x.shape), jnp.float32)
-    log_p = _log_probabilities(f, x[None] + e)
-    adversarial = x
-    for _ in range(steps):
-        adversarial = adversarial + alpha * _unit(_ascent(f, e, adversarial, y)[0])
-    # The key itself draws the noise, so the mixing weights need one of their own.
-    mixing = jax.random.uniform(jax.random.fold_in(key, 1), (len(x),), jnp.float32, maxval=0.5)
-    mixture = x + along_rows(mixing, x) * (lax.stop_gradient(adversarial) - x)
-    soft = lax.stop_gradient(jnp.exp(_log_mean(log_p)))
-    target = (1 - mixing)[:, None] * soft + mixing[:, None] / soft.shape[1]
-    mixed = -(target[None] * _log_probabilities(f, mixture[None] + e)).sum(axis=-1).mean(axis=0)
-    return (_cross_entropy(log_p, y) + eta * mixed).mean()
+    network, noise, key, x, y = _checked(f, noise, key, x, y)
+    m = as_integer("m", m, 1)
+    steps = as_integer("steps", steps, 0)
+    mix_step = as_integer("mix_step", mix_step, 0)
+    bounds = _as_bounds(clip_values, x)
+    e = _draw(noise, key, x, m)
+    largest = alpha * mix_step if maxnorm_s is None else maxnorm_s
+    clean, adversarial = _attacks.smoothmix(network, e, x, y, bounds, alpha, steps, mix_step, largest, maxnorm)
+    mixing = jax.random.uniform(_Keys.of(key).mixing, (len(x),), jnp.float32, maxval=0.5)
+    clean, mixture = _mix(clean, adversarial, mixing)
+    batches = [noisy_copies(point, e, x.dtype) for point in (clean, mixture)]
+    return network.value(_smoothmix, batches, y, mixing, eta)
 
 
-def _noisy(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
-    return x[None] + noise.sample(key, (m, *x.shape), jnp.float32)  # [m, N, *event]
+@jax.jit
+def _mix(clean: jax.Array, adversarial: jax.Array, mixing: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mixture = clean + along_rows(mixing, clean) * (adversarial - clean)
+    return lax.stop_gradient(clean), lax.stop_gradient(mixture)
 
 
-def _scores(f: Classifier, noisy: jax.Array) -> jax.Array:
-    """Return the scores `f32[m, N, K]` of `[m, N, *event]`, in one call of f."""
-    scores = f(noisy.reshape(-1, *noisy.shape[2:]))
-    chex.assert_shape(scores, (noisy.shape[0] * noisy.shape[1], None))
-    return scores.astype(jnp.float32).reshape(*noisy.shape[:2], -1)
+def _smoothmix(scores: list[jax.Array], y: jax.Array, mixing: jax.Array, eta: jax.Array) -> jax.Array:
+    clean, mixed = (log_probabilities(each, len(y)) for each in scores)
+    mean = jnp.exp(clean).mean(axis=0)
+    target = (1 - mixing)[:, None] * mean + mixing[:, None] / mean.shape[1]
+    # 0 log 0 is 0, with gradient 0.
+    positive = target > 0
+    log_target = jnp.log(jnp.where(positive, target, 1.0))
+    divergence = jnp.where(positive[None], target[None] * (log_target[None] - mixed), 0.0).sum(axis=-1).mean(axis=0)
+    is_correct = mean.argmax(axis=-1) == y
+    return (_per_input(clean, y) + eta * jnp.where(is_correct, divergence, 0.0)).mean()
 
 
-def _log_probabilities(f: Classifier, noisy: jax.Array) -> jax.Array:
-    return jax.nn.log_softmax(_scores(f, noisy))
+class _Keys(NamedTuple):
+    """The keys of what is drawn beside the noise, which the key itself draws."""
+
+    mixing: jax.Array
+    directions: jax.Array
+
+    @classmethod
+    def of(cls, key: jax.Array) -> "_Keys":
+        return cls(jax.random.fold_in(key, 1), jax.random.fold_in(key, 2))
 
 
-def _cross_entropy(log_p: jax.Array, y: jax.Array) -> jax.Array:
+def _checked(f: Any, noise: Any, key: Any, x: Any, y: Any) -> tuple[Network, Noise, jax.Array, jax.Array, jax.Array]:
+    """Return the arguments of an objective, once they were found to be as described."""
+    if isinstance(f, RandomClassifier):
+        raise TypeError("f must be a function of the inputs for a training objective, got a RandomClassifier")
+    if not isinstance(f, Network):
+        refuse_uncallable(f)
+    noise = as_noise(noise)
+    key = as_key(key, any_generator=True)
+    x = as_inputs(x)
+    if len(x) == 0:
+        raise ValueError("x must have at least one input, got none")
+    network = as_network(f)
+    return network, noise, key, x, as_labels(y, len(x), network.classes(x))
+
+
+def _as_bounds(clip_values: Any, x: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    """Return the range of the inputs as float32 arrays that broadcast against a batch, once x was found within."""
+    if clip_values is None:
+        return None
+    expected = "clip_values must be (least, greatest) of an input, numbers or arrays like one, or None"
+    try:
+        low, high = (np.asarray(value, np.float32) for value in clip_values)
+        fits = np.broadcast_shapes(low.shape, high.shape, x.shape[1:]) == x.shape[1:]
+    except (TypeError, ValueError):
+        raise ValueError(f"{expected}, got {in_brief(clip_values)}") from None
+    if not fits or not (low < high).all():
+        raise ValueError(f"{expected}, got {in_brief(clip_values)} for inputs of shape {x.shape[1:]}")
+    if not isinstance(x, jax.core.Tracer):
+        values = np.asarray(x, np.float32)
+        if (values < low[None]).any() or (values > high[None]).any():
+            raise ValueError(
+                f"x must lie within clip_values, {in_brief(clip_values)}, got values from {values.min():g} to "
+                f"{values.max():g}: give the range of the inputs as clip_values, or None if they have none"
+            )
+    return tuple(
+        jnp.asarray(np.broadcast_to(value, (1,) * (x.ndim - value.ndim) + value.shape)) for value in (low, high)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _draw(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
+    """Return noise for m copies of each input, `f32[m, N, *event]`."""
+    return noise.sample(key, (m, *x.shape), jnp.float32)
+
+
+def _cross_entropy(scores: list[jax.Array], y: jax.Array) -> jax.Array:
+    """Return the mean cross-entropy of all copies."""
+    return _per_input(log_probabilities(scores[0], len(y)), y).mean()
+
+
+def _per_input(log_p: jax.Array, y: jax.Array) -> jax.Array:
     """Return the cross-entropy of each input, `[m, N, K] -> [N]`."""
     chex.assert_rank([log_p, y], [3, 1])
     chex.assert_equal(log_p.shape[1], len(y))
     return -jax.vmap(at_labels, (0, None))(log_p, y).mean(axis=0)
 
 
-def _log_mean(log_p: jax.Array) -> jax.Array:
-    """Return the log of the mean probabilities, at least 1e-20, `[m, N, K] -> [N, K]`."""
-    chex.assert_rank(log_p, 3)
-    mean = jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(log_p))
-    return jnp.maximum(mean, jnp.log(LEAST_PROBABILITY))
-
-
 def _divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)  # KL(p || q)
-
-
-def _ascent(f: Classifier, e: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the gradient in x of -log of the averaged probability of y, and the averaged probabilities."""
-
-    def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean = _log_mean(_log_probabilities(f, x[None] + e))
-        return -at_labels(mean, y).sum(), jnp.exp(mean)
-
-    gradient, p = jax.grad(loss, has_aux=True)(x)
-    return lax.stop_gradient(gradient), lax.stop_gradient(p)
-
-
-def _length(x: jax.Array) -> jax.Array:
-    return jnp.sqrt((x**2).reshape(len(x), -1).sum(axis=1))  # the L2 norm of each input
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Return each input divided by its L2 norm, zero where that is zero."""
-    length = _length(x)
-    return x / along_rows(jnp.where(length > 0, length, 1.0), x)

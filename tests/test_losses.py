@@ -1,4 +1,4 @@
-"""Training objectives against slow NumPy transcriptions of their formulas, on a linear classifier."""
+"""Training objectives against their authors' code, transcribed (`tests/authors.py`), and at their edges."""
 
 from functools import partial
 
@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from jax.tree_util import Partial
-from scipy import special, stats
 
 from jaxsmooth import Gaussian, losses
+from tests import authors
 
-NOISE, K, N, D = Gaussian(0.4), 3, 5, 4
-Y = np.array([0, 1, 2, 1, 0])
+NOISE, K, N, D = Gaussian(0.4), 3, 24, 5
+Y = np.random.default_rng(4).integers(0, K, N)
 OBJECTIVES = ["gaussian", "stability", "consistency", "smoothadv", "macer", "smoothmix"]
 
 
@@ -26,121 +27,105 @@ def weights(scale=1.0):
 
 
 def points():
-    return np.asarray(np.random.default_rng(3).normal(size=(N, D)), np.float32)
+    return np.asarray(np.random.default_rng(3).uniform(size=(N, D)), np.float32)
 
 
-def noise_of(key, m):
-    return np.asarray(NOISE.sample(key, (m, N, D)), np.float64)
+def perceptron(weights, x):
+    return jnp.tanh(x @ weights["hidden"]) @ weights["out"]
 
 
-def log_p(x):
-    return special.log_softmax(np.asarray(x, np.float64) @ weights().astype(np.float64), axis=-1)
+def perceptron_weights():
+    generator = np.random.default_rng(5)
+    sizes = {"hidden": (D, 16), "out": (16, K)}
+    return {name: np.asarray(generator.normal(size=size), np.float32) for name, size in sizes.items()}
 
 
-def divergence(log_a, log_b):
-    return sum(np.exp(a) * (a - b) for a, b in zip(log_a, log_b, strict=True))
-
-
-def ascent(x, e, y):
-    """The gradient in x of -log of the averaged probability, and the averages, input by input."""
-    gradients, averages = [], []
-    for i in range(N):
-        p = np.exp(log_p(x[i] + e[:, i]))
-        each = [p[s, y[i]] * (weights()[:, y[i]] - weights() @ p[s]) for s in range(len(e))]
-        averages.append(p.mean(0))
-        gradients.append(-np.mean(each, axis=0) / p[:, y[i]].mean())
-    return np.array(gradients), np.array(averages)
-
-
-def unit(v):
-    return v / np.linalg.norm(v, axis=1, keepdims=True)
-
-
-def gaussian(key):
-    e = noise_of(key, 1)[0]
-    return np.mean([-log_p(points()[i] + e[i])[Y[i]] for i in range(N)])
-
-
-def stability(key, lambda_=2.0):
-    e, x = noise_of(key, 1)[0], points()
-    extra = [divergence(log_p(x[i]), log_p(x[i] + e[i])) for i in range(N)]
-    return gaussian(key) + lambda_ * np.mean(extra)
-
-
-def consistency(key, m=3, lambda_=10.0, eta=0.5):
-    e, x, total = noise_of(key, m), points(), 0.0
-    for i in range(N):
-        each = [log_p(x[i] + e[s, i]) for s in range(m)]
-        mean = np.log(np.mean(np.exp(each), axis=0))
-        total += np.mean([-a[Y[i]] for a in each]) + lambda_ * np.mean([divergence(mean, a) for a in each])
-        total -= eta * np.sum(np.exp(mean) * mean)
-    return total / N
-
-
-def smoothadv(key, m=3, epsilon=0.5, steps=3, attack="pgd"):
-    e, x, delta, norm = noise_of(key, m), points().astype(float), np.zeros((N, D)), np.full(N, epsilon)
-    for _ in range(steps):
-        gradient, p = ascent(x + delta, e, Y)
-        delta = delta + 2 * epsilon / steps * unit(gradient)
-        if attack == "ddn":
-            norm = np.minimum(norm * np.where(p.argmax(1) != Y, 0.95, 1.05), epsilon)
-            delta = norm[:, None] * unit(delta)
-        delta *= np.minimum(1, epsilon / np.linalg.norm(delta, axis=1))[:, None]
-    return np.mean([-log_p(x[i] + delta[i] + e[s, i])[Y[i]] for i in range(N) for s in range(m)])
-
-
-def macer(key, m=4, lambda_=12.0, beta=2.0, gamma=8.0):
-    e, x, total, counted = noise_of(key, m), points(), 0.0, 0
-    for i in range(N):
-        total -= np.log(np.mean([np.exp(log_p(x[i] + e[s, i]))[Y[i]] for s in range(m)]))
-        p = np.mean([special.softmax(beta * (x[i] + e[s, i]) @ weights().astype(float)) for s in range(m)], axis=0)
-        if p.argmax() == Y[i]:
-            counted += 1
-            gap = stats.norm.ppf(p[Y[i]]) - stats.norm.ppf(np.sort(p)[-2])
-            total += lambda_ * NOISE.sigma / 2 * max(0, gamma - gap)
-    assert 0 < counted < N
-    return total / N
-
-
-def smoothmix(key, m=3, eta=5.0, alpha=0.7, steps=2):
-    e, x, total = noise_of(key, m), points().astype(float), 0.0
-    adversarial = x
-    for _ in range(steps):
-        adversarial = adversarial + alpha * unit(ascent(adversarial, e, Y)[0])
-    mixing = np.asarray(jax.random.uniform(jax.random.fold_in(key, 1), (N,), maxval=0.5), float)
-    for i in range(N):
-        each = np.array([log_p(x[i] + e[s, i]) for s in range(m)])
-        target = (1 - mixing[i]) * np.exp(each).mean(0) + mixing[i] / K
-        mixture = (1 - mixing[i]) * x[i] + mixing[i] * adversarial[i]
-        mixed = [-target @ log_p(mixture + e[s, i]) for s in range(m)]
-        total += np.mean(-each[:, Y[i]]) + eta * np.mean(mixed)
-    return total / N
-
-
+# What ours and theirs are called with. The second of two settings moves every argument off its default.
 SETTINGS = [
-    (gaussian, {}),
-    (stability, {"lambda_": 3.0}),
-    (consistency, {"m": 3}),
-    (smoothadv, {"m": 3, "steps": 3}),
-    (smoothadv, {"m": 2, "steps": 4, "attack": "ddn"}),
-    (macer, {"m": 4, "beta": 2.0}),
-    (macer, {"m": 4, "beta": 2.0, "gamma": 0.5}),
-    (smoothmix, {"m": 3, "alpha": 0.7, "steps": 2}),
+    ("gaussian", {}, {}),
+    ("stability", {}, {}),
+    ("stability", {"lambda_": 3.0}, {"lambda_": 3.0}),
+    ("consistency", {}, {}),
+    ("consistency", {"m": 3, "lambda_": 4.0, "eta": 0.7}, {"lambda_": 4.0, "eta": 0.7}),
+    ("smoothadv", {}, {}),
+    ("smoothadv", {"m": 3, "epsilon": 0.3, "steps": 5}, {"epsilon": 0.3, "steps": 5}),
+    ("smoothadv", {"m": 1, "epsilon": 1.5, "steps": 3, "clip_values": (-0.5, 1.25)}, {"clip": (-0.5, 1.25)}),
+    ("smoothadv", {"m": 2, "steps": 8, "attack": "ddn"}, {"steps": 8, "attack": authors.ddn}),
+    (
+        "smoothadv",
+        {"m": 3, "steps": 20, "attack": "ddn", "epsilon": 4.0, "clip_values": (-1.0, 2.0)},
+        {"attack": authors.ddn, "clip": (-1.0, 2.0)},
+    ),
+    ("macer", {"beta": 2.0}, {"beta": 2.0}),
+    (
+        "macer",
+        {"m": 5, "beta": 2.0, "gamma": 0.5, "lambda_": 3.0},
+        {"beta": 2.0, "gamma": 0.5, "lambda_": 3.0},
+    ),
+    ("smoothmix", {}, {}),
+    (
+        "smoothmix",
+        {"m": 3, "eta": 2.0, "alpha": 0.3, "steps": 5, "mix_step": 2, "clip_values": (-0.25, 1.5)},
+        {"clip": (-0.25, 1.5)},
+    ),
+    ("smoothmix", {"alpha": 0.4, "mix_step": 1, "maxnorm_s": 0.1, "maxnorm": 0.5}, {}),
 ]
+DEFAULTS = {"smoothadv": 2, "consistency": 2, "macer": 16, "smoothmix": 2}
 
 
-@pytest.mark.parametrize(("formula", "settings"), SETTINGS)
-def test_objectives_are_their_formulas(key, formula, settings):
-    f = Partial(linear, jnp.asarray(weights()))
-    ours = partial(getattr(losses, formula.__name__), **settings)
-    value = ours(f, NOISE, key, jnp.asarray(points()), jnp.asarray(Y))
-    # Float32 against float64: rounding of 1e-7, times the gradient through a few steps.
-    np.testing.assert_allclose(value, formula(key, **settings), rtol=2e-5)
-    np.testing.assert_allclose(jax.jit(ours)(f, NOISE, key, points(), Y), value, rtol=1e-5)
+def theirs(name, key, ours, settings):
+    """The authors' loss and its gradients in the weights, in float64, on the noise that ours draws."""
+    m = ours.get("m", DEFAULTS.get(name, 1))
+    noise = torch.tensor(np.asarray(NOISE.sample(key, (m, N, D)), np.float64))
+    leaves = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in perceptron_weights().items()}
+    shared = {k: v for k, v in ours.items() if k not in ("m", "attack", "clip_values")}
+    settings = {**shared, **settings}
+    if name == "macer":
+        settings["sigma"] = NOISE.sigma
+    if name == "smoothmix":
+        drawn = jax.random.uniform(jax.random.fold_in(key, 1), (N,), maxval=0.5)
+        settings["lam"] = torch.tensor(np.asarray(drawn, np.float64))
+
+    def model(x):
+        return torch.tanh(x @ leaves["hidden"]) @ leaves["out"]
+
+    value = getattr(authors, name)(
+        model, torch.tensor(points(), dtype=torch.float64), torch.tensor(Y), noise, **settings
+    )
+    value.backward()
+    return value.item(), {k: v.grad.numpy() for k, v in leaves.items()}
+
+
+def ours(name, key, settings):
+    f = Partial(perceptron, jax.tree.map(jnp.asarray, perceptron_weights()))
+    loss = partial(getattr(losses, name), **settings)
+    value, gradient = jax.value_and_grad(loss)(f, NOISE, key, jnp.asarray(points()), jnp.asarray(Y))
+    return value, gradient.args[0]
+
+
+# Float32 against float64, through several steps of an attack.
+TOLERANCE = 3e-5
+
+
+@pytest.mark.parametrize(("name", "settings", "their_settings"), SETTINGS)
+def test_objectives_and_their_gradients_are_their_authors_code(key, name, settings, their_settings):
+    value, gradient = ours(name, key, settings)
+    expected, slopes = theirs(name, key, settings, their_settings)
+    np.testing.assert_allclose(value, expected, rtol=TOLERANCE)
+    chex.assert_trees_all_close(
+        gradient, slopes, rtol=TOLERANCE, atol=TOLERANCE * max(abs(v).max() for v in slopes.values())
+    )
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_compiled_objectives_have_the_same_values(key, name):
+    f = Partial(perceptron, jax.tree.map(jnp.asarray, perceptron_weights()))
+    loss = getattr(losses, name)
+    value = loss(f, NOISE, key, points(), Y)
+    np.testing.assert_allclose(jax.jit(loss)(f, NOISE, key, points(), Y), value, rtol=1e-5)
 
 
 NEUTRAL = {
-    "stability": {"lambda_": 0.0},
     "consistency": {"m": 1, "lambda_": 0.0, "eta": 0.0},
     "smoothadv": {"m": 1, "epsilon": 0.0},
     "macer": {"m": 1, "lambda_": 0.0},
