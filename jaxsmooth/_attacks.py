@@ -31,7 +31,7 @@ def pgd(
     epsilon: float,
     steps: int,
 ) -> jax.Array:
-    """Return x, in float32, moved by `steps` steps of length 2 epsilon / steps, each followed by a projection onto the L2 ball.
+    """Return x, in float32, after `steps` steps of length 2 epsilon / steps, each projected onto the L2 ball.
 
     Salman et al. 2019, arXiv:1906.04584; `PGD_L2` in their code.
     """
@@ -85,7 +85,7 @@ def ddn(
     epsilon: float,
     steps: int,
 ) -> jax.Array:
-    """Return x, in float32, moved by the smallest adversarial perturbation that DDN finds, x itself where it finds none.
+    """Return x, in float32, moved by the smallest adversarial perturbation that DDN finds, or not where it finds none.
 
     Rony et al. 2019, arXiv:1811.09600; `DDN` in the code of Salman et al. 2019, with its initial norm epsilon.
     """

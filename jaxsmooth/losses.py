@@ -22,7 +22,7 @@ from jaxsmooth import _attacks
 from jaxsmooth._attacks import log_mean, log_probabilities, noisy_copies
 from jaxsmooth._checks import as_inputs, as_noise
 from jaxsmooth._labels import along_rows, as_labels, at_labels
-from jaxsmooth.arguments import as_integer, as_key, in_brief, refuse_uncallable
+from jaxsmooth.arguments import as_integer, as_key, in_brief, is_traced, refuse_uncallable
 from jaxsmooth.networks import Network, as_network
 from jaxsmooth.types import Classifier, Noise, RandomClassifier
 
@@ -343,16 +343,18 @@ def _as_bounds(clip_values: Any, x: jax.Array) -> tuple[jax.Array, jax.Array] | 
         raise ValueError(f"{expected}, got {in_brief(clip_values)}") from None
     if not fits or not (low < high).all():
         raise ValueError(f"{expected}, got {in_brief(clip_values)} for inputs of shape {x.shape[1:]}")
-    if not isinstance(x, jax.core.Tracer):
+    if not is_traced(x):
         values = np.asarray(x, np.float32)
         if (values < low[None]).any() or (values > high[None]).any():
             raise ValueError(
                 f"x must lie within clip_values, {in_brief(clip_values)}, got values from {values.min():g} to "
                 f"{values.max():g}: give the range of the inputs as clip_values, or None if they have none"
             )
-    return tuple(
-        jnp.asarray(np.broadcast_to(value, (1,) * (x.ndim - value.ndim) + value.shape)) for value in (low, high)
-    )
+    return _with_rank(low, x.ndim), _with_rank(high, x.ndim)
+
+
+def _with_rank(value: np.ndarray, rank: int) -> jax.Array:
+    return jnp.asarray(value.reshape((1,) * (rank - value.ndim) + value.shape))
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -1,4 +1,4 @@
-"""The objectives as their papers' authors wrote them, transcribed to float64 PyTorch: the oracle for `jaxsmooth.losses`.
+"""The objectives of `jaxsmooth.losses` as their papers' authors wrote them, transcribed to float64 PyTorch.
 
 Each takes a model, clean inputs, labels and the noise `[m, N, *event]`, and returns the loss with its graph. Sources:
 Hadisalman/smoothing-adversarial (`attacks.py`, `train_pgd.py`), jh-jeong/smoothing-consistency (`consistency.py`,
@@ -6,34 +6,39 @@ Hadisalman/smoothing-adversarial (`attacks.py`, `train_pgd.py`), jh-jeong/smooth
 """
 
 import torch
-import torch.nn.functional as F
 from torch.distributions.normal import Normal
+from torch.nn import functional
 
 
 def gaussian(model, x, y, noise):
-    return F.cross_entropy(model(x + noise[0]), y)
+    return functional.cross_entropy(model(x + noise[0]), y)
 
 
 def stability(model, x, y, noise, lambda_=2.0):
     clean, noisy = model(x), model(x + noise[0])
-    change = -(F.softmax(clean, 1) * F.log_softmax(noisy, 1)).sum(1).mean()
-    return F.cross_entropy(clean, y) + lambda_ * change
+    change = -(functional.softmax(clean, 1) * functional.log_softmax(noisy, 1)).sum(1).mean()
+    return functional.cross_entropy(clean, y) + lambda_ * change
 
 
 def consistency(model, x, y, noise, lambda_=10.0, eta=0.5):
     logits = [model(x + e) for e in noise]
-    mean = sum(F.softmax(each, 1) for each in logits) / len(logits)
-    divergence = sum(F.kl_div(F.log_softmax(each, 1), mean, reduction="none").sum(1) for each in logits) / len(logits)
+    mean = sum(functional.softmax(each, 1) for each in logits) / len(logits)
+    divergence = sum(
+        functional.kl_div(functional.log_softmax(each, 1), mean, reduction="none").sum(1) for each in logits
+    ) / len(logits)
     entropy = -(mean * mean.clamp(min=1e-20).log()).sum(1)
-    return F.cross_entropy(torch.cat(logits), y.repeat(len(noise))) + (lambda_ * divergence + eta * entropy).mean()
+    return (
+        functional.cross_entropy(torch.cat(logits), y.repeat(len(noise)))
+        + (lambda_ * divergence + eta * entropy).mean()
+    )
 
 
 def macer(model, x, y, noise, sigma, lambda_=12.0, beta=16.0, gamma=8.0):
     m = Normal(0.0, 1.0)
     outputs = torch.stack([model(x + e) for e in noise], 1)
-    log_softmax = torch.log(F.softmax(outputs, 2).mean(1) + 1e-10)
-    classification = F.nll_loss(log_softmax, y, reduction="sum")
-    top2 = torch.topk(F.softmax(outputs * beta, 2).mean(1), 2)
+    log_softmax = torch.log(functional.softmax(outputs, 2).mean(1) + 1e-10)
+    classification = functional.nll_loss(log_softmax, y, reduction="sum")
+    top2 = torch.topk(functional.softmax(outputs * beta, 2).mean(1), 2)
     correct = top2[1][:, 0] == y
     out0, out1 = top2[0][correct, 0], top2[0][correct, 1]
     radius = m.icdf(out1) - m.icdf(out0)
@@ -47,12 +52,12 @@ def _length(v):
 
 
 def _smoothed(model, x, noise):
-    return (sum(F.softmax(model(x + e), 1) for e in noise) / len(noise)).clamp(min=1e-20).log()
+    return (sum(functional.softmax(model(x + e), 1) for e in noise) / len(noise)).clamp(min=1e-20).log()
 
 
 def _ascent(model, x, y, noise):
     point = x.detach().requires_grad_()
-    return torch.autograd.grad(F.nll_loss(_smoothed(model, point, noise), y, reduction="sum"), point)[0]
+    return torch.autograd.grad(functional.nll_loss(_smoothed(model, point, noise), y, reduction="sum"), point)[0]
 
 
 def pgd(model, x, y, noise, epsilon, steps, clip=(0, 1)):
@@ -93,7 +98,7 @@ def ddn(model, x, y, noise, epsilon, steps, clip=(0, 1), levels=256):
 
 def smoothadv(model, x, y, noise, epsilon=0.5, steps=2, attack=pgd, clip=(0, 1)):
     point = attack(model, x, y, noise, epsilon, steps, clip).detach()
-    return F.cross_entropy(torch.cat([model(point + e) for e in noise]), y.repeat(len(noise)))
+    return functional.cross_entropy(torch.cat([model(point + e) for e in noise]), y.repeat(len(noise)))
 
 
 def smoothmix_points(model, x, y, noise, alpha, steps, mix_step, maxnorm_s, maxnorm, clip=(0, 1)):
@@ -128,12 +133,12 @@ def smoothmix(
     m = len(noise)
     clean, adversarial = smoothmix_points(model, x, y, noise, alpha, steps, mix_step, maxnorm_s, maxnorm, clip)
     logits = torch.cat([model(clean + e) for e in noise])
-    mean = sum(F.softmax(each, 1) for each in logits.chunk(m)) / m
+    mean = sum(functional.softmax(each, 1) for each in logits.chunk(m)) / m
     share = lam.view(-1, *[1] * (x.ndim - 1))
     mixture = (1 - share) * clean + share * adversarial
     target = (1 - lam[:, None]) * mean + lam[:, None] / mean.shape[1]
-    mixed = F.log_softmax(torch.cat([model(mixture + e) for e in noise]), 1)
+    mixed = functional.log_softmax(torch.cat([model(mixture + e) for e in noise]), 1)
     correct = (mean.argmax(1) == y).to(x.dtype).repeat(m)
-    divergence = F.kl_div(mixed, target.repeat(m, 1), reduction="none").sum(1)
-    xent = F.cross_entropy(logits, y.repeat(m), reduction="none")
+    divergence = functional.kl_div(mixed, target.repeat(m, 1), reduction="none").sum(1)
+    xent = functional.cross_entropy(logits, y.repeat(m), reduction="none")
     return xent.mean() + eta * (correct * divergence).mean()
