@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsmooth.descriptions import described
+
 
 class Reading(NamedTuple):
     """How scores are read from what a model returns.
@@ -94,23 +96,16 @@ function of it, such as output=lambda result: result[0]
         )
 
 
-def described(output: Callable[[Any], Any] | None) -> dict[str, np.ndarray]:
-    """Return what tells a user's function from another one, in the form of weights: its name and its code.
+def settings_as_weights(*settings: Any) -> dict[str, np.ndarray]:
+    """Return what is beside the weights of a model and changes its scores, in the form of weights.
 
     Example:
-        >>> same = described(lambda result: result[0]), described(lambda result: result[1])
-        >>> [len(entry) for entry in same], same[0] == same[1]
-        ([1, 1], False)
-        >>> described(None)
-        {}
+        >>> same = [settings_as_weights(lambda result, i=i: result[i]) for i in (0, 1)]
+        >>> same[0] == same[1]
+        False
     """
-    if output is None:
-        return {}
-    code = getattr(output, "__code__", None)
-    words = [getattr(output, "__qualname__", type(output).__qualname__)]
-    words += [] if code is None else [code.co_code.hex(), repr(code.co_consts), repr(code.co_names)]
-    text = " ".join(words)
-    return {f"output {text}": np.frombuffer(text.encode(), np.uint8)}
+    words = [described(value) for value in settings if value is not None]
+    return {f"settings {' '.join(words)}": np.zeros(0, np.uint8)} if words else {}
 
 
 def _is_array(value: Any) -> bool:

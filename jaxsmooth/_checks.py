@@ -21,10 +21,17 @@ _NOISE_MEMBERS = {name for name in vars(Noise) if not name.startswith("_")}
 
 
 class StaticCallable(NamedTuple):
-    """A callable without the arrays in it. A plain function has none and is all here."""
+    """A callable without the arrays in it. A plain function has none and is all here.
+
+    Attributes:
+        treedef: its structure.
+        leaves: what is no array.
+        words: of the leaves that are numbers: 1 and True are equal, and so are 0.0 and -0.0, but not one program.
+    """
 
     treedef: Any
     leaves: tuple[Any, ...]
+    words: tuple[str, ...]
 
 
 def split_callable(f: Any) -> tuple[list[Any], StaticCallable]:
@@ -42,7 +49,8 @@ def split_callable(f: Any) -> tuple[list[Any], StaticCallable]:
         rest.append(_ARRAY if is_array else leaf)
         if is_array:
             arrays.append(leaf)
-    static = StaticCallable(treedef, tuple(rest))
+    words = tuple(repr(leaf) for leaf in rest if isinstance(leaf, (bool, int, float, complex)))
+    static = StaticCallable(treedef, tuple(rest), words)
     try:
         hash(static)
     except TypeError as error:

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsmooth._checks import split_callable
+from jaxsmooth.descriptions import described, digest
 from jaxsmooth.types import Classifier, Noise
 
 _PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
@@ -84,26 +84,11 @@ def _value_words(value: Any) -> str:
     return str(float(str(np.float32(array.item())))) if array.size == 1 else f"sha256:{digest([array])[:8]}"
 
 
-def digest(arrays: list[Any]) -> str:
-    """Return a digest of arrays: of their dtypes, shapes and content."""
-    found = hashlib.sha256()
-    for array in map(_readable, arrays):
-        found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
-
-
-def _readable(array: Any) -> np.ndarray:
-    """Return an array, or the data of JAX keys, as NumPy's."""
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return np.asarray(jax.random.key_data(array))
-    return np.asarray(array)
-
-
 def identity(f: Classifier) -> str:
     """Return a digest of the weights of a classifier, or "not identified" where they cannot be seen.
 
-    They are the arrays and numbers in a callable pytree, and what the method `weights()` of the classifier, or of a
-    leaf of it, returns: a mapping from names to arrays. A plain function shows neither.
+    They are the arrays and numbers in a callable pytree, with what is static in it, and what the method `weights()` of
+    the classifier, or of a leaf of it, returns: a mapping from names to arrays. A plain function shows neither.
 
     Example:
         >>> from jax.tree_util import Partial
@@ -120,6 +105,7 @@ def identity(f: Classifier) -> str:
             parts.append(digest([weights[name] for name in weights]) + ",".join(weights))
     if not parts:
         return NOT_IDENTIFIED
+    parts.append(described(static.treedef))
     return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
 
 

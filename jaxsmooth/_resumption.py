@@ -41,7 +41,7 @@ class Resumption:
         self._select = select
         self._is_settled = is_settled
         self._like = like
-        self._closest: list[list[tuple[int, int, np.ndarray]]] = [[] for _ in files]
+        self._closest: list[list[tuple[tuple[int, int], int, np.ndarray]]] = [[] for _ in files]
         self._has_voted = [False for _ in files]
 
     def compared(self, items: Iterator[Item], at: Callable[[int], Item] | None) -> Iterator[Item]:
@@ -61,7 +61,11 @@ class Resumption:
         if at is not None:
             kept = list(items)
             own = {item.idx for item in kept}
-            others = {row.idx for rows in self._files for row in sorted(rows, key=_margin)[:_VOTE_AGAIN]}
+            others = {
+                row.idx
+                for rows in self._files
+                for row in sorted(rows, key=lambda row: (_margin(row), row.input))[:_VOTE_AGAIN]
+            }
             # The last one, too, in case the data have become fewer.
             others |= {max(row.idx for row in rows) for rows in self._files if rows}
             for item in [*kept, *(at(idx) for idx in sorted(others - own))]:
@@ -109,7 +113,8 @@ class Resumption:
                 f"mode must be that of the run: input {item.idx} has {row.n} votes in the file, where `until` is false"
             )
         closest = self._closest[self._file[item.idx]]
-        closest.append((_margin(row), item.idx, x))
+        # Among equal margins by the digest: the first inputs of a data set may be of one kind.
+        closest.append(((_margin(row), row.input), item.idx, x))
         closest.sort(key=lambda entry: entry[:2])
         del closest[_VOTE_AGAIN:]
 

@@ -40,9 +40,9 @@ def check_classifier(
 
     A certificate also holds for a random f if its random numbers are new for each row and independent of the noise:
     then it speaks of the probability of a class over both. A `RandomClassifier` is such an f: of it the test asks for
-    the same scores for the same row under the same key. Of another one it cannot be told from a faulty one, and both
-    are refused. Runs and classes leave the test out with `check=False`. Their votes are then not repeatable, so that a
-    run does not go on after a restart.
+    the same scores for the same row under the same key; where it draws for the batch as a whole, at the same place of
+    it. Another random f cannot be told from a faulty one, and both are refused. Runs and classes leave the test out
+    with `check=False`. Their votes are then not repeatable, so that a run does not go on after a restart.
 
     Args:
         f: classifier, `[B, *event] -> [B, K]` scores; it is called a few times, with 2N rows.
@@ -86,10 +86,13 @@ def check_classifier(
     # The same row under the same key must have the same scores.
     keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 3 * inputs)
     of_first, of_second = keys[: 2 * inputs], jnp.concatenate([keys[2 * inputs :], keys[:inputs]])
-    pairs = (first, of_first), (second, of_second)
     in_float32 = None if in_float32 is None else (in_float32, of_first)
-    none = np.zeros(0, int)
-    shared = (none, none) if f.of_batch else shared
+    if f.of_batch:
+        # It draws for a batch as a whole: its rows are compared at their places, under the same keys.
+        of_second = of_first
+        second = jax.device_put(np.concatenate([exact, moved[1]]).astype(x.dtype))
+        shared = np.arange(inputs), np.arange(inputs)
+    pairs = (first, of_first), (second, of_second)
     return refuse_faults(lambda pair: f(*pair), *pairs, 2 * inputs, shared, in_float32, classes, finite)
 
 
@@ -109,7 +112,7 @@ def refuse_faults(
         scores: of a batch.
         first, second: batches, in any form that `scores` takes.
         number: of rows in each of them.
-        shared: where the rows that both have are in each of them; nothing, where they need not have the same scores.
+        shared: where the rows that both have are in each of them.
         wide: the first batch in float32, where it has fewer bits.
         classes: the expected number of classes.
         finite: whether scores must be finite.

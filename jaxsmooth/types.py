@@ -71,7 +71,8 @@ class Votes:
 
         Raises:
             ValueError: the sampling of one stopped because of its counts: such votes do not add up. Or they differ in
-                shape, or one has selection votes, or a lost radius, and the other has none. Or they are more than 2^30.
+                shape or batch size, or one has selection votes, or a lost radius, and the other has none. Or they are
+                more than 2^30.
         """
         if not isinstance(other, Votes):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
@@ -85,6 +86,10 @@ class Votes:
         lost = None if self.lost is None else jnp.maximum(self.lost, other.lost)
         counts = _sum("counts", self.counts, other.counts)
         n = _sum_of_samples(self.n, other.n)
+        if self.batch_size != other.batch_size and None not in (self.batch_size, other.batch_size):
+            raise ValueError(
+                f"votes that depend on the batch size add up only at one, got {self.batch_size} and {other.batch_size}"
+            )
         batch_size = self.batch_size or other.batch_size
         return Votes(counts=counts, n=n, selection=selection, lost=lost, batch_size=batch_size)
 

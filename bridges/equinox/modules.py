@@ -40,7 +40,7 @@ def as_jax(model: Any, state: Any = None, *, output: Callable[[Any], Any] | None
         raise TypeError(f"output must be a function of what the model returns, got {output!r}")
     arrays, rest = eqx.partition((eqx.nn.inference_mode(model), state), eqx.is_array)
     leaves, treedef = jax.tree.flatten(rest)
-    static = _Static(treedef, tuple(leaves))
+    static = _Static(treedef, tuple(leaves), repr([leaf for leaf in leaves if isinstance(leaf, (bool, int, float))]))
     try:
         hash(static)
     except TypeError as error:
@@ -49,10 +49,11 @@ def as_jax(model: Any, state: Any = None, *, output: Callable[[Any], Any] | None
 
 
 class _Static(NamedTuple):
-    """What is in a model beside its arrays."""
+    """What is in a model beside its arrays; the numbers among it as words, too, since 1 and True are equal."""
 
     treedef: Any
     leaves: tuple[Any, ...]
+    words: str
 
 
 @jax.tree_util.register_dataclass

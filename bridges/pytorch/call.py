@@ -11,12 +11,13 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from bridges.callbacks import BridgedFunction, Signature
-from bridges.outputs import Reading, described
+from bridges.outputs import Reading, settings_as_weights
 from bridges.pytorch.modes import evaluating, own_modes, placement
 from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dtype
 from bridges.randomness import seed_words
 from jaxsmooth import RandomClassifier
 from jaxsmooth.arguments import as_flag
+from jaxsmooth.descriptions import without_addresses
 
 
 @overload
@@ -44,10 +45,11 @@ def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: b
             tuple or list whose first entry are the scores (`bridges.outputs.Reading` has the rules).
         output: a function from what the module returns to one such tensor, for anything else.
         random: whether the module is random given its input, such as a denoiser that samples or dropout that stays on.
-            It is called in the modes that its parts are in: switch on what is to be random, and nothing else. What is
-            returned is then a `jaxsmooth.RandomClassifier` with `of_batch=True`, for `compiled=False`: PyTorch's
-            generator is seeded for each batch from the keys of its rows, so that votes repeat, and depend on the batch
-            size. The generator of the caller stays as it was.
+            It is called in the modes that its parts are in: switch on what is to be random, and nothing else; batch
+            normalisation in training mode is refused at the call. What is returned is then a
+            `jaxsmooth.RandomClassifier` with `of_batch=True`, for `compiled=False`: PyTorch's generator is seeded for
+            each batch from the keys of its rows, so that votes repeat, and depend on the batch size. The generator of
+            the caller stays as it was.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same module are equal. Results have
@@ -85,6 +87,9 @@ def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: b
     return TorchFunction(module, Reading(output))
 
 
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
+
+
 class TorchFunction(BridgedFunction):
     """A PyTorch module as a JAX function."""
 
@@ -109,7 +114,7 @@ class TorchFunction(BridgedFunction):
             .view(torch.uint8)
             .numpy()
             for name, value in state.items()
-        } | described(self.reading.output)
+        } | settings_as_weights(self.reading.output, without_addresses(repr(self.model)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the module on a tensor that the module may not write to or keep."""
@@ -227,6 +232,7 @@ class RandomTorchFunction:
 
     def __call__(self, x: jax.Array, keys: jax.Array) -> jax.Array:
         """Return the scores of a batch, random numbers seeded from the keys of its rows."""
+        self._refuse_statistics()
         first, second = map(int, seed_words(x, keys, "PyTorch"))
         rows = to_torch(x)
         home, dtype = placement(self.module, rows.device)
@@ -234,6 +240,16 @@ class RandomTorchFunction:
             torch.manual_seed((first << 31) ^ second)
             result = self.reading(self.module(_move(rows, home, dtype, private=True)), type(self.module).__name__)
         return to_jax(result.to(rows.device).clone())
+
+    def _refuse_statistics(self) -> None:
+        """Refuse batch normalisation in training mode: rows would depend on each other, and the statistics change."""
+        for name, part in self.module.named_modules():
+            if part.training and isinstance(part, _BATCH_NORMS):
+                raise ValueError(
+                    f"module must have its batch normalisation in evaluation mode, got {type(part).__name__} {name!r} "
+                    "in training mode: call eval() on the module, and train() on the parts that are to be random, such "
+                    "as dropout"
+                )
 
 
 @contextlib.contextmanager

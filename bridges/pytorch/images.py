@@ -16,7 +16,7 @@ class WithPreprocessing(nn.Module):
     Args:
         model: the network.
         config: what `timm.data.resolve_model_data_config(model)` returns, an image processor of Hugging Face, or None.
-        **options: mean, std, size, interpolation, scale, as for `bridges.images.image_settings`.
+        **options: mean, std, size, interpolation, scale, crop, as for `bridges.images.image_settings`.
 
     Raises:
         ValueError, TypeError: as `bridges.images.image_settings`.
@@ -43,9 +43,20 @@ class WithPreprocessing(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         """Return what the network returns for images."""
         settings = self.settings
-        x = x * settings.scale
-        if settings.size is not None and tuple(x.shape[-2:]) != settings.size:
+        settings.refuse_shape(tuple(x.shape), True)
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), x.dtype)
+        # In float32: half precision has not every way of resizing.
+        x = x.float() * settings.scale
+        size = settings.resized(*x.shape[-2:])
+        if tuple(x.shape[-2:]) != size:
             way = settings.interpolation
-            smooth: Any = {} if way == "nearest" else {"antialias": True, "align_corners": False}
-            x = nn.functional.interpolate(x, settings.size, mode=way, **smooth)
-        return self.model((x - self.mean) / self.std)
+            # PIL, JAX and Keras take the pixel nearest to the middle, which PyTorch calls exact.
+            smooth: Any = {"mode": "nearest-exact"} if way == "nearest" else {"mode": way, "antialias": True}
+            x = nn.functional.interpolate(x, size, **smooth)
+        rows, columns = settings.window(*size)
+        x = (x[..., rows, columns] - self.mean.float()) / self.std.float()
+        return self.model(x.to(dtype))
+
+    def extra_repr(self) -> str:
+        """Return the settings."""
+        return f"settings={self.settings}"

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from bridges.callbacks import BridgedFunction, Signature
-from bridges.outputs import Reading, described
+from bridges.outputs import Reading, settings_as_weights
 from bridges.randomness import seed_words
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.layers import all_layers
@@ -48,9 +48,10 @@ def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None, random: bo
             scores (`bridges.outputs.Reading` has the rules).
         output: a function from what the model returns to one such tensor, for anything else.
         random: whether the Keras model is random given its input, such as dropout that is called with `training=True`
-            within it. What is returned is then a `jaxsmooth.RandomClassifier` with `of_batch=True`, for
-            `compiled=False`: the generators of its layers (`keras.random.SeedGenerator`) are set for each batch from
-            the keys of its rows, so that votes repeat, and depend on the batch size. They are put back afterwards.
+            within it: a plain `Dropout` draws nothing, since the model is not in training. What is returned is then a
+            `jaxsmooth.RandomClassifier` with `of_batch=True`, for `compiled=False`: the generators of its layers
+            (`keras.random.SeedGenerator`) are set for each batch from the keys of its rows, so that votes repeat, and
+            depend on the batch size. They are put back afterwards.
 
     Returns:
         A function of one floating-point array `[B, *event]`. Two functions of the same model are equal. Results have
@@ -86,6 +87,10 @@ def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None, random: bo
     return TensorFlowFunction(model, Reading(output))
 
 
+# What Keras numbers, and what refers to it.
+_NAMES = ("name", "inbound_nodes", "input_layers", "output_layers", "build_config", "registered_name")
+
+
 class TensorFlowFunction(BridgedFunction):
     """A TensorFlow model as a JAX function."""
 
@@ -102,7 +107,7 @@ class TensorFlowFunction(BridgedFunction):
         """Return all variables, in order: several may have one name."""
         variables = getattr(self.model, "variables", ())
         values = {f"{place} {variable.name}": np.asarray(variable) for place, variable in enumerate(variables)}
-        return values | described(self.reading.output)
+        return values | settings_as_weights(self.reading.output, _configuration(self.model))
 
     def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Run the model on a tensor that it may not keep."""
@@ -179,6 +184,20 @@ class TensorFlowFunction(BridgedFunction):
         return Signature(shape, result_dtype, observer() is not None, lends_its_result=False)
 
 
+def _configuration(model: Any) -> Any:
+    """Return the settings of a Keras model's layers, without the names that Keras numbers; None if it has no such."""
+    try:
+        return _without_names(model.get_config())
+    except Exception:  # of a subclassed model, or none of Keras
+        return None
+
+
+def _without_names(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key not in _NAMES}
+    return [_without_names(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
 class RandomKerasFunction:
     """A Keras model that is random given its input, as a function of a batch and its keys.
 
@@ -193,8 +212,7 @@ class RandomKerasFunction:
     def __init__(self, model: Any, reading: Reading) -> None:
         self.model = model
         self.reading = reading
-        values = [value for layer in all_layers(model) for value in vars(layer).values()]
-        self._generators = [value for value in values if isinstance(value, keras.random.SeedGenerator)]
+        self._generators = [generator for layer in all_layers(model) for generator in _generators(layer)]
         if not self._generators:
             raise TypeError(
                 f"model must be a Keras model with layers that draw from a keras.random.SeedGenerator, which "
@@ -205,6 +223,8 @@ class RandomKerasFunction:
         """Return the scores of a batch, random numbers seeded from the keys of its rows."""
         words = seed_words(x, keys, "Keras")
         before = [generator.state.numpy() for generator in self._generators]
+        variables: Any = self.model.non_trainable_variables
+        statistics = [variable.numpy() for variable in variables]
         try:
             for place, generator in enumerate(self._generators):
                 generator.state.assign(words ^ np.uint32(place))
@@ -213,6 +233,18 @@ class RandomKerasFunction:
         finally:
             for generator, state in zip(self._generators, before, strict=True):
                 generator.state.assign(state)
+            # Batch normalisation that is called with training=True within the model changes its statistics.
+            for variable, value in zip(variables, statistics, strict=True):
+                variable.assign(value)
+
+
+def _generators(layer: Any) -> list[Any]:
+    """Return the random generators of a layer, those in its lists and dicts, too."""
+    own: list[Any] = []
+    for value in vars(layer).values():
+        entries = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        own += [entry for entry in entries if isinstance(entry, keras.random.SeedGenerator)]
+    return list({id(generator): generator for generator in own}.values())
 
 
 def _cast(x: tf.Tensor, dtype: tf.DType | None) -> tf.Tensor:

@@ -8,6 +8,7 @@ import keras
 from bridges.images import ImageOptions, channels, image_settings
 
 
+@keras.saving.register_keras_serializable("jaxsmooth")
 class WithPreprocessing(keras.Model):
     """A network of images as they are certified, `[B, H, W, C]`: scaled, resized and standardised inside.
 
@@ -19,7 +20,7 @@ class WithPreprocessing(keras.Model):
         function: applied after the size, such as `keras.applications.resnet.preprocess_input`, which takes pixels from
             0 to 255: give `scale=255` for images in [0, 1]. Keras copies and saves only functions that are registered
             with it (`keras.saving.register_keras_serializable`).
-        **options: mean, std, size, interpolation, scale, as for `bridges.images.image_settings`.
+        **options: mean, std, size, interpolation, scale, crop, as for `bridges.images.image_settings`.
 
     Raises:
         ValueError, TypeError: as `bridges.images.image_settings`.
@@ -49,10 +50,15 @@ class WithPreprocessing(keras.Model):
     def call(self, x: Any, training: Any = None) -> Any:
         """Return what the network returns for images."""
         settings = self.settings
+        settings.refuse_shape(tuple(x.shape), False)
         x = x * settings.scale
-        if settings.size is not None and tuple(x.shape[1:3]) != settings.size:
+        size = settings.resized(*x.shape[1:3])
+        if tuple(x.shape[1:3]) != size:
             smooth = settings.interpolation != "nearest"
-            x = keras.ops.image.resize(x, settings.size, interpolation=settings.interpolation, antialias=smooth)
+            way: Any = {"interpolation": settings.interpolation, "data_format": "channels_last"}
+            x = keras.ops.image.resize(x, size, antialias=smooth, **way)
+        rows, columns = settings.window(*size)
+        x = x[:, rows, columns]
         if self.function is not None:
             x = self.function(x)
         mean, std = (
