@@ -7,13 +7,18 @@ import numpy as np
 
 from jaxsmooth.descriptions import described
 
+# What Hugging Face's models call what is not scores.
+_NO_SCORES = {"last_hidden_state", "hidden_states", "pooler_output", "loss", "attentions", "image_embeds"}
+
 
 class Reading(NamedTuple):
     """How scores are read from what a model returns.
 
-    An array is the scores. Of a mapping, such as a `ModelOutput` of Hugging Face, they are the entry "logits", or the
-    only entry; of an object its attribute `logits`; of a tuple or list its first entry, where no other entry could be
-    meant: no other is a matrix of another width. What is ambiguous is refused.
+    An array is the scores. Of a mapping, such as a `ModelOutput` of Hugging Face, or a NamedTuple, they are the entry
+    "logits", or the only entry, unless its name says that it is something else, such as "last_hidden_state"; of an
+    object its attribute `logits`; of a tuple or list its first entry, where no other entry could be meant: no other is
+    a matrix of another width. Of several matrices of one width the first is taken, as auxiliary outputs come after the
+    scores. What is ambiguous is refused.
 
     Attributes:
         output: the user's function from what the model returns to scores, in place of these rules; None for none.
@@ -46,7 +51,11 @@ function of it, such as output=lambda result: result[0]
             TypeError: there are no scores in it. ValueError: it is ambiguous which they are.
         """
         if self.output is not None:
-            scores = self.output(result)
+            try:
+                scores = self.output(result)
+            except Exception as error:
+                error.add_note(f"{self.argument} was called on {_words(result)}, which {model} returned")
+                raise
             if not _is_array(scores):
                 raise TypeError(
                     f"{self.argument} must return an array of scores, got {_words(scores)} for {_words(result)}"
@@ -56,6 +65,8 @@ function of it, such as output=lambda result: result[0]
             return result
         if isinstance(result, Mapping):
             return self._of_mapping(result, model)
+        if isinstance(result, tuple) and hasattr(result, "_fields") and len(result) > 1:  # a NamedTuple has names
+            return self._of_mapping(dict(zip(result._fields, result, strict=True)), model)  # pyright: ignore
         logits = getattr(result, "logits", None)
         if _is_array(logits):
             return logits
@@ -67,7 +78,7 @@ function of it, such as output=lambda result: result[0]
 
     def _of_mapping(self, result: Mapping[Any, Any], model: str) -> Any:
         chosen = result.get("logits")
-        if chosen is None and len(result) == 1:
+        if chosen is None and len(result) == 1 and not set(result) & _NO_SCORES:
             (chosen,) = result.values()
         if not _is_array(chosen):
             raise self._ambiguous(result, model, "result['...']")
@@ -83,7 +94,7 @@ function of it, such as output=lambda result: result[0]
             # A matrix among the other entries may be the scores, too.
             if len(first.shape) == 2 and not others:
                 return first
-            if len(first.shape) > 2 and not widths:
+            if len(first.shape) > 2 and not any(map(_is_array, result[1:])):
                 return first
         if len(result) == 1 and _is_array(first):
             return first

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_traced, refuse_uncallable, refuse_unknown
-from jaxsmooth.types import MOST_VOTES, Noise, Votes
+from jaxsmooth.types import MOST_VOTES, Noise, RandomClassifier, Votes
 
 _ARRAY = object()
 _RULES = ("fixed", "grid", "anytime")
@@ -40,7 +40,7 @@ def split_callable(f: Any) -> tuple[list[Any], StaticCallable]:
     Raises:
         TypeError: it cannot be called, or the rest cannot be hashed.
     """
-    refuse_uncallable(f)
+    refuse_uncallable(f.f if isinstance(f, RandomClassifier) else f)
     arrays: list[Any] = []
     rest: list[Any] = []
     leaves, treedef = jax.tree.flatten(f)
@@ -101,13 +101,17 @@ def as_inputs(x: Any) -> jax.Array:
 
 
 def _gathered(x: jax.Array) -> jax.Array:
-    """Return inputs that are split over explicit axes of a mesh as whole ones on each device.
+    """Return inputs that are split over explicit axes of a mesh as whole ones: on one device, or traced on each.
 
     On such axes every operation must say how its result is split, which the gathers of samples leave open.
     """
     sharding: Any = jax.typeof(x).sharding
     kinds = zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
     explicit = {name for name, kind in kinds if kind == AxisType.Explicit}
+    if explicit and not is_traced(x) and x.is_fully_addressable and jax.sharding.get_abstract_mesh().empty:
+        # Outside of jit a program for one device takes no array of a mesh, even of one that is whole on each device.
+        # By way of the host, since `device_put` would bind the array to a device that other arguments are not on.
+        return jnp.asarray(np.asarray(x))
     used = {name for axis in sharding.spec for name in (axis if isinstance(axis, tuple) else (axis,))}
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec())) if used & explicit else x
 

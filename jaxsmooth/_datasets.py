@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxsmooth.arguments import as_array, as_integer, in_brief, refuse_unpaired
@@ -118,7 +119,7 @@ class _Pairs:
 
     def __init__(self, x: Any, y: Any) -> None:
         # A DataFrame is indexed by columns, and a Series by names.
-        self._x, self._y = (np.asarray(part) if hasattr(part, "iloc") else part for part in (x, y))
+        self._x, self._y = (np.asarray(part) if hasattr(part, "iloc") or _is_split(part) else part for part in (x, y))
 
     def __len__(self) -> int:
         return len(self._x)
@@ -134,3 +135,8 @@ def _is_indexed(data: Any) -> bool:
 
 def _same(pair: Any) -> Any:
     return pair
+
+
+def _is_split(part: Any) -> bool:
+    """Return whether a JAX array is split over devices: one of its inputs cannot be taken out without saying how."""
+    return isinstance(part, jax.Array) and part.is_fully_addressable and len(part.devices()) > 1

@@ -39,15 +39,32 @@ def advice(f: Any) -> str | None:
         >>> advice(lambda x: x) is None
         True
     """
-    for base in type(f).__mro__:
-        for module, name, what, taker in _KINDS:
-            if base.__name__ == name and f"{base.__module__}.".startswith(f"{module}."):
-                return f"got {what}, {type(f).__name__}: {taker} takes it"
+    if (found := kind_of(f)) is not None:
+        what, taker = found
+        if getattr(f, "scope", None) is not None and what == "a flax.linen module":
+            taker = "bridges.flax.as_jax(*module.unbind())"
+        if what == "a scikit-learn estimator" and not hasattr(f, "predict_proba"):
+            taker = taker.replace("predict_proba", "decision_function")
+        return f"got {what}, {type(f).__name__}: {taker} takes it"
     if _is_nnx(f) and (layer := _training_layer(f)) is not None:
         return (
             f"got an nnx module, {type(f).__name__}, in training mode (its {layer}): bridges.flax.as_jax(module) "
             "takes it in evaluation mode"
         )
+    return None
+
+
+def kind_of(value: Any) -> tuple[str, str] | None:
+    """Return what an object of another framework is, and which call takes it; None for any other.
+
+    Example:
+        >>> kind_of(lambda x: x) is None
+        True
+    """
+    for base in type(value).__mro__:
+        for module, name, what, taker in _KINDS:
+            if base.__name__ == name and f"{base.__module__}.".startswith(f"{module}."):
+                return what, taker
     return None
 
 

@@ -176,7 +176,15 @@ def traced_scores(f: Any, noisy: jax.Array, keys: jax.Array) -> Any:
         ) from error
     except Exception as error:
         if any(base.__module__.startswith("equinox.") for base in type(f).__mro__):
-            error.add_note("An Equinox module is written for one example: bridges.equinox.as_jax(model) takes batches.")
+            raise TypeError(
+                f"f, the Equinox module {type(f).__name__}, cannot take a batch: one that is written for one example "
+                f"goes through bridges.equinox.as_jax(model), or (model, state). {type(error).__name__}: {error}"
+            ) from error
+        if "Tracer" in str(error) or "must be Tensor" in str(error):
+            raise TypeError(
+                "f must be a function that JAX can trace: a model of PyTorch, TensorFlow or Keras within it goes "
+                f"through bridges.<framework>.as_jax(model). {type(error).__name__}: {error}"
+            ) from error
         raise
 
 

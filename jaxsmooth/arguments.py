@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._foreign import advice
+from jaxsmooth._foreign import advice, kind_of
 
 __all__ = [
     "as_alpha",
@@ -145,7 +145,7 @@ def as_key(value: Any, *, any_generator: bool = False) -> jax.Array:
         >>> as_key(np.array([0, 7], np.uint32)) == jax.random.key(7)
         Array(True, dtype=bool)
     """
-    expected = "one Threefry key, as made by jax.random.key(seed)"
+    expected = "one Threefry key, as made by jaxsmooth.key_of_seed(seed) or jax.random.key(seed, impl='threefry2x32')"
     if not isinstance(value, (jax.Array, np.ndarray)):
         raise TypeError(f"key must be {expected}, got {in_brief(value)}")
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -255,9 +255,24 @@ def refuse_uncallable(f: Any) -> None:
     if inspect.isfunction(f):
         return
     known = advice(f)
+    if isinstance(f, type):
+        known = f"got the class {f.__name__}: make an instance of it"
     if known is not None or not callable(f):
         expected = "f must be a callable from inputs [B, *event] to scores [B, *components, K]"
         raise TypeError(f"{expected}, {known or f'got {in_brief(f)}'}")
+
+
+def refuse_other_framework(name: str, model: Any, own: str) -> None:
+    """Refuse a model of another framework than `own`, and name the call that takes it.
+
+    Args:
+        name: of the argument.
+        model: any value.
+        own: the bridge that asks, such as "pytorch".
+    """
+    found = kind_of(model)
+    if found is not None and f"bridges.{own}." not in found[1]:
+        raise TypeError(f"{name} must be a model of this bridge's framework, got {found[0]}: {found[1]} takes it")
 
 
 def _as_float(number: int) -> float:

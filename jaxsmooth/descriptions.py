@@ -92,8 +92,10 @@ class _Describer:
         if dataclasses.is_dataclass(value):
             names = [field.name for field in dataclasses.fields(value) if field.name not in _NOT_SETTINGS]
             return f"{_type_name(value)}{inner({name: getattr(value, name, None) for name in names})}"
-        if hasattr(value, "__wrapped__"):  # what jax.jit returns, for example
-            return inner(value.__wrapped__)
+        # What jax.jit returns has the function as `__wrapped__`, and Partial's copy of a functools.partial as `fun`.
+        for name in ("__wrapped__", "fun"):
+            if callable(getattr(value, name, None)):
+                return inner(getattr(value, name))
         if type(value).__module__ in ("operator", "_operator"):
             return f"{_type_name(value)}{inner(value.__reduce__()[1])}"
         return _type_name(value)

@@ -54,6 +54,12 @@ class _OverDevices:
 
     def __call__(self, *arrays: jax.Array) -> jax.Array:
         """Return the scores of a batch; a random classifier has keys, too."""
+        context = jax.sharding.get_abstract_mesh()
+        if not context.empty and context != self.mesh.abstract_mesh:
+            raise ValueError(
+                "over_devices brings a mesh of its own, so that it cannot run under jax.set_mesh with another one: "
+                f"call it outside of that context, or use f itself there, got the context {context}"
+            )
         rows = arrays[0].shape[0]
         # Every device needs the same number of rows. Padding is a repeated row, since keys have no zeros.
         places = jnp.minimum(jnp.arange(rows + -rows % self.mesh.size), rows - 1)

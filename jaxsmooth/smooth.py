@@ -76,7 +76,7 @@ def smooth(
 
     Raises:
         ValueError, TypeError: as `count_votes`, or estimator, noise and `hard` do not go together. NotImplementedError:
-            second derivatives with "score".
+            second derivatives with "score", and gradients in anything but x.
 
     Example:
         >>> from jaxsmooth import Gaussian
@@ -98,8 +98,10 @@ def smooth(
         rows = rows_of_chunks(task.x.shape[0] * n, as_batch_size(batch_size))
         if task.x.shape[0] == 0:
             return jnp.zeros((0, *row_of_scores(f, task, rows)), jnp.float32)
-        run = _score if estimator == "score" else _pathwise
-        return run(static, n, rows, hard, arrays, task)
+        if estimator == "pathwise":
+            return _pathwise(static, n, rows, hard, arrays, task)
+        fixed = jax.tree.map(_in_x_only, (arrays, task.noise))
+        return _score(static, n, rows, hard, fixed[0], task._replace(noise=fixed[1]))
 
     return g
 
@@ -245,6 +247,20 @@ def _score_backward(
 
     gradient = _only_once(scan_chunks(add_chunk, task.x.shape[0], n, rows).astype(task.x.dtype), task.x)
     return None, Task(None, None, gradient, None, None)  # pyright: ignore[reportArgumentType]
+
+
+@jax.custom_jvp
+def _in_x_only(parameter: jax.Array) -> jax.Array:
+    """Return a parameter that the score estimator has no gradient for."""
+    return parameter
+
+
+@_in_x_only.defjvp
+def _derivative_in_parameters(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "smooth(..., estimator='score') has gradients in x only, not in the arrays of f or the scale of the noise: "
+        "estimator='pathwise' has them"
+    )
 
 
 @jax.custom_jvp

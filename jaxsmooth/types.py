@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxsmooth._foreign import kind_of
+
 __all__ = ["ABSTAIN", "Certificate", "Classifier", "Noise", "Prediction", "RandomClassifier", "Votes"]
 
 Array = jax.Array | np.ndarray
@@ -139,6 +141,15 @@ class RandomClassifier:
 
     f: Any
     of_batch: bool = field(default=False, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        """Refuse a model of another framework, which takes no keys."""
+        found = kind_of(self.f)
+        if found is not None:
+            raise TypeError(
+                f"f of a RandomClassifier must be a function of a batch and keys, got {found[0]}: "
+                f"{found[1].removesuffix(')')}, random=True) makes one of it"
+            )
 
     def __call__(self, x: Array, keys: Array | None = None, /) -> jax.Array:
         """Return the scores of a batch, each row under its key.

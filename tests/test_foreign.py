@@ -1,5 +1,7 @@
 """Objects of other frameworks where a JAX function belongs, small floats, and functions that JAX cannot trace."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -9,8 +11,10 @@ import pytest
 import tensorflow as tf
 import torch
 from flax import linen, nnx
+from jax.tree_util import Partial
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 
 import bridges.flax
 import jaxsmooth
@@ -162,10 +166,34 @@ def test_small_floats_run_through_every_function(dtype, tmp_path):
         gradient = jax.grad(lambda x, g=g: g(KEY, x)[0, 0])(x)
         assert gradient.dtype == dtype
         assert jnp.isfinite(gradient).all()
-    for loss in (jaxsmooth.losses.macer, jaxsmooth.losses.smoothadv, jaxsmooth.losses.smoothmix):
+    attacked = [partial(getattr(jaxsmooth.losses, name), clip_values=None) for name in ("smoothadv", "smoothmix")]
+    for loss in (jaxsmooth.losses.macer, *attacked):
         (gradient,) = jax.grad(lambda f, loss=loss: loss(f, NOISE, KEY, x, y))(f).args
         assert gradient.dtype == dtype
         assert jnp.isfinite(gradient).all()
     data = [(np.asarray(row), 0) for row in x]
     rows = certify_dataset(f, NOISE, KEY, data, tmp_path / "run", mode=Fixed(n0=100, n=100), verbose=False)
     np.testing.assert_allclose([row.radius for row in rows], result.radius, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (torch.nn.Linear, "got the class Linear: make an instance of it"),
+        (lambda x: torch.nn.Linear(5, 3)(x), r"goes through bridges.<framework>.as_jax\(model\)"),
+        (linen.Dense(3).bind({"params": {}}), r"bridges.flax.as_jax\(\*module.unbind\(\)\)"),
+        (LinearSVC(), "decision_function"),
+    ],
+)
+def test_messages_name_what_works(f, message):
+    with pytest.raises(TypeError, match=message):
+        certify(f, NOISE, KEY, inputs(2), n=10)
+
+
+def test_a_program_is_not_used_for_another_number_that_is_equal():
+    def signed(flag, x):
+        return x[:, :3] if flag is True else -x[:, :3]
+
+    x = jnp.array([[5.0, 0.0, -5.0]])
+    votes = [jaxsmooth.count_votes(Partial(signed, flag), NOISE, KEY, x, n=10).argmax() for flag in (True, 1)]
+    assert votes == [0, 2]

@@ -207,3 +207,50 @@ def test_random_models_of_other_frameworks_repeat_their_votes(framework):
     with pytest.raises(TypeError, match="random"):
         importlib.import_module("bridges.tensorflow").as_jax(lambda x: x, random=True)
     assert callable(deterministic)
+
+
+def test_batch_normalisation_by_the_batch_is_refused():
+    """Dropout is to stay on, and `train()` on the whole network would let rows see each other."""
+    import torch
+    from torch import nn
+
+    import bridges.pytorch
+    import bridges.tensorflow
+
+    network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 3)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    f = bridges.pytorch.as_jax(network, random=True)
+    with pytest.raises(ValueError, match="batch normalisation in evaluation mode, got BatchNorm1d '1'"):
+        certify(f, NOISE, KEY, X, n=10, compiled=False)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    network.eval()
+    network[2].train()
+    check_classifier(f, X)
+    # By the function itself, or within a graph of Keras: the test of rows at their places sees it.
+    with pytest.raises(ValueError, match="its scores depend on the batch"):
+        check_classifier(RandomClassifier(lambda x, _: x - x.mean(0, keepdims=True), of_batch=True), X)
+    import keras
+
+    x = keras.Input((5,))
+    hidden = keras.layers.BatchNormalization()(keras.layers.Dropout(0.1)(x, training=True), training=True)
+    model = keras.Model(x, keras.layers.Dense(3)(hidden))
+    statistics = [np.array(variable) for variable in model.non_trainable_variables]
+    with pytest.raises(ValueError, match="its scores depend on the batch"):
+        check_classifier(bridges.tensorflow.as_jax(model, random=True), X)
+    assert_same(statistics, [np.array(variable) for variable in model.non_trainable_variables])
+
+
+def test_votes_of_two_batch_sizes_do_not_add_up():
+    f = RandomClassifier(moved_together, of_batch=True)
+    votes = [predict(f, NOISE, KEY, X, n=100, batch_size=size, compiled=False).votes for size in (32, 64)]
+    with pytest.raises(ValueError, match="add up only at one, got 32 and 64"):
+        votes[0] + votes[1]
+
+
+def test_models_of_other_frameworks_are_no_random_functions():
+    from torch import nn
+
+    with pytest.raises(TypeError, match=r"bridges.pytorch.as_jax\(model, random=True\)"):
+        RandomClassifier(nn.Linear(5, 3))
+    with pytest.raises(TypeError, match="f must be a callable"):
+        certify(RandomClassifier(3), NOISE, KEY, X, n=10)

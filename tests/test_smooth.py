@@ -234,3 +234,17 @@ def test_second_derivatives_follow_f_or_are_refused():
             jax.hessian(lambda x, score=score: score(key, x)[0, 0])(x)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(lambda x: g(key, x), (x,), (x,))
+
+
+def test_the_score_estimator_refuses_what_it_has_no_gradient_in():
+    """Zeros would be taken for gradients: a loop of training steps would run and learn nothing."""
+    x, key, weights = inputs(2), jax.random.key(0), jnp.ones((5, 3))
+
+    def loss(weights, sigma, x):
+        return smooth(Partial(lambda w, x: x @ w, weights), Gaussian(sigma), n=50, estimator="score")(key, x)[0, 0]
+
+    assert jnp.isfinite(jax.jit(jax.grad(loss, 2))(weights, 0.5, x)).all()
+    for argument in (0, 1):
+        for way in (jax.grad, lambda f, i: jax.jit(jax.grad(f, i))):
+            with pytest.raises(NotImplementedError, match="has gradients in x only"):
+                way(loss, argument)(weights, 0.5, x)

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 
 from bridges.outputs import Reading
+from jaxsmooth.arguments import refuse_other_framework
 
 
 def as_jax(model: Any, state: Any = None, *, output: Callable[[Any], Any] | None = None) -> "EquinoxFunction":
@@ -34,6 +35,7 @@ def as_jax(model: Any, state: Any = None, *, output: Callable[[Any], Any] | None
         >>> certify(f, Gaussian(0.5), jax.random.key(0), jnp.ones((2, 4)), n0=10, n=100).label.shape
         (2,)
     """
+    refuse_other_framework("model", model, "equinox")
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"model must be a callable of one example, such as an equinox.Module, got {model!r}")
     if output is not None and not callable(output):

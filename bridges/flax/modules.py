@@ -11,6 +11,7 @@ from flax.core import FrozenDict, unfreeze
 from bridges.flax.functions import FlaxFunction, LinenStructure, NNXStructure, training_arguments
 from bridges.flax.layers import redrawn
 from bridges.outputs import Reading
+from jaxsmooth.arguments import refuse_other_framework
 
 
 def as_jax(model: Any, variables: Any = None, *, output: Callable[[Any], Any] | None = None) -> FlaxFunction:
@@ -102,6 +103,7 @@ def as_model(model: Any, variables: Any, reading: Reading) -> LinenModel | NNXMo
     Raises:
         TypeError: the model is no module, or variables are missing or not a mapping, or an nnx module has some.
     """
+    refuse_other_framework("model", model, "flax")
     if isinstance(model, nnx.Module):
         if variables is not None:
             raise TypeError("variables must be None for an nnx module, which holds its own")

@@ -16,7 +16,7 @@ from bridges.pytorch.modes import evaluating, own_modes, placement
 from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dtype
 from bridges.randomness import seed_words
 from jaxsmooth import RandomClassifier
-from jaxsmooth.arguments import as_flag
+from jaxsmooth.arguments import as_flag, refuse_other_framework
 from jaxsmooth.descriptions import without_addresses
 
 
@@ -78,6 +78,7 @@ def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: b
         >>> jax.jit(f)(x).shape, jax.grad(lambda x: f(x).sum())(x).shape
         ((4, 2), (4, 3))
     """
+    refuse_other_framework("module", module, "pytorch")
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if output is not None and not callable(output):

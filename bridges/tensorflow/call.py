@@ -18,7 +18,7 @@ from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.layers import all_layers
 from bridges.tensorflow.transfer import to_jax, to_jax_dtype, to_numpy, to_tensorflow
 from jaxsmooth import RandomClassifier
-from jaxsmooth.arguments import as_flag
+from jaxsmooth.arguments import as_flag, refuse_other_framework
 
 
 @overload
@@ -78,6 +78,7 @@ def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None, random: bo
         >>> jax.jit(f)(x).shape, jax.grad(lambda x: f(x).sum())(x)[0]
         ((4, 2), Array([1., 1., 2.], dtype=float32))
     """
+    refuse_other_framework("model", model, "tensorflow")
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"model must be a Keras model, a tf.Module or a function, got {model!r}")
     if output is not None and not callable(output):

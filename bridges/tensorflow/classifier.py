@@ -6,7 +6,7 @@ from typing import Any
 from bridges.classifier import SmoothedClassifier, arguments
 from bridges.tensorflow.backend import TensorFlowBackend
 from bridges.tensorflow.losses import Loss
-from jaxsmooth.arguments import as_integer
+from jaxsmooth.arguments import as_integer, refuse_other_framework
 
 
 class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
@@ -140,6 +140,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
 
 
 def _check_types(model: Any, optimizer: Any, train_step: Any) -> None:
+    refuse_other_framework("model", model, "tensorflow")
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"model must be a Keras model, a tf.Module or a function, got {model!r}")
     if optimizer is not None and not hasattr(optimizer, "apply_gradients"):
