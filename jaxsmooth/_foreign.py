@@ -68,6 +68,13 @@ def kind_of(value: Any) -> tuple[str, str] | None:
     return None
 
 
+def linen_of(f: Any) -> str | None:
+    """Return the type of the flax.linen module whose `apply` a partial function calls; None if it calls no such."""
+    module = getattr(getattr(f, "func", None), "__self__", None)
+    found = kind_of(module)
+    return type(module).__name__ if found is not None and found[0] == "a flax.linen module" else None
+
+
 def _is_nnx(value: Any) -> bool:
     return any(base.__module__.startswith("flax.nnx") and base.__name__ == "Module" for base in type(value).__mro__)
 

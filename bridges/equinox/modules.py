@@ -1,5 +1,6 @@
 """An Equinox model, written for one example, as a JAX function of a batch."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,14 +41,15 @@ def as_jax(model: Any, state: Any = None, *, output: Callable[[Any], Any] | None
         raise TypeError(f"model must be a callable of one example, such as an equinox.Module, got {model!r}")
     if output is not None and not callable(output):
         raise TypeError(f"output must be a function of what the model returns, got {output!r}")
-    arrays, rest = eqx.partition((eqx.nn.inference_mode(model), state), eqx.is_array)
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+    others, rest = eqx.partition((rest, state), eqx.is_array)
     leaves, treedef = jax.tree.flatten(rest)
     static = _Static(treedef, tuple(leaves), repr([leaf for leaf in leaves if isinstance(leaf, (bool, int, float))]))
     try:
         hash(static)
     except TypeError as error:
         raise TypeError(f"model must be hashable apart from its arrays: {error}") from None
-    return EquinoxFunction(arrays, static, Reading(output))
+    return EquinoxFunction(params, others, static, Reading(output))
 
 
 class _Static(NamedTuple):
@@ -64,25 +66,60 @@ class EquinoxFunction:
     """An Equinox model with the arrays that it had when this was made: a callable pytree.
 
     Attributes:
-        arrays: of the model and of its state.
+        params: floating-point arrays of the model.
+        state: other arrays of the model, and those of its state.
         static: the rest of both.
         reading: how scores are read from what the model returns.
     """
 
-    arrays: Any
+    params: Any
+    state: Any
     static: Any = field(metadata={"static": True})
     reading: Reading = field(metadata={"static": True})
 
     @property
     def model(self) -> Any:
         """The model with these arrays, in inference mode."""
-        return self._parts()[0]
+        return eqx.nn.inference_mode(self._parts()[0])
+
+    @property
+    def model_state(self) -> Any:
+        """The state of a stateful model with these arrays; None for another."""
+        return self._parts()[1]
 
     def __call__(self, x: jax.Array) -> Any:
         """Return the model's scores for inputs `[B, *event]`."""
         model, state = self._parts()
+        model = eqx.nn.inference_mode(model)
         run = model if state is None else lambda row: model(row, state)[0]
         return self.reading(jax.vmap(run)(x), type(model).__name__)
 
+    def run(self, x: jax.Array, *, training: bool = False, key: Any = None) -> tuple[Any, Any]:
+        """Return the scores and the state afterwards; in training mode each row has a key, if the model takes one."""
+        if not training:
+            return self(x), self.state
+        model, state = self._parts()
+        model = eqx.nn.inference_mode(model, value=False)
+        settings = {"key": jax.random.split(key, len(x))} if "key" in inspect.signature(model).parameters else {}
+
+        def of_stateful_row(row: jax.Array, settings: dict[str, Any]) -> tuple[Any, Any]:
+            return model(row, state, **settings)
+
+        axes: Any = {"axis_name": _axis_name(model), "in_axes": (0, 0)}
+        if state is None:
+            result = jax.vmap(lambda row, settings: model(row, **settings), **axes)(x, settings)
+            return self.reading(result, type(model).__name__), self.state
+        result, state = jax.vmap(of_stateful_row, **axes, out_axes=(0, None))(x, settings)
+        others = eqx.filter((eqx.filter(model, eqx.is_inexact_array, inverse=True), state), eqx.is_array)
+        return self.reading(result, type(model).__name__), others
+
     def _parts(self) -> Any:
-        return eqx.combine(self.arrays, jax.tree.unflatten(self.static.treedef, self.static.leaves))
+        rest = eqx.combine(self.state, jax.tree.unflatten(self.static.treedef, self.static.leaves))
+        return eqx.combine(self.params, rest[0]), rest[1]
+
+
+def _axis_name(model: Any) -> Any:
+    """Return the name of the batch axis that batch normalisation asks for."""
+    leaves = jax.tree.leaves(model, is_leaf=lambda part: isinstance(part, eqx.nn.BatchNorm))
+    names = {part.axis_name for part in leaves if isinstance(part, eqx.nn.BatchNorm)}
+    return next(iter(names), "batch")

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
-from flax import linen, nnx
+from flax import linen, nnx, serialization
 
 from bridges.flax.layers import record_linen, record_nnx
 from bridges.outputs import Reading
@@ -77,7 +77,7 @@ class NNXStructure:
         del key
         module = self._merged(params, state, training)
         outputs = module(x, **training_arguments(type(module).__call__, training))
-        return outputs, nnx.state(module, _not_params) if training else state
+        return outputs, nnx.to_pure_dict(nnx.state(module, _not_params)) if training else state
 
     def record(
         self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
@@ -119,6 +119,28 @@ class FlaxFunction:
         """Return the module's outputs, and its state afterwards, which evaluation mode does not change."""
         result, state = self.structure.apply(self.params, self.state, x, training=training, key=key)
         return self.reading(result), state
+
+
+def _as_state_dict(f: FlaxFunction) -> dict[str, Any]:
+    """Return the arrays of a function as `flax.serialization` takes them: keys of JAX as their data."""
+    leaves = enumerate(jax.tree.leaves(f))
+    return {str(place): jax.random.key_data(leaf) if _is_key(leaf) else leaf for place, leaf in leaves}
+
+
+def _from_state_dict(f: FlaxFunction, stored: dict[str, Any]) -> FlaxFunction:
+    leaves, treedef = jax.tree.flatten(f)
+    found = [stored[str(place)] for place in range(len(leaves))]
+    pairs = zip(leaves, found, strict=True)
+    return treedef.unflatten(
+        [jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if _is_key(old) else new for old, new in pairs]
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key)
+
+
+serialization.register_serialization_state(FlaxFunction, _as_state_dict, _from_state_dict)
 
 
 @jax.tree_util.register_dataclass

@@ -84,7 +84,9 @@ class NNXModel:
     def function(self) -> FlaxFunction:
         """Return it as a function, with the variables that it has now."""
         graph, params, state = nnx.split(self.module, nnx.Param, ...)
-        return FlaxFunction(params, state, NNXStructure(graph), self.reading)
+        # Plain dicts of arrays, which every library stores.
+        arrays = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+        return FlaxFunction(*arrays, NNXStructure(graph), self.reading)
 
     def update(self, f: FlaxFunction) -> None:
         """Put the arrays of a function into the module."""

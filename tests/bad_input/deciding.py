@@ -152,7 +152,10 @@ def training_functions() -> Iterator[Subject]:
         odd = {"f": CLASSIFIERS[:8], "noise": NOISES, "key": KEYS, "x": X, "y": LABELS}
         odd |= {} if name in ("gaussian", "stability") else {"m": INTEGERS}
         words = {**WORDS, "x": ("y", "f must")}
-        yield Subject(f"losses.{name}", partial(in_order, getattr(losses, name)), good, odd, is_a_loss, words)
+        # Inputs of any size: the objectives that attack take pixels in [0, 1] by default.
+        settings = {"clip_values": None} if name in ("smoothadv", "smoothmix") else {}
+        run = partial(in_order, partial(getattr(losses, name), **settings))
+        yield Subject(f"losses.{name}", run, good, odd, is_a_loss, words)
     parameters = Partial(lambda w, x: x[:, :3] * w, jnp.ones((1, 3)))
     odd = {
         "f": [*ANYTHING, lambda: scores, lambda: Partial(scores, np.zeros(3, int))],
