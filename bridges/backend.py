@@ -15,6 +15,8 @@ from jaxsmooth import Classifier
 
 Scores = Callable[[np.ndarray | jax.Array], np.ndarray]
 Weigh = Callable[[np.ndarray], np.ndarray]
+Judge = Callable[[list[np.ndarray]], tuple[float, list[np.ndarray]]]
+"""From the outputs for some batches to a loss of them, and its derivatives in them."""
 
 
 class Backend(Protocol):
@@ -89,8 +91,8 @@ class Backend(Protocol):
         """Return the gradient in x of the loss under its own reduction."""
         ...
 
-    def refuse_untrainable(self) -> None:
-        """Refuse to train without what it takes."""
+    def refuse_untrainable(self, *, by_objective: bool = False) -> None:
+        """Refuse to train without what it takes; by an objective, no loss of the user's is needed."""
         ...
 
     def advance(self, scheduler: Any, epoch: int) -> None:
@@ -99,6 +101,13 @@ class Backend(Protocol):
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch."""
+        ...
+
+    def follow(self, batches: list[Any], judge: Judge, *, training: bool = True) -> None:
+        """Make one training step along the gradient of `judge(outputs)`, the outputs `[B, C]` of each batch.
+
+        Each batch is one call of the network, in the mode asked for.
+        """
         ...
 
     def activations(self, x: Any, layer: Any, *, framework: bool = False) -> Any:

@@ -30,6 +30,7 @@ from bridges.inputs import (
     to_numpy,
 )
 from bridges.layers import activation_loss
+from bridges.objectives import BackendNetwork, objective_at
 from bridges.preprocessing import Preprocessing, Standardisation, takes_tensors
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth import Stream
@@ -415,6 +416,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         drop_last: bool = False,
         scheduler: Any = None,
         verbose: bool = False,
+        *,
+        objective: Any = None,
         **kwargs: Any,
     ) -> None:
         """Train the network on noisy inputs, with fresh noise in every batch.
@@ -428,6 +431,10 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             drop_last: leave out a last batch that is smaller.
             scheduler: called after every epoch: its `step()` in PyTorch, itself with the index of the epoch elsewhere.
             verbose: show a progress bar.
+            objective: one of `jaxsmooth.losses`, such as `losses.macer` or `functools.partial(losses.macer, m=4)`, in
+                place of the instance's loss, which still says how outputs are read; or a
+                `bridges.objectives.EpochObjective`. Attacks stay within the instance's `clip_values`, if it has some.
+                By default the instance's loss at one noisy copy of each input.
 
         Raises:
             ValueError: there is no optimizer, or an argument is not as described. TypeError: an unknown keyword.
@@ -435,20 +442,59 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         if kwargs.pop("validation_data", None) is not None:  # said by ART's trainers
             raise TypeError("validation_data must be None: nothing here uses such data")
         refuse_keywords(kwargs, ("training_mode", "drop_last", "scheduler", "verbose"))
-        self._backend.refuse_untrainable()
+        self._backend.refuse_untrainable(by_objective=objective is not None)
         x = as_inputs(x, self._input_shape)
         batch_size = as_integer("batch_size", batch_size, 1)
         y = self._as_targets(y, len(x))
         drop_last = as_flag("drop_last", drop_last)
+        if objective is not None:
+            as_targets(y, len(x), self._nb_classes, self._nb_classes, indices=True, rows=False)
+
+            def clean() -> Any:
+                order = self._order(len(x))
+                return minibatches(x[order], y[order], batch_size, drop_last)
+
+            self._train_by(objective, clean, nb_epochs, training_mode, scheduler, verbose)
+            return
         drawn = rows_drawn(len(x), batch_size, math.prod(self._input_shape))
 
         def epoch() -> Any:
-            seed = jax.random.key_data(jaxsmooth.stream_key(self.key, Stream.ORDER, self._draws))
-            order = np.random.default_rng(np.asarray(seed)).permutation(len(x))
+            order = self._order(len(x))
             for rows in np.split(order, range(drawn, len(x), drawn)):
                 yield from minibatches(self._add_training_noise(x[rows]), y[rows], batch_size, drop_last)
 
         self._train(epoch, nb_epochs, training_mode, scheduler, verbose)
+
+    def _order(self, inputs: int) -> np.ndarray:
+        """Return the order of an epoch."""
+        seed = jax.random.key_data(jaxsmooth.stream_key(self.key, Stream.ORDER, self._draws))
+        return np.random.default_rng(np.asarray(seed)).permutation(inputs)
+
+    def _train_by(
+        self,
+        objective: Any,
+        epoch: Callable[[], Any],
+        nb_epochs: int,
+        training_mode: bool,
+        scheduler: Any,
+        verbose: bool,
+    ) -> None:
+        """Train by an objective, epoch by epoch, on pairs of clean inputs and labels: it draws its noise itself."""
+        objective_at(objective, 0, self._clip_values)  # refuses what is none, before anything is changed
+        training = as_flag("training_mode", training_mode)
+        network = BackendNetwork(self._backend, self._preprocessing, self._nb_classes, training)
+        noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
+        try:
+            for index in epochs(nb_epochs, verbose):
+                loss = objective_at(objective, index, self._clip_values)
+                for x, y in epoch():
+                    self._read_outputs(x)
+                    labels = as_targets(y, len(x), self._nb_classes, self._nb_classes, indices=True, rows=False)
+                    loss(network, noise, self._next_training_key(), x, labels)
+                if scheduler is not None:
+                    self._backend.advance(scheduler, index)
+        finally:
+            self._backend.loss_function.forget_last()
 
     def fit_generator(
         self,
@@ -458,6 +504,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         *,
         training_mode: bool = True,
         scheduler: Any = None,
+        objective: Any = None,
     ) -> None:
         """Train on noisy batches of a generator.
 
@@ -466,19 +513,24 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
                 any iterable of (x, y).
             nb_epochs: number of epochs.
             verbose: show a progress bar.
-            training_mode, scheduler: as in `fit`.
+            training_mode, scheduler, objective: as in `fit`.
         """
-        self._backend.refuse_untrainable()
+        self._backend.refuse_untrainable(by_objective=objective is not None)
         batches = generated_batches(generator)
 
-        def epoch() -> Any:
+        def clean() -> Any:
             for place, pair in enumerate(batches()):
                 refuse_unpaired("generator", pair, f"in batch {place}")
-                x, y = pair
-                x_ = as_inputs(x, self._input_shape)
-                yield self._add_training_noise(x_), self._as_targets(y, len(x_))
+                x = as_inputs(pair[0], self._input_shape)
+                yield x, self._as_targets(pair[1], len(x))
 
-        self._train(epoch, nb_epochs, training_mode, scheduler, verbose)
+        def noisy() -> Any:
+            return ((self._add_training_noise(x), y) for x, y in clean())
+
+        if objective is None:
+            self._train(noisy, nb_epochs, training_mode, scheduler, verbose)
+            return
+        self._train_by(objective, clean, nb_epochs, training_mode, scheduler, verbose)
 
     def _train(
         self, epoch: Callable[[], Any], nb_epochs: int, training_mode: bool, scheduler: Any, verbose: bool

@@ -333,11 +333,14 @@ class RandomizedSmoothingMixin(ABC):  # noqa: B024 (as ART's classes are, so tha
 
     def _add_training_noise(self, x: np.ndarray) -> np.ndarray:
         """Add noise that was not drawn before."""
+        return np.asarray(jaxsmooth.add_noise(jaxsmooth.Gaussian(self.scale), self._next_training_key(), x))
+
+    def _next_training_key(self) -> jax.Array:
+        """Return the key of training noise that was not drawn before."""
         with _COUNTING:
             draw = self._draws
             self._draws += 1
-        key = jaxsmooth.stream_key(self._key, Stream.TRAINING, draw)
-        return np.asarray(jaxsmooth.add_noise(jaxsmooth.Gaussian(self.scale), key, x))
+        return jaxsmooth.stream_key(self._key, Stream.TRAINING, draw)
 
 
 def _data(key: jax.Array) -> Any:

@@ -130,15 +130,19 @@ def smoothmix(
     maxnorm=None,
     clip=(0, 1),
 ):
+    ends = smoothmix_points(model, x, y, noise, alpha, steps, mix_step, maxnorm_s, maxnorm, clip)
+    return smoothmix_loss(model, y, noise, lam, *ends, eta)
+
+
+def smoothmix_loss(model, y, noise, lam, clean, adversarial, eta):
     m = len(noise)
-    clean, adversarial = smoothmix_points(model, x, y, noise, alpha, steps, mix_step, maxnorm_s, maxnorm, clip)
-    logits = torch.cat([model(clean + e) for e in noise])
+    logits = model(torch.cat([clean + e for e in noise]))
     mean = sum(functional.softmax(each, 1) for each in logits.chunk(m)) / m
-    share = lam.view(-1, *[1] * (x.ndim - 1))
+    share = lam.view(-1, *[1] * (clean.ndim - 1))
     mixture = (1 - share) * clean + share * adversarial
     target = (1 - lam[:, None]) * mean + lam[:, None] / mean.shape[1]
-    mixed = functional.log_softmax(torch.cat([model(mixture + e) for e in noise]), 1)
-    correct = (mean.argmax(1) == y).to(x.dtype).repeat(m)
+    mixed = functional.log_softmax(model(torch.cat([mixture + e for e in noise])), 1)
+    correct = (mean.argmax(1) == y).to(clean.dtype).repeat(m)
     divergence = functional.kl_div(mixed, target.repeat(m, 1), reduction="none").sum(1)
     xent = functional.cross_entropy(logits, y.repeat(m), reduction="none")
     return xent.mean() + eta * (correct * divergence).mean()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bridges.backend import Scores, Weigh
+from bridges.backend import Judge, Scores, Weigh
 from bridges.batches import CPU, GPU, few_sizes, fill_rows
 from bridges.flax.copies import load_tree, pack, save_tree, unpack
 from bridges.flax.functions import FlaxFunction, VotingFunction
@@ -153,8 +153,9 @@ class FlaxBackend:
         """Return the gradient in x of the loss under its own reduction."""
         return np.asarray(self._run(self._loss_gradient, x, self._labels(x, y), training=training))
 
-    def refuse_untrainable(self) -> None:
+    def refuse_untrainable(self, *, by_objective: bool = False) -> None:
         """Refuse to train without an optimizer."""
+        del by_objective
         if self.optimizer is None:
             raise ValueError("an optimizer is needed to train: give it to the constructor")
 
@@ -177,6 +178,22 @@ class FlaxBackend:
         finally:
             self.network.update(f)
             self.optimizer_state = optimizer_state
+
+    def follow(self, batches: list[Any], judge: Judge, *, training: bool = True) -> None:
+        """Make one training step along the gradient of `judge(outputs)`, the outputs `[B, C]` of each batch."""
+        assert self.optimizer is not None  # `refuse_untrainable` came first
+        f = self.network.function()
+        for x in batches:
+            self._width(f, x)
+        optimizer_state = self.optimizer.init(f.params) if self.optimizer_state is None else self.optimizer_state
+        inputs = list(map(jnp.asarray, batches))
+        outputs, pull, state = self._jitted(self._outputs_and_pull)(f, self._step_key(), inputs, training=training)
+        value, weights = judge(list(map(np.asarray, outputs)))
+        f, self.optimizer_state = self._jitted(self._followed)(
+            replace(f, state=state), pull, weights, optimizer_state, value
+        )
+        self.network.update(f)
+        self.steps += 1
 
     def activations(self, x: Any, layer: Any, *, framework: bool = False) -> Any:
         """Return what a layer returns for the inputs: an array, or JAX's."""
@@ -309,6 +326,34 @@ class FlaxBackend:
             gradient, optimizer_state, f.params, value=value, grad=gradient, value_fn=lambda params: loss(params)[0]
         )
         return replace(f, params=optax.apply_updates(f.params, updates), state=state), optimizer_state
+
+    def _outputs_and_pull(
+        self, f: FlaxFunction, key: jax.Array, batches: list[jax.Array], *, training: bool
+    ) -> tuple[list[jax.Array], Any, Any]:
+        """Return the outputs for batches that go through the module in turn, their pull-back, and the state after."""
+
+        def run(params: Any) -> tuple[list[jax.Array], Any]:
+            after = replace(f, params=params)
+            outputs: list[jax.Array] = []
+            for place, x in enumerate(batches):
+                of_batch, state = self._outputs(after, jax.random.fold_in(key, place), x, training)
+                outputs.append(self.loss_function.columns(of_batch) if of_batch.shape[1] < self.classes else of_batch)
+                after = replace(after, state=state)
+            return outputs, after.state
+
+        outputs, pull, state = jax.vjp(run, f.params, has_aux=True)
+        return outputs, pull, state
+
+    def _followed(
+        self, f: FlaxFunction, pull: Callable[[Any], Any], weights: list[jax.Array], optimizer_state: Any, value: Any
+    ) -> tuple[FlaxFunction, Any]:
+        """Return the module and the optimizer's state after a step along the pulled-back weights."""
+        assert self.optimizer is not None
+        (gradient,) = pull(list(map(jnp.asarray, weights)))
+        updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
+            gradient, optimizer_state, f.params, value=value, grad=gradient
+        )
+        return replace(f, params=optax.apply_updates(f.params, updates)), optimizer_state
 
     def _width(self, f: FlaxFunction, x: np.ndarray | jax.Array) -> int:
         """Return how many outputs the module has for one input."""

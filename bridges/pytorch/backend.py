@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bridges.archives import refuse_packed
-from bridges.backend import Scores, Weigh
+from bridges.backend import Judge, Scores, Weigh
 from bridges.batches import CPU, GPU
 from bridges.layers import only_output, pair
 from bridges.losses import PROBABILITIES, kind_of_rows
@@ -160,8 +160,9 @@ class TorchBackend:
             outputs = self._forward(leaf)
             return _gradient(self.loss_function(outputs, self._labels(y, outputs)), leaf)
 
-    def refuse_untrainable(self) -> None:
+    def refuse_untrainable(self, *, by_objective: bool = False) -> None:
         """Refuse to train without an optimizer."""
+        del by_objective
         if self.optimizer is None:
             raise ValueError("an optimizer is needed to train: give it to the constructor")
         own = {id(parameter) for parameter in self.model.parameters()}
@@ -176,16 +177,33 @@ class TorchBackend:
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one optimizer step for each batch, in the mode asked for."""
-        # Some optimizers, such as L-BFGS, ask for the loss several times in a step.
-        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
-        asks = closure is not None and closure.default is inspect.Parameter.empty
         for x, y in batches:
             with self._running(training, gradient=True, fitting=True):
-                if asks:
-                    self.optimizer.step(functools.partial(self._loss_with_gradient, x, y))
-                else:
-                    self._loss_with_gradient(x, y)
-                    self.optimizer.step()
+                self._optimize(functools.partial(self._loss_with_gradient, x, y))
+
+    def follow(self, batches: list[Any], judge: Judge, *, training: bool = True) -> None:
+        """Make one training step along the gradient of `judge(outputs)`, the outputs `[B, C]` of each batch."""
+        with self._running(training, gradient=True, fitting=True):
+            self._optimize(functools.partial(self._judged_with_gradient, batches, judge))
+
+    def _optimize(self, loss_with_gradient: Callable[[], Any]) -> None:
+        """Make one step of the optimizer."""
+        # Some optimizers, such as L-BFGS, ask for the loss several times in a step.
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            self.optimizer.step(loss_with_gradient)
+        else:
+            loss_with_gradient()
+            self.optimizer.step()
+
+    def _judged_with_gradient(self, batches: list[Any], judge: Judge) -> float:
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, enabled=self.use_amp):
+            outputs = [self._two_columns(self._training_outputs(x)) for x in batches]
+        value, weights = judge([_to_numpy(each) for each in outputs])
+        pairs = zip(weights, outputs, strict=True)
+        torch.autograd.backward(outputs, [self._view(weight).to(each.dtype) for weight, each in pairs])
+        return value
 
     def _loss_with_gradient(self, x: np.ndarray, y: Any) -> torch.Tensor:
         self.optimizer.zero_grad()
@@ -196,9 +214,9 @@ class TorchBackend:
         loss.backward()
         return loss
 
-    def _training_outputs(self, x: np.ndarray) -> torch.Tensor:
+    def _training_outputs(self, x: np.ndarray | jax.Array) -> torch.Tensor:
         try:
-            return self._forward(self._tensor(x))
+            return self._forward(self._tensor(x) if isinstance(x, np.ndarray) else self._view(x))
         except ValueError as error:
             # Batch normalisation refuses one input in training mode, with a message that does not say what to do.
             if len(x) > 1:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from bridges.archives import read_arrays, refuse_packed
-from bridges.backend import Scores, Weigh
+from bridges.backend import Judge, Scores, Weigh
 from bridges.batches import CPU, Limits
 from bridges.layers import only_output
 from bridges.losses import PROBABILITIES, kind_of_rows
@@ -64,7 +64,7 @@ class TensorFlowBackend:
         self._function = TensorFlowFunction(model, self.reading)
         self._graphs: dict[Any, Graph] = {}
         self._widths: dict[tuple[int, ...], int] = {}  # outputs for one input of each shape
-        self._weights: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
+        self._lent_functions: dict[int, Callable[..., Any]] = {}
         self._trained: list[int] | None = None
 
     @property
@@ -110,15 +110,9 @@ class TensorFlowBackend:
     def vjp(self, x: np.ndarray | jax.Array, weigh: Weigh, *, copies: int = 1, training: bool = False) -> np.ndarray:
         """Return the gradient in x of the scores weighted by `weigh(scores)`, held constant, summed over copies."""
         self._width(x)
-        call = object()  # two threads may pass the same function
-        name = id(call)
-        self._weights[name] = weigh
-        try:
-            with self._kept_state(training):
-                numbers = tf.constant([name, copies], tf.int64)
-                return to_numpy(self._graph(self._vjp, training)(_tensor(x), numbers))
-        finally:
-            del self._weights[name]
+        with self._lent(weigh) as name, self._kept_state(training):
+            numbers = tf.constant([name, copies], tf.int64)
+            return to_numpy(self._graph(self._vjp, training)(_tensor(x), numbers))
 
     def loss(self, x: np.ndarray, y: Any, reduction: str, *, training: bool = False) -> np.ndarray:
         """Return the loss of each row for "none", or the loss's own "mean" or "sum" of them."""
@@ -154,8 +148,12 @@ class TensorFlowBackend:
         with self._kept_state(training):
             return to_numpy(self._graph(self._loss_gradient, training)(_tensor(x), labels))
 
-    def refuse_untrainable(self) -> None:
-        """Refuse to train without a `train_step`, or an optimizer and a loss."""
+    def refuse_untrainable(self, *, by_objective: bool = False) -> None:
+        """Refuse to train without a `train_step`, or an optimizer and a loss; by an objective, without an optimizer."""
+        if by_objective:
+            if self.optimizer is None:
+                raise ValueError("an optimizer is needed to train by an objective: give it to the constructor")
+            return
         if self.train_step is not None:
             return
         if self.optimizer is None:
@@ -169,11 +167,7 @@ class TensorFlowBackend:
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch, in the mode asked for."""
         is_built = self.train_step is not None
-        # A graph trains the variables that were trainable when it was made.
-        trained = [id(variable) for variable in getattr(self.model, "trainable_variables", ())]
-        if trained != self._trained:
-            self._trained = trained
-            self._graphs = {entry: graph for entry, graph in self._graphs.items() if not entry[1]}
+        self._forget_frozen()
         for x, y in batches:
             images = _tensor(x)
             labels = self._labels(x, y)
@@ -184,6 +178,33 @@ class TensorFlowBackend:
                 self.train_step(self.model, images, labels)
             else:
                 self._graph(self._step, training)(images, labels)
+
+    def follow(self, batches: list[Any], judge: Judge, *, training: bool = True) -> None:
+        """Make one training step along the gradient of `judge(outputs)`, the outputs `[B, C]` of each batch."""
+        self._forget_frozen()
+        for x in batches:
+            self._width(x)  # makes the variables of a lazily built model
+        self._build_optimizer()
+        with self._lent(judge) as name:
+            self._graph(self._judged_step, training)(tf.constant([name], tf.int64), *map(_tensor, batches))
+
+    def _forget_frozen(self) -> None:
+        """Drop the graphs of training if other variables are trainable now: a graph has those that were."""
+        trained = [id(variable) for variable in getattr(self.model, "trainable_variables", ())]
+        if trained != self._trained:
+            self._trained = trained
+            self._graphs = {entry: graph for entry, graph in self._graphs.items() if not entry[1]}
+
+    @contextlib.contextmanager
+    def _lent(self, function: Callable[..., Any]) -> Generator[int]:
+        """Lend a function to graphs, under a number: two threads may pass the same function."""
+        call = object()
+        name = id(call)
+        self._lent_functions[name] = function
+        try:
+            yield name
+        finally:
+            del self._lent_functions[name]
 
     def _build_optimizer(self) -> None:
         """Make the variables of the optimizer: that is not possible within a graph.
@@ -266,7 +287,7 @@ class TensorFlowBackend:
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles are made of: no compiled code, and models in a form that can be copied."""
         packed = {"model": pack_model(self.model), "optimizer": pack_optimizer(self.optimizer)}
-        return {**self.__dict__, "_function": None, "_graphs": {}, "_weights": {}, "_trained": None, **packed}
+        return {**self.__dict__, "_function": None, "_graphs": {}, "_lent_functions": {}, "_trained": None, **packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpack."""
@@ -310,7 +331,7 @@ class TensorFlowBackend:
         # One graph that asks Python for the weights. The second of two graphs would compute every variable's gradient.
         def weigh(scores: Any) -> Any:
             weights = tf.numpy_function(
-                lambda scores, name: self._weights[int(name)](scores).astype(np.float32),
+                lambda scores, name: self._lent_functions[int(name)](scores).astype(np.float32),
                 (scores, numbers[0]),
                 tf.float32,
             )
@@ -321,9 +342,30 @@ class TensorFlowBackend:
         return tf.reduce_sum(tf.reshape(of_copies, tf.concat([[-1], numbers[1:], shape[1:]], 0)), 1)
 
     def _step(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> None:
+        self._optimize(lambda: self.loss_function(self._call(x, training), labels))
+
+    def _judged_step(self, training: bool, name: tf.Tensor, *batches: tf.Tensor) -> None:
+        def judged(name: Any, *outputs: Any) -> list[np.ndarray]:
+            _, weights = self._lent_functions[int(name[0])](list(outputs))
+            return [weight.astype(np.float32) for weight in weights]
+
+        def loss() -> Any:
+            outputs = [self._scores(training, x) for x in batches]
+            weights = tf.numpy_function(judged, (name, *outputs), [tf.float32] * len(outputs))
+            # Its gradient in the variables is that of the objective: the weights are its derivatives in the outputs.
+            parts = [
+                tf.reduce_sum(tf.stop_gradient(tf.ensure_shape(weight, each.shape)) * each)
+                for weight, each in zip(weights, outputs, strict=True)
+            ]
+            return tf.add_n(parts)
+
+        self._optimize(loss)
+
+    def _optimize(self, loss_of: Callable[[], Any]) -> None:
+        """Make one step of the optimizer, within a graph."""
         variables: Any = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            loss = self.loss_function(self._call(x, training), labels)
+            loss = loss_of()
             # Regularisers, and what layers add by `add_loss`, are part of the loss of a Keras model.
             loss = tf.add_n([loss, *(tf.cast(own, loss.dtype) for own in getattr(self.model, "losses", ()))])
             if hasattr(self.optimizer, "scale_loss"):  # its `apply_gradients` divides by the scale

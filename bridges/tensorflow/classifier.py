@@ -118,6 +118,7 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
         training_mode: bool = True,
         drop_last: bool = False,
         scheduler: Any = None,
+        objective: Any = None,
         **kwargs: Any,
     ) -> None:
         """Train the model on noisy inputs, with fresh noise in every batch.
@@ -131,12 +132,14 @@ class TensorFlowV2RandomizedSmoothing(SmoothedClassifier):
             training_mode: train in training mode (batch normalisation, dropout) or in evaluation mode.
             drop_last: leave out a last batch that is smaller.
             scheduler: called with the index of the epoch after every epoch.
+            objective: as in `SmoothedClassifier.fit`; it makes the steps that a `train_step` would.
 
         Raises:
             ValueError: there is no optimizer and no train_step, or an argument is not as described.
             TypeError: there is an optimizer and no loss_object, or an unknown keyword.
         """
-        super().fit(x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, **kwargs)
+        settings = (batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose)
+        super().fit(x, y, *settings, objective=objective, **kwargs)
 
 
 def _check_types(model: Any, optimizer: Any, train_step: Any) -> None:

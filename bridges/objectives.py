@@ -1,0 +1,134 @@
+"""The objectives of `jaxsmooth.losses` for a network of any framework: formulas in JAX, passes in the framework.
+
+An objective asks a network for two things (`jaxsmooth.networks`). Its formula on logits is JAX's, with its derivative
+in them; the framework computes the logits, and follows that derivative to its own parameters or inputs.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridges.backend import Backend
+from bridges.gradients import refuse_versions
+from bridges.losses import PROBABILITIES
+from bridges.preprocessing import Preprocessing
+from jaxsmooth.arguments import in_brief
+from jaxsmooth.networks import Formula, Network
+
+_LEAST_PROBABILITY = 1e-20
+
+
+class EpochObjective(NamedTuple):
+    """An objective that changes with the epoch, such as one whose attack grows.
+
+    Attributes:
+        at: a function from the index of an epoch to an objective.
+
+    Example:
+        >>> from jaxsmooth import losses
+        >>> growing = EpochObjective(lambda epoch: functools.partial(losses.smoothadv, epsilon=min(1, (epoch + 1) / 4)))
+        >>> growing.at(0).keywords
+        {'epsilon': 0.25}
+    """
+
+    at: Callable[[int], Callable[..., jax.Array]]
+
+
+def objective_at(objective: Any, epoch: int, clip_values: Any) -> Callable[..., Any]:
+    """Return the objective of an epoch, within the classifier's `clip_values` where it has none of its own.
+
+    Raises:
+        TypeError: it is no function.
+    """
+    if isinstance(objective, EpochObjective):
+        objective = objective.at(epoch)
+    if not callable(objective) or isinstance(objective, type):
+        raise TypeError(
+            "objective must be one of jaxsmooth.losses, such as losses.macer or functools.partial(losses.macer, m=4), "
+            f"got {in_brief(objective)}"
+        )
+    function = objective.func if isinstance(objective, functools.partial) else objective
+    given = objective.keywords if isinstance(objective, functools.partial) else {}
+    takes = "clip_values" in inspect.signature(function).parameters
+    if takes and "clip_values" not in given and clip_values is not None:
+        return functools.partial(objective, clip_values=clip_values)
+    return objective
+
+
+class BackendNetwork(Network):
+    """A backend's network after the steps before it, for one training step.
+
+    Args:
+        backend: with an optimizer.
+        preprocessing: the steps before the network.
+        classes: number of classes.
+        training: whether the network is in training mode where the loss asks for its scores.
+    """
+
+    def __init__(self, backend: Backend, preprocessing: Preprocessing, classes: int, training: bool) -> None:
+        self._backend = backend
+        self._preprocessing = preprocessing
+        self._classes = classes
+        self._training = training
+
+    def classes(self, x: Any) -> int:
+        """Return the number of classes."""
+        del x
+        return self._classes
+
+    def value(self, formula: Formula, batches: Sequence[jax.Array], *arguments: Any) -> jax.Array:
+        """Return the formula of the scores of each batch, and make the training step that follows its gradient."""
+        kind = self._backend.loss_function.output
+        values: list[jax.Array] = []
+
+        def weigh(outputs: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
+            value, weights = _value_and_weights(formula, kind, outputs, arguments)
+            values.append(value)
+            return float(value), [np.asarray(weight) for weight in weights]
+
+        self._backend.follow([self._prepared(batch, fit=True) for batch in batches], weigh, training=self._training)
+        return values[0]
+
+    def pull_back(self, x: jax.Array, weigh: Callable[..., jax.Array], *arguments: Any) -> tuple[jax.Array, jax.Array]:
+        """Return the scores of a batch, and the gradient in x of their weighted sum, in evaluation mode."""
+        kind = self._backend.loss_function.output
+        seen: list[jax.Array] = []
+
+        def of_outputs(outputs: np.ndarray) -> np.ndarray:
+            scores, weights = _weights_of_outputs(weigh, kind, outputs, arguments)
+            seen.append(scores)
+            return np.asarray(weights)
+
+        gradient = self._backend.vjp(self._prepared(x), of_outputs)
+        return seen[0], jnp.asarray(self._preprocessing.gradient(x, gradient))
+
+    def _prepared(self, x: jax.Array, *, fit: bool = False) -> Any:
+        prepared, _ = self._preprocessing.before(x, fit=fit)
+        refuse_versions(prepared, x)
+        return prepared
+
+
+def _as_logits(outputs: Any, kind: str) -> jax.Array:
+    """Return logits from what the network returns. Log-probabilities are logits, too."""
+    outputs = jnp.asarray(outputs, jnp.float32)
+    return jnp.log(jnp.maximum(outputs, _LEAST_PROBABILITY)) if kind == PROBABILITIES else outputs
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _value_and_weights(formula: Formula, kind: str, outputs: list[Any], arguments: tuple[Any, ...]) -> Any:
+    """Return the formula of the outputs, and its gradient in them."""
+    return jax.value_and_grad(lambda outputs: formula([_as_logits(each, kind) for each in outputs], *arguments))(
+        outputs
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _weights_of_outputs(weigh: Any, kind: str, outputs: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return the logits, and the weights of the outputs that follow from the weights of the logits."""
+    scores, pull = jax.vjp(lambda outputs: _as_logits(outputs, kind), jnp.asarray(outputs, jnp.float32))
+    return scores, pull(weigh(scores, *arguments))[0]
