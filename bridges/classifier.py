@@ -30,7 +30,7 @@ from bridges.inputs import (
     to_numpy,
 )
 from bridges.layers import activation_loss
-from bridges.objectives import BackendNetwork, objective_at
+from bridges.objectives import BackendNetwork, ClassObjective, objective_at
 from bridges.preprocessing import Preprocessing, Standardisation, takes_tensors
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth import Stream
@@ -66,11 +66,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         parameters: names of the settings that `get_params` returns and `set_params` takes.
         kept: names of attributes that are arguments of the constructor, too, and that `set_params` does not change.
         of_backend: names of the settings that the backend is made from.
+        own_objective: what `fit` trains by, where the call does not say; None for the loss.
     """
 
     parameters: tuple[str, ...] = ()
     kept: tuple[str, ...] = ("n0", "sampling", "output", "check")
     of_backend: tuple[str, ...] = ()
+    own_objective: ClassObjective | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an instance that ART's attacks accept, if ART is loaded."""
@@ -209,6 +211,8 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         channels_first = as_flag("channels_first", settings["channels_first"])
         sampling = as_flag("sampling", settings["sampling"])
         clip_values = as_clip_values(settings["clip_values"])
+        if self.own_objective is not None:
+            self.own_objective.check(settings)
         preprocessing = None
         if self._changes(settings, _STEPS):
             preprocessing = Preprocessing(
@@ -236,6 +240,17 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         self.sample_size = sample_size
         self.scale = settings["scale"]
         self.alpha = alpha
+        for name in () if self.own_objective is None else self.own_objective.names:
+            setattr(self, name, settings[name])
+
+    def _objective(self, objective: Any, batch_size: int) -> tuple[Any, int]:
+        """Return the objective of a training run, and how many inputs make a batch of so many rows."""
+        own = self.own_objective
+        if objective is not None or own is None:
+            return objective, batch_size
+        settings = {name: getattr(self, name) for name in own.names}
+        own.check(settings)  # anyone may set an attribute
+        return own.make(settings), max(1, batch_size // own.copies(settings))
 
     def _changes(self, settings: Mapping[str, Any], names: tuple[str, ...]) -> bool:
         """Return whether one of these settings is another one than now.
@@ -442,9 +457,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         if kwargs.pop("validation_data", None) is not None:  # said by ART's trainers
             raise TypeError("validation_data must be None: nothing here uses such data")
         refuse_keywords(kwargs, ("training_mode", "drop_last", "scheduler", "verbose"))
+        objective, batch_size = self._objective(objective, as_integer("batch_size", batch_size, 1))
         self._backend.refuse_untrainable(by_objective=objective is not None)
         x = as_inputs(x, self._input_shape)
-        batch_size = as_integer("batch_size", batch_size, 1)
         y = self._as_targets(y, len(x))
         drop_last = as_flag("drop_last", drop_last)
         if objective is not None:
@@ -515,6 +530,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             verbose: show a progress bar.
             training_mode, scheduler, objective: as in `fit`.
         """
+        objective, _ = self._objective(objective, 1)
         self._backend.refuse_untrainable(by_objective=objective is not None)
         batches = generated_batches(generator)
 

@@ -6,7 +6,7 @@ in them; the framework computes the logits, and follows that derivative to its o
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,8 @@ from bridges.backend import Backend
 from bridges.gradients import refuse_versions
 from bridges.losses import PROBABILITIES
 from bridges.preprocessing import Preprocessing
-from jaxsmooth.arguments import in_brief
+from jaxsmooth import losses
+from jaxsmooth.arguments import as_integer, as_nonnegative, in_brief
 from jaxsmooth.networks import Formula, Network
 
 _LEAST_PROBABILITY = 1e-20
@@ -30,7 +31,6 @@ class EpochObjective(NamedTuple):
         at: a function from the index of an epoch to an objective.
 
     Example:
-        >>> from jaxsmooth import losses
         >>> growing = EpochObjective(lambda epoch: functools.partial(losses.smoothadv, epsilon=min(1, (epoch + 1) / 4)))
         >>> growing.at(0).keywords
         {'epsilon': 0.25}
@@ -132,3 +132,96 @@ def _weights_of_outputs(weigh: Any, kind: str, outputs: Any, arguments: tuple[An
     """Return the logits, and the weights of the outputs that follow from the weights of the logits."""
     scores, pull = jax.vjp(lambda outputs: _as_logits(outputs, kind), jnp.asarray(outputs, jnp.float32))
     return scores, pull(weigh(scores, *arguments))[0]
+
+
+Settings = Mapping[str, Any]
+
+
+class ClassObjective(NamedTuple):
+    """The objective of one of ART's classes, made from the settings of an instance.
+
+    Attributes:
+        names: of the settings, which are attributes of the instance, too.
+        check: refuses settings that are not as described.
+        make: from the settings to the objective.
+        copies: from the settings to how many rows of a batch each input takes.
+    """
+
+    names: tuple[str, ...]
+    check: Callable[[Settings], None]
+    make: Callable[[Settings], Any]
+    copies: Callable[[Settings], int] = lambda _: 1
+
+
+def _check_macer(settings: Settings) -> None:
+    for name in ("beta", "gamma", "lmbda"):
+        as_nonnegative(name, settings[name])
+    as_integer("gaussian_samples", settings["gaussian_samples"], 1)
+
+
+def _macer(settings: Settings) -> Any:
+    numbers = {"beta": settings["beta"], "gamma": settings["gamma"], "lambda_": settings["lmbda"]}
+    return functools.partial(losses.macer, m=settings["gaussian_samples"], **numbers)
+
+
+MACER = ClassObjective(("beta", "gamma", "lmbda", "gaussian_samples"), _check_macer, _macer)
+
+
+def _check_smoothadv(settings: Settings) -> None:
+    as_nonnegative("epsilon", settings["epsilon"])
+    for name in ("num_noise_vec", "num_steps", "warmup"):
+        as_integer(name, settings[name], 1)
+
+
+def _smoothadv(settings: Settings) -> Any:
+    attack = {"m": settings["num_noise_vec"], "steps": settings["num_steps"]}
+    return EpochObjective(
+        lambda epoch: functools.partial(
+            losses.smoothadv, epsilon=settings["epsilon"] * _warm(settings, epoch), **attack
+        )
+    )
+
+
+SMOOTHADV = ClassObjective(
+    ("epsilon", "num_noise_vec", "num_steps", "warmup"),
+    _check_smoothadv,
+    _smoothadv,
+    lambda settings: settings["num_noise_vec"],
+)
+
+
+def _check_smoothmix(settings: Settings) -> None:
+    as_nonnegative("eta", settings["eta"])
+    as_nonnegative("step_size", settings["step_size"])
+    for name in ("num_noise_vec", "num_steps", "warmup"):
+        as_integer(name, settings[name], 1)
+    as_integer("mix_step", settings["mix_step"], 0)
+    for name in ("maxnorm_s", "maxnorm"):
+        if settings[name] is not None:
+            as_nonnegative(name, settings[name])
+
+
+def _smoothmix(settings: Settings) -> Any:
+    own = settings["maxnorm_s"]
+    largest = settings["step_size"] * settings["mix_step"] if own is None else own
+    attack = {"m": settings["num_noise_vec"], "steps": settings["num_steps"], "alpha": settings["step_size"]}
+    attack |= {"mix_step": settings["mix_step"], "maxnorm": settings["maxnorm"]}
+
+    def at(epoch: int) -> Any:
+        share = _warm(settings, epoch)
+        return functools.partial(losses.smoothmix, eta=share * settings["eta"], maxnorm_s=share * largest, **attack)
+
+    return EpochObjective(at)
+
+
+SMOOTHMIX = ClassObjective(
+    ("eta", "num_noise_vec", "num_steps", "warmup", "mix_step", "maxnorm_s", "maxnorm", "step_size"),
+    _check_smoothmix,
+    _smoothmix,
+    lambda settings: settings["num_noise_vec"],
+)
+
+
+def _warm(settings: Settings, epoch: int) -> float:
+    """Return the share of its full strength that an objective has in an epoch, as in the authors' code."""
+    return min(1.0, (epoch + 1) / settings["warmup"])

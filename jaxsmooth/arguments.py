@@ -161,6 +161,20 @@ def as_key(value: Any, *, any_generator: bool = False) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(value), impl="threefry2x32")
 
 
+def as_nonnegative(name: str, value: Any) -> float:
+    """Return a finite number that is at least 0.
+
+    Example:
+        >>> as_nonnegative("epsilon", 0.5)
+        0.5
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
+        error = ValueError if is_number else TypeError
+        raise error(f"{name} must be a finite number >= 0, got {in_brief(value)}")
+    return float(value)
+
+
 def as_flag(name: str, value: Any) -> bool:
     """Return a truth value. A word such as "no", which Python takes for true, is refused.
 

@@ -3,5 +3,14 @@
 from bridges.pytorch.call import TorchFunction, as_jax
 from bridges.pytorch.classifier import PyTorchRandomizedSmoothing
 from bridges.pytorch.images import WithPreprocessing
+from bridges.pytorch.objectives import PyTorchMACER, PyTorchSmoothAdv, PyTorchSmoothMix
 
-__all__ = ["PyTorchRandomizedSmoothing", "TorchFunction", "WithPreprocessing", "as_jax"]
+__all__ = [
+    "PyTorchMACER",
+    "PyTorchRandomizedSmoothing",
+    "PyTorchSmoothAdv",
+    "PyTorchSmoothMix",
+    "TorchFunction",
+    "WithPreprocessing",
+    "as_jax",
+]

@@ -16,7 +16,7 @@ from jaxsmooth.arguments import as_flag, as_integer, refuse_unknown
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
 # Not arguments of the constructor; `set_params` takes them.
-_MIXED_PRECISION = {"use_amp": False, "opt_level": "O1", "loss_scale": "dynamic"}
+MIXED_PRECISION = {"use_amp": False, "opt_level": "O1", "loss_scale": "dynamic"}
 
 
 class PyTorchRandomizedSmoothing(SmoothedClassifier):
@@ -104,7 +104,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
         acceleration: Collection[str] = (),
         model_output: Callable[[Any], Any] | None = None,
     ) -> None:
-        super().__init__({**arguments(locals()), **_MIXED_PRECISION})
+        super().__init__({**arguments(locals()), **MIXED_PRECISION})
 
     def _make_backend(self, settings: Mapping[str, Any], old: Any) -> TorchBackend:
         model = settings["model"]

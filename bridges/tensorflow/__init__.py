@@ -3,5 +3,13 @@
 from bridges.tensorflow.call import TensorFlowFunction, as_jax
 from bridges.tensorflow.classifier import TensorFlowV2RandomizedSmoothing
 from bridges.tensorflow.images import WithPreprocessing
+from bridges.tensorflow.objectives import TensorFlowV2MACER, TensorFlowV2SmoothAdv
 
-__all__ = ["TensorFlowFunction", "TensorFlowV2RandomizedSmoothing", "WithPreprocessing", "as_jax"]
+__all__ = [
+    "TensorFlowFunction",
+    "TensorFlowV2MACER",
+    "TensorFlowV2RandomizedSmoothing",
+    "TensorFlowV2SmoothAdv",
+    "WithPreprocessing",
+    "as_jax",
+]

@@ -1,0 +1,236 @@
+"""ART's `NumpyRandomizedSmoothing`: any classifier that predicts arrays, smoothed. It needs no framework."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxsmooth
+from bridges.art import own_class, restore
+from bridges.inputs import as_inputs, as_labels, one_hot, refuse_keywords
+from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
+from jaxsmooth.arguments import as_flag, as_integer, in_brief
+
+_SETTINGS = ("classifier", "sample_size", "scale", "alpha")
+
+
+def _of_classifier(name: str, default: Any = None) -> Any:
+    """Return a property of the classifier that is smoothed."""
+    return property(lambda smoothed: getattr(smoothed.classifier, name, default), doc=f"`{name}` of the classifier.")
+
+
+class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
+    """Any classifier, smoothed (Cohen et al. 2019, arXiv:1902.02918), with the interface of ART's class.
+
+    See `RandomizedSmoothingMixin` for noise, predictions and certificates. Losses, gradients and activations are those
+    of the classifier, without noise, where it has them.
+
+    Args:
+        classifier: one of ART's estimators, those of scikit-learn and XGBoost among them, or any object whose
+            `predict(x)` returns scores `[N, nb_classes]` for an array, or class indices `[N]`. An estimator of
+            scikit-learn is asked for `predict_proba` or `decision_function`.
+        sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
+        nb_classes: number of classes; by default what the classifier says, or else the width of its scores.
+        seed, n0, output, check: see `RandomizedSmoothingMixin`.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; it is named.
+
+    Example:
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> x = np.random.default_rng(0).normal(size=(100, 2))
+        >>> estimator = LogisticRegression().fit(x, x[:, 0] > 0)
+        >>> smoothed = NumpyRandomizedSmoothing(estimator, sample_size=100, scale=0.5, seed=0)
+        >>> smoothed.certify([[2.0, 0.0], [-1.0, 0.0]], n=1000)[0]
+        array([1, 0])
+    """
+
+    parameters = _SETTINGS
+    channels_first = _of_classifier("channels_first", default=False)
+    clip_values = _of_classifier("clip_values")
+    layer_names = _of_classifier("layer_names")
+    model = _of_classifier("model")
+    preprocessing = _of_classifier("preprocessing", default=(0.0, 1.0))
+    preprocessing_defences = _of_classifier("preprocessing_defences")
+    preprocessing_operations = _of_classifier("preprocessing_operations", default=())
+    postprocessing_defences = _of_classifier("postprocessing_defences")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make an instance that ART's attacks accept, if ART is loaded."""
+        del args, kwargs
+        return restore(cls)
+
+    def __reduce__(self) -> Any:
+        """Copy and pickle as our own class, whether or not ART is loaded."""
+        return restore, (own_class(type(self)),), self.__getstate__()
+
+    def __init__(
+        self,
+        classifier: Any,
+        sample_size: int,
+        scale: float = 0.1,
+        alpha: float = 0.001,
+        *,
+        nb_classes: int | None = None,
+        seed: int | jax.Array | None = None,
+        n0: int | None = None,
+        output: str = "one_hot",
+        check: bool = True,
+    ) -> None:
+        # The next class is ART's, where ART is loaded: its constructor is not called.
+        key = jaxsmooth.key_of_seed(seed)
+        as_flag("check", check)
+        check_smoothing(sample_size, scale, alpha, n0, output)
+        said = getattr(classifier, "nb_classes", None) if nb_classes is None else nb_classes
+        # ART says -1 where it does not know.
+        self._nb_classes = None if said is None or said == -1 else as_integer("nb_classes", said, 2)
+        self._begin(key, n0, output, check)
+        self._take({"classifier": classifier, "sample_size": sample_size, "scale": scale, "alpha": alpha})
+
+    @property
+    def estimator_params(self) -> list[str]:
+        """Names of the settings that `get_params` returns and `set_params` takes."""
+        return list(self.parameters)
+
+    @property
+    def nb_classes(self) -> int | None:
+        """Number of classes; None if it is not known before the first scores."""
+        return self._nb_classes
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one input; None where the classifier does not say it."""
+        return self._input_shape
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the settings by name. `set_params(**get_params())` changes nothing."""
+        return {name: getattr(self, name) for name in self.parameters}
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Change settings, all or none.
+
+        Raises:
+            ValueError: an unknown name. ValueError, TypeError: as the constructor.
+        """
+        unknown = sorted(set(kwargs) - set(self.parameters))
+        if unknown:
+            raise ValueError(f"unknown parameters {unknown}: expected some of {sorted(self.parameters)}")
+        self._take({**self.get_params(), **kwargs})
+
+    def _take(self, settings: dict[str, Any]) -> None:
+        """Check all settings, then take them over."""
+        classifier = settings["classifier"]
+        sizes = {name: settings[name] for name in ("sample_size", "scale", "alpha")}
+        sample_size, alpha = check_smoothing(**sizes, n0=self.n0, output=self.output)
+        _prediction_of(classifier)
+        shape = getattr(classifier, "input_shape", None)
+        if classifier is not getattr(self, "classifier", None):
+            self._was_checked = False
+        self.classifier = classifier
+        self.sample_size = sample_size
+        self.scale = settings["scale"]
+        self.alpha = alpha
+        self._input_shape = None if not shape else tuple(shape)
+
+    def fit(self, x: Any, y: Any, batch_size: int = 128, nb_epochs: int = 10, **kwargs: Any) -> None:
+        """Train the classifier on noisy inputs.
+
+        A classifier whose `fit` takes `nb_epochs`, as those of networks do, is trained epoch by epoch, each with fresh
+        noise. Any other one starts over at each `fit`. It is fitted once, on `nb_epochs` noisy copies of each input.
+
+        Args:
+            x: inputs.
+            y: labels, indices or one-hot rows.
+            batch_size: rows in one training step, where the classifier takes it.
+            nb_epochs: number of epochs, or of copies.
+            **kwargs: go to the classifier's `fit`.
+        """
+        x = as_inputs(x, self._input_shape)
+        nb_epochs = as_integer("nb_epochs", nb_epochs, 0)
+        fit = self._method("fit")
+        if nb_epochs == 0:
+            return
+        if _takes(fit, "nb_epochs"):
+            for _ in range(nb_epochs):
+                fit(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
+            return
+        copies = np.concatenate([self._add_training_noise(x) for _ in range(nb_epochs)])
+        labels = np.concatenate([np.asarray(y)] * nb_epochs)
+        if _is_of_sklearn(self.classifier) and labels.ndim == 2:  # it takes rows for several labels of each input
+            labels = as_labels(labels, len(labels), labels.shape[1])
+        fit(copies, labels, **kwargs)
+
+    def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
+        """Return the gradient in x of the classifier's loss, without noise."""
+        return self._ask("loss_gradient", x=x, y=y, training_mode=training_mode, **kwargs)
+
+    def class_gradient(self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
+        """Return gradients in x of the classifier's outputs, without noise."""
+        return self._ask("class_gradient", x=x, label=label, training_mode=training_mode, **kwargs)
+
+    def compute_loss(self, x: Any, y: Any, **kwargs: Any) -> np.ndarray:
+        """Return the classifier's loss, without noise."""
+        return self._ask("compute_loss", x=x, y=y, **kwargs)
+
+    def get_activations(self, x: Any, layer: Any, batch_size: int = 128, framework: bool = False) -> Any:
+        """Return what a layer of the classifier returns."""
+        return self._ask("get_activations", x=x, layer=layer, batch_size=batch_size, framework=framework)
+
+    def save(self, filename: str, path: str | None = None) -> None:
+        """Save the classifier by its own `save`."""
+        self._ask("save", filename=filename, path=path)
+
+    def _ask(self, name: str, **arguments: Any) -> Any:
+        method = self._method(name)
+        return method(**{key: value for key, value in arguments.items() if _takes(method, key)})
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.classifier, name, None)
+        if not callable(method):
+            raise NotImplementedError(f"{type(self.classifier).__name__} has no {name}, which is asked of it")
+        return method
+
+    def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
+        predict = _prediction_of(self.classifier)
+        settings: dict[str, Any] = {"batch_size": batch_size} if _takes(predict, "batch_size") else {}
+        if training_mode or _takes(predict, "training_mode", by_name=True):
+            settings["training_mode"] = training_mode
+        refuse_keywords({} if _takes(predict, "verbose") else kwargs, ())
+        scores = np.asarray(predict(x, **settings, **kwargs))
+        if scores.ndim == 1 and scores.dtype.kind in "iu" and self._nb_classes is not None:
+            scores = one_hot(as_labels(scores, len(x), self._nb_classes, "classes"), self._nb_classes)
+        if scores.ndim == 1 and scores.dtype.kind == "f" and _is_of_sklearn(self.classifier):
+            scores = np.stack([-scores, scores], axis=1)  # a decision function of two classes
+        width = self._nb_classes or (scores.shape[1] if scores.ndim == 2 else 0)
+        if scores.shape != (len(x), width) or width < 2:
+            classes = "nb_classes" if self._nb_classes is None else self._nb_classes
+            raise ValueError(
+                f"the classifier must predict scores of shape ({len(x)}, {classes}), or class indices where nb_classes "
+                f"is given, got shape {scores.shape} and dtype {scores.dtype}"
+            )
+        self._nb_classes = width
+        return np.asarray(scores, np.float32)
+
+
+def _prediction_of(classifier: Any) -> Callable[..., Any]:
+    """Return the method of a classifier that scores inputs."""
+    names = ("predict_proba", "decision_function", "predict") if _is_of_sklearn(classifier) else ("predict",)
+    for name in names:
+        if callable(method := getattr(classifier, name, None)) and not isinstance(classifier, type):
+            return method
+    raise TypeError(f"classifier must be an object with predict(x), such as one of ART's, got {in_brief(classifier)}")
+
+
+def _is_of_sklearn(classifier: Any) -> bool:
+    return any(base.__module__.startswith("sklearn.") for base in type(classifier).__mro__)
+
+
+def _takes(function: Callable[..., Any], name: str, *, by_name: bool = False) -> bool:
+    """Return whether a function takes a keyword; by name only, or in its `**kwargs`, too."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == name or (not by_name and p.kind is p.VAR_KEYWORD) for p in parameters)
