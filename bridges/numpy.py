@@ -153,7 +153,7 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
         fit = self._method("fit")
         if nb_epochs == 0:
             return
-        if _takes(fit, "nb_epochs"):
+        if _takes(fit, "nb_epochs", by_name=True):
             for _ in range(nb_epochs):
                 fit(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
             return
