@@ -139,7 +139,8 @@ def as_scale(name: str, value: Any) -> ArrayLike:
 def as_key(value: Any, *, any_generator: bool = False) -> jax.Array:
     """Return one typed Threefry key, from a typed key or from raw key data.
 
-    With `any_generator`, a typed key of another of JAX's generators is one, too: enough for training, not for votes.
+    With `any_generator`, a typed key of another of JAX's generators will do, too, from which a Threefry key is drawn:
+    for training, not for votes.
 
     Example:
         >>> as_key(np.array([0, 7], np.uint32)) == jax.random.key(7)
@@ -149,10 +150,13 @@ def as_key(value: Any, *, any_generator: bool = False) -> jax.Array:
     if not isinstance(value, (jax.Array, np.ndarray)):
         raise TypeError(f"key must be {expected}, got {in_brief(value)}")
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        if not any_generator and str(jax.random.key_impl(value)) != "threefry2x32":
+        is_threefry = str(jax.random.key_impl(value)) == "threefry2x32"
+        if not any_generator and not is_threefry:
             raise ValueError(f"key must be {expected}, got a key of {jax.random.key_impl(value)}")
         if value.shape != ():
             raise ValueError(f"key must be {expected}, got an array of keys of shape {value.shape}")
+        if not is_threefry:
+            value = jax.random.wrap_key_data(jax.random.bits(value, (2,), np.uint32), impl="threefry2x32")  # pyright: ignore
         return value  # pyright: ignore[reportReturnType]: NumPy has no such dtype
     if value.dtype != np.uint32:
         raise TypeError(f"key must be {expected}, got an array of dtype {value.dtype}")

@@ -174,7 +174,7 @@ def _sample(
     dtype: DTypeLike,
 ) -> jax.Array:
     dtype = as_float_dtype(dtype)
-    words = draws.random_words(as_key(key, any_generator=True), math.prod(shape))
+    words = draws.random_words(as_key(key), math.prod(shape))
     return distribution(words, as_scale(name, scale)).reshape(shape).astype(dtype)
 
 
