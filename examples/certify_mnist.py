@@ -77,11 +77,12 @@ def train(x: np.ndarray, y: np.ndarray, noise: jaxsmooth.Noise, seed: int, loss:
     return state.f
 
 
-def certify(f: Partial, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, arguments: Any) -> list[jaxsmooth.LogRow]:
+def certify(f: Any, noise: jaxsmooth.Noise, x: np.ndarray, y: np.ndarray, arguments: Any) -> list[jaxsmooth.LogRow]:
     """Certify the images group by group. Each image's id is its index, so that the grouping changes nothing."""
     rows: list[jaxsmooth.LogRow] = []
     key = jaxsmooth.key_of_seed(arguments.seed)
     sizes = {"n0": arguments.n0, "n": arguments.n, "batch_size": arguments.batch_size}
+    sizes["compiled"] = isinstance(f, Partial)  # a network of another framework is called batch by batch
     names = ("sigma", "alpha", "n0", "n", "seed")
     claim = " ".join(["norm=2", *(f"{name}={getattr(arguments, name)}" for name in names)])
     with tqdm(total=len(x), desc="certifying", unit=" images") as bar:

@@ -103,50 +103,86 @@ def as_function(model: Model) -> tuple[Any, bool]:
     return model.module, True
 
 
-def smoothed(model: Model, x: np.ndarray, sigma: float, rate: float = 1e-3, seed: int = 0) -> Any:
+class Optimizer(NamedTuple):
+    """How weights are trained: Adam, or stochastic gradient descent with momentum 0.9."""
+
+    name: str = "adam"
+    rate: float = 1e-3
+    decay: float = 0.0
+
+
+def smoothed(
+    model: Model,
+    x: np.ndarray,
+    sigma: float,
+    optimizer: Optimizer = Optimizer(),  # noqa: B008 (it is never changed)
+    seed: int = 0,
+    clip_values: tuple[float, float] | None = None,
+) -> Any:
     """Return the model as a class that trains under noise, saves and loads.
 
     Args:
         model: of a framework.
         x: one input.
         sigma: noise, in the units of x.
-        rate: learning rate of Adam.
+        optimizer: its name, rate and weight decay.
         seed: of the noise.
+        clip_values: the range of the inputs, which attacks stay in.
     """
+    name, rate, decay = optimizer
     classes = np.shape(as_function(model)[0](jnp.asarray(x[None])))[1]
-    settings: Any = {"scale": sigma, "seed": seed}
+    settings: Any = {"scale": sigma, "seed": seed, "clip_values": clip_values}
     if model.framework == "torch":
         import torch
 
         from bridges.pytorch import PyTorchRandomizedSmoothing
 
-        optimizer = torch.optim.Adam(model.module.parameters(), rate)
+        weights = list(model.module.parameters())
+        made: Any = torch.optim.AdamW(weights, rate, weight_decay=decay)
+        if name == "sgd":
+            made = torch.optim.SGD(weights, rate, 0.9, weight_decay=decay)
         loss = torch.nn.CrossEntropyLoss()
-        return PyTorchRandomizedSmoothing(model.module, loss, x.shape, classes, optimizer, **settings)
+        return PyTorchRandomizedSmoothing(model.module, loss, x.shape, classes, made, **settings)
     if model.framework == "tensorflow":
         import keras
 
         from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
 
-        optimizer, loss = keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return TensorFlowV2RandomizedSmoothing(model.module, classes, x.shape, loss, optimizer, **settings)
+        made = keras.optimizers.AdamW(rate, decay) if decay else keras.optimizers.Adam(rate)
+        if name == "sgd":
+            made = keras.optimizers.SGD(rate, 0.9, weight_decay=decay or None)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return TensorFlowV2RandomizedSmoothing(model.module, classes, x.shape, loss, made, **settings)
     if model.framework == "flax":
         import optax
 
         from bridges.flax import FlaxRandomizedSmoothing
 
-        loss, optimizer = optax.softmax_cross_entropy_with_integer_labels, optax.adam(rate)
+        # The rate is part of the optimizer's state, so that a schedule may set it between epochs.
+        adam = optax.inject_hyperparams(optax.adamw)(learning_rate=rate, weight_decay=decay)
+        sgd = optax.inject_hyperparams(_sgd)(learning_rate=rate, decay=decay)
         settings["variables"] = model.variables
-        return FlaxRandomizedSmoothing(model.module, loss, x.shape, classes, optimizer, **settings)
+        loss = optax.softmax_cross_entropy_with_integer_labels
+        made = sgd if name == "sgd" else adam
+        return FlaxRandomizedSmoothing(model.module, loss, x.shape, classes, made, **settings)
     raise SystemExit("a plain JAX function has no weights to train or load: give a model of a framework")
 
 
+def _sgd(learning_rate: Any, decay: Any) -> Any:
+    import optax
+
+    return optax.chain(optax.add_decayed_weights(decay), optax.sgd(learning_rate, 0.9))
+
+
 def set_rate(classifier: Any, rate: float) -> None:
-    """Set the learning rate of a loaded optimizer, which has that of the call before; optax keeps none in its state."""
+    """Set the learning rate of an optimizer, whichever framework's it is."""
     for group in getattr(classifier.optimizer, "param_groups", ()):
         group["lr"] = rate
     if hasattr(classifier.optimizer, "learning_rate"):
         classifier.optimizer.learning_rate = rate
+    state: Any = getattr(classifier, "optimizer_state", None)
+    if hasattr(state, "hyperparams"):
+        state.hyperparams["learning_rate"] = jnp.float32(rate)
 
 
 def with_weights(model: Model, x: np.ndarray, weights: Path | None) -> Model:

@@ -1,10 +1,12 @@
 """Train the same small CNN on real MNIST images with each training objective, certify, compare.
 
 Every objective makes the same number of steps on the same 4,000 images with its paper's hyperparameters for MNIST,
-some with fewer noisy copies. Prints one table and writes `<output>.png`, the certified-accuracy curves.
+some with fewer noisy copies. Prints one table and writes `<output>.png`, the certified-accuracy curves. The CNN is one
+of Flax, PyTorch or Keras: in the last two `fit(objective=...)` of ART's class trains it.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from certify_mnist import certify, load_mnist, train
-from loading import seed_of
+from certify_mnist import EPOCHS, certify, load_mnist, train
+from loading import Optimizer, as_function, load_model, seed_of, set_rate, smoothed
+from tqdm import tqdm
 
 import jaxsmooth
 from jaxsmooth import losses
@@ -33,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--sigma", type=float, default=0.5, help="noise level, for pixel values in [0, 1]")
+    parser.add_argument("--framework", choices=("flax", "torch", "keras"), default="flax", help="of the CNN")
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="which to train")
     parser.add_argument("--count", type=int, default=500, help="held-out images to certify, of 1,000")
     parser.add_argument("--training", type=int, default=4000, help="images to train on, of 4,000")
@@ -51,7 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     print("certified accuracy" + "".join(f"{r:7.2f}" for r in RADII) + "     ACR  seconds")
     for name in arguments.objectives:
         start = time.perf_counter()
-        f = train(x[kept], y[kept], noise, arguments.training_seed, OBJECTIVES[name])
+        if arguments.framework == "flax":
+            f: Any = train(x[kept], y[kept], noise, arguments.training_seed, OBJECTIVES[name])
+        else:
+            f = fit(arguments.framework, x[kept], y[kept], arguments.sigma, arguments.training_seed, OBJECTIVES[name])
         seconds = time.perf_counter() - start
         rows = certify(f, noise, x[: arguments.count], y[: arguments.count], arguments)
         predicted, radius, truth = (np.array([getattr(row, c) for row in rows]) for c in ("predict", "radius", "label"))
@@ -63,6 +70,17 @@ def main(argv: list[str] | None = None) -> None:
     title = f"Small CNN on MNIST, sigma = {arguments.sigma}, by training objective"
     jaxsmooth.draw_curves(runs, picture, alpha=arguments.alpha, title=title)
     print(f"curves in {picture}")
+
+
+def fit(framework: str, x: np.ndarray, y: np.ndarray, sigma: float, seed: int, objective: Callable[..., Any]) -> Any:
+    """Return a classifier of another framework, trained by an objective with the optimizer of the Flax one."""
+    model = load_model(f"models:mnist_{framework}")
+    rate = 2e-3
+    classifier = smoothed(model, x[0], sigma, Optimizer("adam", rate, 1e-4), seed, clip_values=(0.0, 1.0))
+    for epoch in tqdm(range(EPOCHS), desc="training", unit=" epochs"):
+        set_rate(classifier, rate * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2)
+        classifier.fit(x, y, batch_size=100, nb_epochs=1, drop_last=True, objective=objective)
+    return as_function(model)[0]
 
 
 if __name__ == "__main__":

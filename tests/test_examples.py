@@ -102,6 +102,71 @@ def test_train_mnist(tmp_path, run):
     assert (tmp_path / "trained_mnist.png").stat().st_size > 5_000
 
 
+def test_train_mnist_in_another_framework(run):
+    flags = ("--training", "300", "--count", "10", "--n", "200", "--objectives", "consistency", "--framework", "torch")
+    done = run("train_mnist.py", *flags)
+    assert done.returncode == 0, done.stderr
+    name, at_zero, *_ = done.stdout.splitlines()[2].split()
+    assert name == "consistency"
+    assert float(at_zero) >= 0.5
+
+
+CIFAR = """
+import numpy as np
+from torch import nn
+from bridges.pytorch import WithPreprocessing
+
+def network():
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+    statistics = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+    return WithPreprocessing(nn.Sequential(*layers, nn.Linear(128, 10)), **statistics)
+
+def images(seed, number):
+    generator = np.random.default_rng(seed)
+    y = generator.integers(0, 10, number)
+    x = generator.uniform(size=(number, 3, 32, 32)) / 2 + (y / 20)[:, None, None, None]
+    return x.astype("float32"), y.tolist()
+
+def training():
+    return images(0, 64)
+
+def test():
+    return images(1, 60)
+"""
+
+
+def test_the_commands_of_the_guide_for_cifar(tmp_path, run):
+    """On images of the same shapes, with fewer epochs and votes."""
+    (tmp_path / "cifar.py").write_text(CIFAR)
+    page = (EXAMPLES / "guides" / "training.md").read_text()
+    block = next(text for text in page.split("```") if "train.py cifar:network" in text)
+    commands = [line.split() for line in block.replace("\\\n", " ").strip().splitlines()]
+    assert [words[:2] for words in commands] == [
+        ["python", f"examples/{name}.py"] for name in ("train", "certify", "report")
+    ]
+    shorter = {
+        "train.py": ("--epochs", "2", "--batch", "32"),
+        "certify.py": ("--N", "100", "--n0", "20"),
+        "report.py": (),
+    }
+    for _, script, *flags in commands:
+        name = script.removeprefix("examples/")
+        done = run(name, *flags, *shorter.get(name, ()))
+        assert done.returncode == 0, done.stderr
+    assert [row.idx for row in read_log(tmp_path / "run.tsv")] == [0, 20, 40]
+    assert "consistency" in done.stdout
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras", "flax"])
+def test_train_by_every_kind_of_flag(mnist, run, framework):
+    flags = ("--sigma", "0.5", "--epochs", "2", "--batch", "250", "--optimizer", "sgd", "--lr", "0.02", "--quiet")
+    flags += ("--objective", "smoothadv", "--set", "m=1", "steps=1", "epsilon=0.1", "--schedule", "cosine")
+    done = run("train.py", f"models:mnist_{framework}", mnist, "weights", *flags, "--weight-decay", "1e-4")
+    assert done.returncode == 0, done.stderr
+    before, after = (float(done.stdout.split(f"{word} ")[1].split()[0].rstrip(",")) for word in ("from", "to"))
+    assert after < before
+
+
 def test_jax_modules(run):
     done = run("jax_modules.py", "--steps", "20", "--count", "10", "--n", "100")
     assert done.returncode == 0, done.stderr

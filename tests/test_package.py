@@ -69,7 +69,8 @@ def run_python(page):
 
 
 @pytest.mark.parametrize(
-    ("page", "blocks"), [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0), ("models", 4)]
+    ("page", "blocks"),
+    [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0), ("models", 4), ("training", 2)],
 )
 def test_the_python_in_the_guides_runs(page, blocks):
     names = run_python(ROOT / "examples" / "guides" / f"{page}.md")
