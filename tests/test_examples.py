@@ -146,7 +146,7 @@ def test_the_commands_of_the_guide_for_cifar(tmp_path, run):
     ]
     shorter = {
         "train.py": ("--epochs", "2", "--batch", "32"),
-        "certify.py": ("--N", "100", "--n0", "20"),
+        "certify.py": ("--N", "100", "--N0", "20"),
         "report.py": (),
     }
     for _, script, *flags in commands:
