@@ -18,6 +18,7 @@ from bridges.fitting import epochs, generated_batches, minibatches
 from bridges.gradients import Copies, refuse_versions, smoothed_loss_gradient, weighted_gradient
 from bridges.inputs import (
     as_clip_values,
+    as_hard_labels,
     as_inputs,
     as_labels,
     as_real,
@@ -448,8 +449,9 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             verbose: show a progress bar.
             objective: one of `jaxsmooth.losses`, such as `losses.macer` or `functools.partial(losses.macer, m=4)`, in
                 place of the instance's loss, which still says how outputs are read; or a
-                `bridges.objectives.EpochObjective`. Attacks stay within the instance's `clip_values`, if it has some.
-                By default the instance's loss at one noisy copy of each input.
+                `bridges.objectives.EpochObjective`. A function of your own may choose between them and their settings,
+                and must return what one of them returns, as it is. Attacks stay within the objective's `clip_values`,
+                or else the instance's. By default the instance's loss at one noisy copy of each input.
 
         Raises:
             ValueError: there is no optimizer, or an argument is not as described. TypeError: an unknown keyword.
@@ -463,7 +465,7 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         y = self._as_targets(y, len(x))
         drop_last = as_flag("drop_last", drop_last)
         if objective is not None:
-            as_targets(y, len(x), self._nb_classes, self._nb_classes, indices=True, rows=False)
+            as_hard_labels(y, len(x), self._nb_classes)
 
             def clean() -> Any:
                 order = self._order(len(x))
@@ -495,17 +497,17 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         verbose: bool,
     ) -> None:
         """Train by an objective, epoch by epoch, on pairs of clean inputs and labels: it draws its noise itself."""
-        objective_at(objective, 0, self._clip_values)  # refuses what is none, before anything is changed
+        objective_at(objective, 0)  # refuses what is none, before anything is changed
         training = as_flag("training_mode", training_mode)
-        network = BackendNetwork(self._backend, self._preprocessing, self._nb_classes, training)
+        network = BackendNetwork(self._backend, self._preprocessing, self._nb_classes, training, self._clip_values)
         noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
         try:
             for index in epochs(nb_epochs, verbose):
-                loss = objective_at(objective, index, self._clip_values)
+                loss = objective_at(objective, index)
                 for x, y in epoch():
                     self._read_outputs(x)
-                    labels = as_targets(y, len(x), self._nb_classes, self._nb_classes, indices=True, rows=False)
-                    loss(network, noise, self._next_training_key(), x, labels)
+                    labels = as_hard_labels(y, len(x), self._nb_classes)
+                    network.train(loss, noise, self._next_training_key(), x, labels)
                 if scheduler is not None:
                     self._backend.advance(scheduler, index)
         finally:

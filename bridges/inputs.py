@@ -70,6 +70,20 @@ def as_labels(y: Any, number: int, classes: int, name: str = "y") -> np.ndarray:
     return indices
 
 
+def as_hard_labels(y: Any, number: int, classes: int) -> np.ndarray:
+    """Return class indices `i64[number]` from indices or one-hot rows, and refuse any other row.
+
+    Example:
+        >>> as_hard_labels([[0, 0, 1], [1, 0, 0]], 2, 3)
+        array([2, 0])
+    """
+    array = to_numpy("y", y)
+    labels = as_labels(array, number, classes)
+    if array.shape == (number, classes) and classes > 1 and (array != one_hot(labels, classes)).any():
+        raise ValueError("y must hold class indices or one-hot rows for an objective, got rows of other numbers")
+    return labels
+
+
 def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, rows: bool = True) -> np.ndarray:
     """Return labels as a loss of outputs `[number, width]` takes them: class indices, or else float32 rows.
 

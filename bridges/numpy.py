@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxsmooth
 from bridges.art import own_class, restore
-from bridges.inputs import as_inputs, as_labels, one_hot, refuse_keywords, to_numpy
+from bridges.inputs import as_inputs, as_labels, one_hot, to_numpy
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth.arguments import as_flag, as_integer, in_brief
 
@@ -30,7 +30,7 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
     Args:
         classifier: one of ART's estimators, those of scikit-learn and XGBoost among them, or any object whose
             `predict(x)` returns scores `[N, nb_classes]` for an array, or class indices `[N]`. An estimator of
-            scikit-learn is asked for `predict_proba` or `decision_function`.
+            scikit-learn is asked for `predict_proba`, or for its class; class i is the i-th of its `classes_`.
         sample_size, scale, alpha: votes, noise in the units of x, and failure probability.
         nb_classes: number of classes; by default what the classifier says, or else the width of its scores.
         seed, n0, output, check: see `RandomizedSmoothingMixin`.
@@ -83,9 +83,7 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
         key = jaxsmooth.key_of_seed(seed)
         as_flag("check", check)
         check_smoothing(sample_size, scale, alpha, n0, output)
-        said = getattr(classifier, "nb_classes", None) if nb_classes is None else nb_classes
-        # ART says -1 where it does not know.
-        self._nb_classes = None if said is None or said == -1 else as_integer("nb_classes", said, 2)
+        self._own_classes = None if nb_classes is None else as_integer("nb_classes", nb_classes, 2)
         self._begin(key, n0, output, check)
         self._take({"classifier": classifier, "sample_size": sample_size, "scale": scale, "alpha": alpha})
 
@@ -128,6 +126,9 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
         shape = getattr(classifier, "input_shape", None)
         if classifier is not getattr(self, "classifier", None):
             self._was_checked = False
+            said = getattr(classifier, "nb_classes", None) if self._own_classes is None else self._own_classes
+            # ART says -1 where it does not know.
+            self._nb_classes = None if said is None or said == -1 else as_integer("nb_classes", said, 2)
         self.classifier = classifier
         self.sample_size = sample_size
         self.scale = settings["scale"]
@@ -147,6 +148,11 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
             nb_epochs: number of epochs, or of copies.
             **kwargs: go to the classifier's `fit`.
         """
+        if "objective" in kwargs:
+            raise TypeError(
+                "objective must be left out: it needs a network, whose framework follows its gradient, as the classes "
+                "of bridges.pytorch, bridges.tensorflow and bridges.flax do"
+            )
         x = as_inputs(x, self._input_shape)
         y = self._labels(y, len(x))
         nb_epochs = as_integer("nb_epochs", nb_epochs, 0)
@@ -158,6 +164,8 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
                 fit(self._add_training_noise(x), y, batch_size=batch_size, nb_epochs=1, **kwargs)
             return
         copies = np.concatenate([self._add_training_noise(x) for _ in range(nb_epochs)])
+        if _takes(fit, "batch_size", by_name=True):
+            kwargs["batch_size"] = batch_size
         fit(copies, np.concatenate([y] * nb_epochs), **kwargs)
 
     def _labels(self, y: Any, inputs: int) -> np.ndarray:
@@ -203,15 +211,12 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
 
     def _predict_classifier(self, x: np.ndarray, batch_size: int, training_mode: bool, **kwargs: Any) -> np.ndarray:
         predict = _prediction_of(self.classifier)
-        settings: dict[str, Any] = {"batch_size": batch_size} if _takes(predict, "batch_size") else {}
+        settings: dict[str, Any] = {"batch_size": batch_size} if _takes(predict, "batch_size", by_name=True) else {}
         if training_mode or _takes(predict, "training_mode", by_name=True):
             settings["training_mode"] = training_mode
-        refuse_keywords({} if _takes(predict, "verbose") else kwargs, ())
         scores = np.asarray(predict(x, **settings, **kwargs))
         if scores.ndim == 1 and scores.dtype.kind in "iu" and self._nb_classes is not None:
             scores = one_hot(as_labels(scores, len(x), self._nb_classes, "classes"), self._nb_classes)
-        if scores.ndim == 1 and scores.dtype.kind == "f" and _is_of("sklearn", self.classifier):
-            scores = np.stack([-scores, scores], axis=1)  # a decision function of two classes
         width = self._nb_classes or (scores.shape[1] if scores.ndim == 2 else 0)
         if scores.shape != (len(x), width) or width < 2:
             classes = "nb_classes" if self._nb_classes is None else self._nb_classes
@@ -220,16 +225,25 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
                 f"is given, got shape {scores.shape} and dtype {scores.dtype}"
             )
         self._nb_classes = width
-        return np.asarray(scores, np.float32)
+        return scores
 
 
 def _prediction_of(classifier: Any) -> Callable[..., Any]:
-    """Return the method of a classifier that scores inputs."""
-    names = ("predict_proba", "decision_function", "predict") if _is_of("sklearn", classifier) else ("predict",)
-    for name in names:
-        if callable(method := getattr(classifier, name, None)) and not isinstance(classifier, type):
-            return method
-    raise TypeError(f"classifier must be an object with predict(x), such as one of ART's, got {in_brief(classifier)}")
+    """Return the function of a classifier that scores inputs.
+
+    An estimator of scikit-learn without probabilities is asked for its classes: a decision function may be of pairs.
+    """
+    expected = "classifier must be an object with predict(x), such as one of ART's,"
+    if isinstance(classifier, type) or not callable(getattr(classifier, "predict", None)):
+        raise TypeError(f"{expected} got {in_brief(classifier)}")
+    if not _is_of("sklearn", classifier):
+        return classifier.predict
+    if getattr(classifier, "classes_", None) is None:
+        raise TypeError(f"{expected} or a fitted classifier of scikit-learn, got {in_brief(classifier)}")
+    if callable(own := getattr(classifier, "predict_proba", None)):
+        return own
+    classes = np.asarray(classifier.classes_)
+    return lambda x: one_hot(np.searchsorted(classes, classifier.predict(x)), len(classes))
 
 
 def _is_of(package: str, classifier: Any) -> bool:

@@ -5,7 +5,6 @@ in them; the framework computes the logits, and follows that derivative to its o
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,8 +38,8 @@ class EpochObjective(NamedTuple):
     at: Callable[[int], Callable[..., jax.Array]]
 
 
-def objective_at(objective: Any, epoch: int, clip_values: Any) -> Callable[..., Any]:
-    """Return the objective of an epoch, within the classifier's `clip_values` where it has none of its own.
+def objective_at(objective: Any, epoch: int) -> Callable[..., Any]:
+    """Return the objective of an epoch.
 
     Raises:
         TypeError: it is no function.
@@ -52,12 +51,20 @@ def objective_at(objective: Any, epoch: int, clip_values: Any) -> Callable[..., 
             "objective must be one of jaxsmooth.losses, such as losses.macer or functools.partial(losses.macer, m=4), "
             f"got {in_brief(objective)}"
         )
-    function = objective.func if isinstance(objective, functools.partial) else objective
-    given = objective.keywords if isinstance(objective, functools.partial) else {}
-    takes = "clip_values" in inspect.signature(function).parameters
-    if takes and "clip_values" not in given and clip_values is not None:
-        return functools.partial(objective, clip_values=clip_values)
     return objective
+
+
+class Pending:
+    """A value whose training step was not made yet: what an objective must return as it is."""
+
+    def _refuse(self, *others: Any) -> Any:
+        del others
+        raise TypeError(
+            "objective must return what one of jaxsmooth.losses returns, as it is: the network's framework follows the "
+            "gradient of that alone. Settings such as lambda_ weigh its terms; the learning rate weighs the whole"
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __float__ = _refuse
 
 
 class BackendNetwork(Network):
@@ -68,31 +75,51 @@ class BackendNetwork(Network):
         preprocessing: the steps before the network.
         classes: number of classes.
         training: whether the network is in training mode where the loss asks for its scores.
+        clip_values: the range of the inputs, or None.
     """
 
-    def __init__(self, backend: Backend, preprocessing: Preprocessing, classes: int, training: bool) -> None:
+    def __init__(
+        self, backend: Backend, preprocessing: Preprocessing, classes: int, training: bool, clip_values: Any
+    ) -> None:
         self._backend = backend
         self._preprocessing = preprocessing
         self._classes = classes
         self._training = training
+        self.clip_values = clip_values
 
     def classes(self, x: Any) -> int:
         """Return the number of classes."""
         del x
         return self._classes
 
-    def value(self, formula: Formula, batches: Sequence[jax.Array], *arguments: Any) -> jax.Array:
-        """Return the formula of the scores of each batch, and make the training step that follows its gradient."""
+    def __call__(self, x: Any) -> Any:
+        """Refuse: an objective of the user's own cannot follow a gradient through another framework."""
+        del x
+        raise TypeError(
+            "objective must be one of jaxsmooth.losses: one of your own cannot call the network of another framework. "
+            "It may ask it by `value` and `pull_back`, as jaxsmooth.networks.Network has them"
+        )
+
+    def train(self, objective: Callable[..., Any], noise: Any, key: jax.Array, x: np.ndarray, y: np.ndarray) -> float:
+        """Make one training step, and return the value of the objective before it."""
+        pending = objective(self, noise, key, x, y)
+        if not isinstance(pending, _Step):
+            raise TypeError(f"objective must return what one of jaxsmooth.losses returns, got {in_brief(pending)}")
         kind = self._backend.loss_function.output
-        values: list[jax.Array] = []
+        values: list[float] = []
 
-        def weigh(outputs: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-            value, weights = _value_and_weights(formula, kind, outputs, arguments)
-            values.append(value)
-            return float(value), [np.asarray(weight) for weight in weights]
+        def judge(outputs: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
+            value, weights = _value_and_weights(pending.formula, kind, outputs, pending.arguments)
+            values.append(float(value))
+            return values[-1], [np.asarray(weight) for weight in weights]
 
-        self._backend.follow([self._prepared(batch, fit=True) for batch in batches], weigh, training=self._training)
+        batches = [self._prepared(batch, fit=True) for batch in pending.batches]
+        self._backend.follow(batches, judge, training=self._training)
         return values[0]
+
+    def value(self, formula: Formula, batches: Sequence[jax.Array], *arguments: Any) -> Any:
+        """Return what stands for the formula of the scores of each batch; `train` makes the step that follows it."""
+        return _Step(formula, batches, arguments)
 
     def pull_back(self, x: jax.Array, weigh: Callable[..., jax.Array], *arguments: Any) -> tuple[jax.Array, jax.Array]:
         """Return the scores of a batch, and the gradient in x of their weighted sum, in evaluation mode."""
@@ -111,6 +138,15 @@ class BackendNetwork(Network):
         prepared, _ = self._preprocessing.before(x, fit=fit)
         refuse_versions(prepared, x)
         return prepared
+
+
+class _Step(Pending):
+    """A training step to be made."""
+
+    def __init__(self, formula: Formula, batches: Sequence[jax.Array], arguments: tuple[Any, ...]) -> None:
+        self.formula = formula
+        self.batches = batches
+        self.arguments = arguments
 
 
 def _as_logits(outputs: Any, kind: str) -> jax.Array:
@@ -195,7 +231,7 @@ def _check_smoothmix(settings: Settings) -> None:
     as_nonnegative("step_size", settings["step_size"])
     for name in ("num_noise_vec", "num_steps", "warmup"):
         as_integer(name, settings[name], 1)
-    as_integer("mix_step", settings["mix_step"], 0)
+    as_integer("mix_step", settings["mix_step"], 0, settings["num_steps"] - 1)
     for name in ("maxnorm_s", "maxnorm"):
         if settings[name] is not None:
             as_nonnegative(name, settings[name])

@@ -270,7 +270,7 @@ class RandomizedSmoothingMixin(ABC):  # noqa: B024 (as ART's classes are, so tha
     def _scores(self, x: Any, rows: int, training_mode: bool, kwargs: dict[str, Any]) -> np.ndarray:
         """Return the scores of a batch, `rows` rows at a time."""
         parts = [
-            np.asarray(self._predict_classifier(x[start : start + rows], rows, training_mode, **kwargs), np.float32)
+            _in_float32(np.asarray(self._predict_classifier(x[start : start + rows], rows, training_mode, **kwargs)))
             for start in range(0, max(len(x), 1), rows)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -341,6 +341,25 @@ class RandomizedSmoothingMixin(ABC):  # noqa: B024 (as ART's classes are, so tha
             draw = self._draws
             self._draws += 1
         return jaxsmooth.stream_key(self._key, Stream.TRAINING, draw)
+
+
+def _in_float32(scores: np.ndarray) -> np.ndarray:
+    """Return scores in float32, with the same class: a row of wider ones that float32 cannot order becomes one-hot.
+
+    Example:
+        >>> _in_float32(np.array([[1e-60, 2e-60], [0.5, 0.25]]))
+        array([[0.  , 1.  ],
+               [0.5 , 0.25]], dtype=float32)
+    """
+    with np.errstate(over="ignore"):
+        narrow = np.asarray(scores, np.float32)
+    if scores.dtype.itemsize <= 4 or scores.ndim != 2 or scores.shape[1] == 0:
+        return narrow
+    finite = np.isfinite(scores).all(axis=1)
+    classes = scores.argmax(axis=1)
+    changed = finite & ((narrow.argmax(axis=1) != classes) | ~np.isfinite(narrow).all(axis=1))
+    narrow[changed] = np.eye(scores.shape[1], dtype=np.float32)[classes[changed]]
+    return narrow
 
 
 def _data(key: jax.Array) -> Any:

@@ -46,7 +46,7 @@ def advice(f: Any) -> str | None:
         if what == "a scikit-learn estimator" and not hasattr(f, "predict_proba"):
             taker = taker.replace("predict_proba", "decision_function")
         return f"got {what}, {type(f).__name__}: {taker} takes it"
-    if _is_nnx(f) and (layer := _training_layer(f)) is not None:
+    if is_nnx(f) and (layer := _training_layer(f)) is not None:
         return (
             f"got an nnx module, {type(f).__name__}, in training mode (its {layer}): bridges.flax.as_jax(module) "
             "takes it in evaluation mode"
@@ -75,13 +75,13 @@ def linen_of(f: Any) -> str | None:
     return type(module).__name__ if found is not None and found[0] == "a flax.linen module" else None
 
 
-def _is_nnx(value: Any) -> bool:
+def is_nnx(value: Any) -> bool:
     return any(base.__module__.startswith("flax.nnx") and base.__name__ == "Module" for base in type(value).__mro__)
 
 
 def _training_layer(value: Any) -> str | None:
     """Return the type of the first layer of an nnx module that is in training mode; None if none is."""
-    if _is_nnx(value):
+    if is_nnx(value):
         own = vars(value)
         if own.get("deterministic") is False or own.get("use_running_average") is False:
             return type(value).__name__

@@ -25,8 +25,10 @@ def as_labels(y: Any, number: int, classes: int) -> jax.Array:
 
 
 def at_labels(values: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the entry of each label, `[N, K] -> [N]`, NaN where a label is out of range."""
-    return jnp.take_along_axis(values, y[:, None], axis=1, mode="fill")[:, 0]
+    """Return the entry of each label, `[N, K] -> [N]`, NaN with a NaN gradient where a label is out of range."""
+    valid = (y >= 0) & (y < values.shape[1])  # a negative index would count from the end
+    taken = jnp.take_along_axis(values, jnp.where(valid, y, 0)[:, None], axis=1)[:, 0]
+    return taken * jnp.where(valid, 1, jnp.nan).astype(values.dtype)
 
 
 def along_rows(values: jax.Array, x: jax.Array) -> jax.Array:

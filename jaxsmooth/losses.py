@@ -6,7 +6,7 @@ of another framework. x are inputs `[N, *event]`, in any floating dtype, y label
 JAX's generators. Defaults are the papers', for CIFAR-10 at sigma 0.5 with pixels in [0, 1].
 
 Each equals its authors' code on the same inputs and noise. All raise ValueError or TypeError for an argument that is
-not as described, unless it is traced.
+not as described, unless it is traced. A traced label that is no class makes the loss and its gradient NaN.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxsmooth import _attacks
 from jaxsmooth._attacks import log_mean, log_probabilities, noisy_copies
 from jaxsmooth._checks import as_inputs, as_noise
 from jaxsmooth._labels import along_rows, as_labels, at_labels
-from jaxsmooth.arguments import as_integer, as_key, in_brief, is_traced, refuse_uncallable
+from jaxsmooth.arguments import as_integer, as_key, as_nonnegative, in_brief, is_traced, refuse_uncallable
 from jaxsmooth.networks import Network, as_network
 from jaxsmooth.types import Classifier, Noise, RandomClassifier
 
@@ -66,7 +66,7 @@ def stability(
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
     noisy = noisy_copies(x, _draw(noise, key, x, 1), x.dtype)
-    return network.value(_stability, [x, noisy], y, lambda_)
+    return network.value(_stability, [x, noisy], y, _weight("lambda_", lambda_))
 
 
 def _stability(scores: list[jax.Array], y: jax.Array, lambda_: jax.Array) -> jax.Array:
@@ -104,7 +104,7 @@ def consistency(
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
     noisy = noisy_copies(x, _draw(noise, key, x, as_integer("m", m, 1)), x.dtype)
-    return network.value(_consistency, [noisy], y, lambda_, eta)
+    return network.value(_consistency, [noisy], y, _weight("lambda_", lambda_), _weight("eta", eta))
 
 
 def _consistency(scores: list[jax.Array], y: jax.Array, lambda_: jax.Array, eta: jax.Array) -> jax.Array:
@@ -147,7 +147,8 @@ def smoothadv(
         epsilon: L2 radius of the attack, in the units of x; 0 and m = 1 is `gaussian`.
         steps: of the attack.
         attack: "pgd" or "ddn".
-        clip_values: the range of the inputs; None if they have none.
+        clip_values: the range of the inputs, by default that of the network, or [0, 1]; None if they have none. A
+            traced input outside of it, as in `make_train_step`, makes the loss NaN.
 
     Raises:
         ValueError: another attack, or an input outside of `clip_values`.
@@ -164,7 +165,8 @@ def smoothadv(
     steps = as_integer("steps", steps, 0)
     if attack not in ("pgd", "ddn"):
         raise ValueError(f"attack must be 'pgd' or 'ddn', got {in_brief(attack)}")
-    bounds = _as_bounds(clip_values, x)
+    epsilon = _weight("epsilon", epsilon)
+    x, bounds = _within_bounds(clip_values, x, network)
     e = _draw(noise, key, x, m)
     find = _attacks.pgd if attack == "pgd" else _attacks.ddn
     # The attack sees the same noise as the loss.
@@ -206,7 +208,10 @@ def macer(
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
     noisy = noisy_copies(x, _draw(noise, key, x, as_integer("m", m, 1)), x.dtype)
-    return network.value(_macer, [noisy], y, lambda_, beta, gamma, jnp.asarray(noise.scale, jnp.float32))
+    if noise.norm != 2:
+        raise TypeError(f"noise must be Gaussian for the radius of MACER, got {type(noise).__name__}")
+    weights = [_weight(name, value) for name, value in (("lambda_", lambda_), ("beta", beta), ("gamma", gamma))]
+    return network.value(_macer, [noisy], y, *weights, jnp.asarray(noise.scale, jnp.float32))
 
 
 def _macer(
@@ -218,8 +223,8 @@ def _macer(
     others = jnp.where(jnp.arange(p.shape[1])[None] == y[:, None], -1.0, p)
     top = at_labels(p, y)
     second = others.max(axis=1)
-    # Only inputs that the mean classifies correctly have a radius to enlarge.
-    counted = (top > second) & (top < 1) & (second > 0)
+    # Only inputs that the mean classifies correctly have a radius to enlarge; of a tie the first class is meant.
+    counted = (p.argmax(axis=1) == y) & (top < 1) & (second > 0)
     # `where` inside ndtri, too: otherwise inputs that do not count would have a NaN gradient instead of zero.
     high, low = (jax.scipy.special.ndtri(jnp.where(counted, p, 0.5)) for p in (top, second))
     hinge = jnp.where(counted, jnp.maximum(gamma - (high - low), 0.0), 0.0)
@@ -262,7 +267,8 @@ def smoothmix(
             than 0: the paper's "one-step adversary" is 1.
         maxnorm_s: L2 distance that such a point keeps to the input at most; alpha * mix_step by default.
         maxnorm: L2 distance that x~ keeps to the input at most; None for any.
-        clip_values: the range of the inputs; None if they have none.
+        clip_values: the range of the inputs, by default that of the network, or [0, 1]; None if they have none. A
+            traced input outside of it, as in `make_train_step`, makes the loss NaN.
 
     Raises:
         ValueError: an input outside of `clip_values`.
@@ -277,9 +283,14 @@ def smoothmix(
     m = as_integer("m", m, 1)
     steps = as_integer("steps", steps, 0)
     mix_step = as_integer("mix_step", mix_step, 0)
-    bounds = _as_bounds(clip_values, x)
+    if mix_step >= max(steps, 1):
+        raise ValueError(f"mix_step must be less than the number of steps, {steps}, got {mix_step}")
+    alpha = _weight("alpha", alpha)
+    eta = _weight("eta", eta)
+    largest = alpha * mix_step if maxnorm_s is None else _weight("maxnorm_s", maxnorm_s)
+    maxnorm = None if maxnorm is None else _weight("maxnorm", maxnorm)
+    x, bounds = _within_bounds(clip_values, x, network)
     e = _draw(noise, key, x, m)
-    largest = alpha * mix_step if maxnorm_s is None else maxnorm_s
     clean, adversarial = _attacks.smoothmix(network, e, x, y, bounds, alpha, steps, mix_step, largest, maxnorm)
     mixing = jax.random.uniform(_Keys.of(key).mixing, (len(x),), jnp.float32, maxval=0.5)
     clean, mixture = _mix(clean, adversarial, mixing)
@@ -331,26 +342,44 @@ def _checked(f: Any, noise: Any, key: Any, x: Any, y: Any) -> tuple[Network, Noi
     return network, noise, key, x, as_labels(y, len(x), network.classes(x))
 
 
-def _as_bounds(clip_values: Any, x: jax.Array) -> tuple[jax.Array, jax.Array] | None:
-    """Return the range of the inputs as float32 arrays that broadcast against a batch, once x was found within."""
+def _weight(name: str, value: Any) -> Any:
+    """Return a hyperparameter, which is a number >= 0 unless it is traced."""
+    if is_traced(value):
+        if value.shape != ():
+            raise ValueError(f"{name} must be a number, got an array of shape {value.shape}")
+        return value
+    is_scalar = isinstance(value, (jax.Array, np.ndarray)) and value.shape == ()
+    return as_nonnegative(name, value.item() if is_scalar else value)
+
+
+def _within_bounds(clip_values: Any, x: jax.Array, network: Network) -> tuple[jax.Array, tuple[Any, Any] | None]:
+    """Return the inputs, and their range as float32 arrays that broadcast against a batch.
+
+    Inputs out of range are refused. Traced ones become NaN, and the loss with them.
+    """
+    if clip_values is PIXELS and network.clip_values is not None:
+        clip_values = network.clip_values
     if clip_values is None:
-        return None
-    expected = "clip_values must be (least, greatest) of an input, numbers or arrays like one, or None"
+        return x, None
+    expected = "clip_values must be (least, greatest) of an input, finite numbers or arrays like one, or None"
     try:
         low, high = (np.asarray(value, np.float32) for value in clip_values)
         fits = np.broadcast_shapes(low.shape, high.shape, x.shape[1:]) == x.shape[1:]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, jax.errors.TracerArrayConversionError):
         raise ValueError(f"{expected}, got {in_brief(clip_values)}") from None
-    if not fits or not (low < high).all():
+    if not fits or not (low < high).all() or not (np.isfinite(low) & np.isfinite(high)).all():
         raise ValueError(f"{expected}, got {in_brief(clip_values)} for inputs of shape {x.shape[1:]}")
-    if not is_traced(x):
-        values = np.asarray(x, np.float32)
-        if (values < low[None]).any() or (values > high[None]).any():
-            raise ValueError(
-                f"x must lie within clip_values, {in_brief(clip_values)}, got values from {values.min():g} to "
-                f"{values.max():g}: give the range of the inputs as clip_values, or None if they have none"
-            )
-    return _with_rank(low, x.ndim), _with_rank(high, x.ndim)
+    bounds = _with_rank(low, x.ndim), _with_rank(high, x.ndim)
+    if is_traced(x):
+        inside = (x.astype(jnp.float32) >= bounds[0]) & (x.astype(jnp.float32) <= bounds[1])
+        return jnp.where(inside, x, jnp.nan), bounds
+    values = np.asarray(x, np.float32)
+    if (values < low[None]).any() or (values > high[None]).any():
+        raise ValueError(
+            f"x must lie within clip_values, from {low.min():g} to {high.max():g}, got values from {values.min():g} to "
+            f"{values.max():g}: give the range of the inputs as clip_values, or None if they have none"
+        )
+    return x, bounds
 
 
 def _with_rank(value: np.ndarray, rank: int) -> jax.Array:

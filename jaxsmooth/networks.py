@@ -4,9 +4,10 @@ An objective of `jaxsmooth.losses` needs two things of a network. It wants a val
 whose gradient the parameters move: `value`. Its attack wants the gradient of the scores in their input: `pull_back`.
 """
 
+import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -24,7 +25,12 @@ class Network(ABC):
     """A network as a training objective sees it. A bridge makes one of a model of another framework.
 
     Scores are logits, or log-probabilities: anything whose softmax is the prediction.
+
+    Attributes:
+        clip_values: the range of its inputs, `(least, greatest)`, if it is known.
     """
+
+    clip_values: Any = None
 
     @abstractmethod
     def classes(self, x: Any) -> int:
@@ -69,6 +75,13 @@ class StatefulClassifier(Protocol):
         ...
 
 
+def is_stateful(f: Any) -> bool:
+    """Return whether a classifier is a dataclass with parameters, state and a `run` for both modes."""
+    if not (dataclasses.is_dataclass(f) and isinstance(f, StatefulClassifier)):
+        return False
+    return {"training", "key"} <= set(inspect.signature(f.run).parameters)
+
+
 class FunctionNetwork(Network):
     """A JAX function that has no modes."""
 
@@ -110,7 +123,7 @@ class StatefulNetwork(FunctionNetwork):
         key = jax.random.fold_in(self._key, self._calls)
         self._calls += 1
         scores, state = self.f.run(x, training=True, key=key)
-        self.f = replace(self.f, state=state)
+        self.f = dataclasses.replace(self.f, state=state)
         return scores
 
     def value(self, formula: Formula, batches: Sequence[jax.Array], *arguments: Any) -> jax.Array:

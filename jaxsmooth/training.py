@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
 
-from jaxsmooth._foreign import linen_of
+from jaxsmooth._foreign import is_nnx, linen_of
 from jaxsmooth.arguments import as_key, in_brief, refuse_uncallable
-from jaxsmooth.networks import StatefulClassifier, StatefulNetwork
+from jaxsmooth.networks import StatefulNetwork, is_stateful
 from jaxsmooth.types import Noise
 
 Optimizer = optax.GradientTransformation | optax.MultiSteps
@@ -58,19 +58,28 @@ def init_train_state(f: Any, optimizer: Optimizer) -> TrainState:
         Array(0, dtype=int32)
     """
     expected = "f must be a callable pytree of floating-point arrays, such as jax.tree_util.Partial(apply, params)"
-    trained = _trained(f) if callable(f) else None
-    leaves = jax.tree_util.tree_leaves_with_path(trained) if callable(f) else []
+    if is_nnx(f):
+        raise TypeError(f"{expected}, got an nnx module: bridges.flax.as_jax(module) takes it and trains it")
+    leaves = jax.tree_util.tree_leaves_with_path(_trained(f)) if callable(f) else []
     if not leaves:
-        raise TypeError(f"{expected}, got {in_brief(f)}")
+        raise TypeError(f"{expected}, got a {type(f).__name__} of none")
     refuse_uncallable(f)  # or an object of another framework
     _refuse_variables(f)
     others = [(path, leaf) for path, leaf in leaves if not _is_parameter(leaf)]
+    if others and others[0][0] == ():
+        raise TypeError(
+            f"{expected}, got the function {type(f).__name__}, which shows no arrays: give its parameters by "
+            "jax.tree_util.Partial; a model of PyTorch or TensorFlow is trained by fit(objective=...) of its class"
+        )
     if others:
         path, leaf = others[0]
         what = f"an array of dtype {leaf.dtype}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
+        kind: Any = type(f)
+        is_equinox = any(base.__module__.startswith("equinox.") for base in kind.__mro__)
+        advice = "bridges.equinox.as_jax(model) takes it" if is_equinox else "close over what is not trained"
         raise TypeError(
             f"{expected}, got {type(f).__name__} whose leaf {jax.tree_util.keystr(path)} is {what}, one of "
-            f"{len(others)} such leaves: close over what is not trained"
+            f"{len(others)} such leaves: {advice}"
         )
     transformation = _as_transformation(optimizer)
     f = _storable(f)
@@ -94,11 +103,13 @@ def make_train_step(
         loss: an objective of `jaxsmooth.losses`; `functools.partial` sets its hyperparameters. Or any function
             `loss(f, noise, key, x, y) -> f32[]`.
         optimizer: optax transformation, the one of `init_train_state`. One that takes more than the gradient, such as
-            `optax.contrib.reduce_on_plateau` or `optax.lbfgs`, gets the loss, the gradient and the function.
+            `optax.contrib.reduce_on_plateau` or `optax.lbfgs`, gets the loss, the gradient and the function. A mask is
+            best a function of the parameters: those of a `Partial` are its arguments.
 
     Returns:
         A jitted function of a `TrainState`, a noise, one key of any of JAX's generators, inputs `[N, *event]` and
-        labels `i32[N]`.
+        labels `i32[N]`. It cannot refuse inputs and labels by their values: a label that is no class, and an input
+        outside the `clip_values` of an objective that attacks, make the loss NaN.
 
     Example:
         >>> from jaxsmooth import Gaussian, losses
@@ -112,6 +123,8 @@ def make_train_step(
         (Array(20, dtype=int32), True)
     """
     transformation = optax.with_extra_args_support(_as_transformation(optimizer))
+    if not callable(loss):
+        raise TypeError(f"loss must be a function such as jaxsmooth.losses.macer, got {in_brief(loss)}")
 
     @jax.jit
     def step(
@@ -121,7 +134,7 @@ def make_train_step(
 
         def value_at(trained: Any) -> tuple[jax.Array, Any]:
             f = _with_trained(state.f, trained)
-            if not isinstance(f, StatefulClassifier):
+            if not is_stateful(f):
                 return loss(f, noise, key, x, y), f
             network = StatefulNetwork(f, jax.random.fold_in(key, _NETWORK))
             return loss(network, noise, key, x, y), network.f
@@ -151,9 +164,9 @@ class _Unpacked:
 
     function: Callable[..., Any]
 
-    def __call__(self, arguments: tuple[Any, ...], *x: Any, keywords: dict[str, Any]) -> Any:
+    def __call__(self, arguments: tuple[Any, ...], *x: Any, keywords: dict[str, Any], **others: Any) -> Any:
         """Call the function with its own arguments, then those of the call."""
-        return self.function(*arguments, *x, **keywords)
+        return self.function(*arguments, *x, **{**keywords, **others})
 
 
 def _storable(f: Any) -> Any:
@@ -164,11 +177,11 @@ def _storable(f: Any) -> Any:
 
 def _trained(f: Any) -> Any:
     """Return what a gradient step changes of a classifier."""
-    return f.params if isinstance(f, StatefulClassifier) else f
+    return f.params if is_stateful(f) else f
 
 
 def _with_trained(f: Any, trained: Any) -> Any:
-    return replace(f, params=trained) if isinstance(f, StatefulClassifier) else trained  # pyright: ignore
+    return replace(f, params=trained) if is_stateful(f) else trained
 
 
 def _refuse_variables(f: Any) -> None:
@@ -176,12 +189,15 @@ def _refuse_variables(f: Any) -> None:
     module = linen_of(f)
     arguments = (*f.args, *f.keywords.values()) if isinstance(f, Partial) else ()
     for variables in arguments:
-        others = [name for name in variables if name != "params"] if hasattr(variables, "keys") else []
-        if module is not None and "params" in variables and others:
+        if not hasattr(variables, "keys") or "params" not in variables:
+            continue
+        # Within a function of the user's only the name of the usual collection tells.
+        others = [name for name in variables if name != "params" and (module is not None or name == "batch_stats")]
+        if others:
             raise TypeError(
-                f"f must have parameters only, got {module}.apply with {', '.join(map(repr, others))}, which a "
-                "gradient would change: bridges.flax.as_jax(module, variables) trains in training mode, and updates "
-                "them as flax does"
+                f"f must have parameters only, got {'a flax module' if module is None else module}.apply with "
+                f"{', '.join(map(repr, others))}, which a gradient would change: bridges.flax.as_jax(module, "
+                "variables) trains in training mode, and updates them as flax does"
             )
 
 

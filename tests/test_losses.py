@@ -1,6 +1,7 @@
 """Training objectives against their authors' code, transcribed (`tests/authors.py`), and at their edges."""
 
 from functools import partial
+from typing import NamedTuple
 
 import chex
 import jax
@@ -10,7 +11,7 @@ import pytest
 import torch
 from jax.tree_util import Partial
 
-from jaxsmooth import Gaussian, losses
+from jaxsmooth import Gaussian, Laplace, losses
 from tests import authors
 
 NOISE, K, N, D = Gaussian(0.4), 3, 24, 5
@@ -194,3 +195,77 @@ def test_bad_numbers_of_copies_and_steps_are_refused_by_name(setting):
         losses.smoothadv(
             lambda x: x, Gaussian(0.5), jax.random.key(0), np.zeros((4, 3)), np.array([0, 1, 2, 0]), **setting
         )
+
+
+def at(name, key, x=None, y=None, **settings):
+    f = Partial(perceptron, jax.tree.map(jnp.asarray, perceptron_weights()))
+    return getattr(losses, name)(f, NOISE, key, points() if x is None else x, Y if y is None else y, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("smoothadv", {"epsilon": -0.5}),
+        ("smoothadv", {"epsilon": np.nan}),
+        ("smoothadv", {"epsilon": True}),
+        ("smoothmix", {"alpha": -1.0}),
+        ("smoothmix", {"maxnorm": -1.0}),
+        ("smoothmix", {"maxnorm_s": -1.0}),
+        ("smoothmix", {"eta": -1.0}),
+        ("smoothmix", {"mix_step": 4}),
+        ("macer", {"beta": -1.0}),
+        ("macer", {"gamma": "8"}),
+        ("consistency", {"lambda_": np.arange(5.0)}),
+        ("stability", {"lambda_": -1.0}),
+        ("smoothadv", {"clip_values": (-np.inf, np.inf)}),
+        ("smoothadv", {"clip_values": (1.0, 0.0)}),
+        ("smoothadv", {"clip_values": (0.0, np.ones(7))}),
+        ("smoothmix", {"clip_values": 1.0}),
+    ],
+)
+def test_settings_are_checked_by_name(key, name, settings):
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(settings))} must be"):
+        at(name, key, **settings)
+
+
+def test_macer_is_for_gaussian_noise_and_counts_ties(key):
+    with pytest.raises(TypeError, match="noise must be Gaussian"):
+        losses.macer(lambda x: x, Laplace(0.5), key, points(), Y % D)
+    # Two copies that disagree, saturated: the mean is a tie, whose first class is meant.
+    sign = jnp.array([[1.0, -1.0]])
+
+    class TwoCopies(NamedTuple):
+        norm: int = 2
+        scale: float = 0.5
+
+        def sample(self, key, shape, dtype=jnp.float32):
+            del key
+            return jnp.asarray([9.0, -9.0], dtype).reshape(shape)
+
+        def unit_radius(self, probability):
+            return np.asarray(probability)
+
+    def value(y):
+        return losses.macer(lambda x: x * sign, TwoCopies(), key, np.zeros((1, 1), np.float32), np.array([y]), m=2)
+
+    np.testing.assert_allclose(value(0), np.log(2) + 12 * 0.25 * 8, rtol=1e-5)
+    np.testing.assert_allclose(value(1), np.log(2), rtol=1e-5)
+
+
+def test_what_cannot_be_refused_under_jit_is_nan(key):
+    """Labels that are no class, -1 and ABSTAIN among them, and inputs out of range: loss and gradient."""
+    f = Partial(perceptron, jax.tree.map(jnp.asarray, perceptron_weights()))
+    for name in OBJECTIVES:
+        loss = jax.jit(jax.value_and_grad(getattr(losses, name)))
+        for label in (-1, K):
+            value, gradient = loss(f, NOISE, key, points(), np.where(np.arange(N) == 3, label, Y))
+            assert jnp.isnan(value), (name, label)
+            assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(gradient))
+        value, _ = loss(f, NOISE, key, 255 * points(), Y)
+        assert jnp.isnan(value) == (name in ("smoothadv", "smoothmix"))
+        assert jnp.isfinite(loss(f, NOISE, key, points(), Y)[0])
+
+
+def test_weights_may_be_traced(key):
+    values = jax.vmap(lambda weight: at("macer", key, lambda_=weight))(jnp.array([0.0, 12.0]))
+    np.testing.assert_allclose(values[1], at("macer", key), rtol=1e-5)

@@ -15,9 +15,10 @@ from jaxsmooth.arguments import refuse_other_framework
 def as_jax(model: Any, state: Any = None, *, output: Callable[[Any], Any] | None = None) -> "EquinoxFunction":
     """Return an Equinox model as a function of a batch, in inference mode.
 
-    It is a callable pytree of the model's arrays: under jit they are arguments, so that new parameters compile nothing,
-    and a training step may change them. Everything else in the model is static. A model that is written for batches
-    needs no `as_jax`: it is a callable pytree itself.
+    It is a callable pytree of the model's arrays: under jit they are arguments, so that new parameters compile nothing.
+    `jaxsmooth.training` trains those in floating point, in training mode, under `jax.vmap` with the axis name of its
+    batch normalisation; `f.model` and `f.model_state` are the model and the state that come of it. Everything else in
+    the model is static. A model that is written for batches needs no `as_jax`: it is a callable pytree itself.
 
     Args:
         model: callable of one example, `[*event] -> [K]` scores, such as an `equinox.Module`. It is called under

@@ -350,9 +350,17 @@ class FlaxBackend:
         """Return the module and the optimizer's state after a step along the pulled-back weights."""
         assert self.optimizer is not None
         (gradient,) = pull(list(map(jnp.asarray, weights)))
-        updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
-            gradient, optimizer_state, f.params, value=value, grad=gradient
-        )
+        try:
+            updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
+                gradient, optimizer_state, f.params, value=value, grad=gradient
+            )
+        except TypeError as error:
+            if "value_fn" not in str(error):
+                raise
+            raise TypeError(
+                "the optimizer asks for the loss as a function, which there is none of for an objective: "
+                "jaxsmooth.training.make_train_step has it"
+            ) from error
         return replace(f, params=optax.apply_updates(f.params, updates)), optimizer_state
 
     def _width(self, f: FlaxFunction, x: np.ndarray | jax.Array) -> int:

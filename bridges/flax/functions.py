@@ -55,7 +55,7 @@ class LinenStructure:
             return self.module.apply(variables, x, **arguments), state
         collections = list(state)
         outputs, updated = cast(Any, self.module.apply(variables, x, **arguments, rngs=key, mutable=collections))
-        return outputs, {name: updated.get(name, state[name]) for name in collections}
+        return outputs, {name: _like(state[name], updated.get(name, state[name])) for name in collections}
 
     def record(
         self, params: Any, state: Any, x: jax.Array, *, training: bool = False, key: Any = None
@@ -167,6 +167,12 @@ class VotingFunction:
         return outputs if self.binary is None else self.binary.columns(outputs)
 
 
+def _like(before: Any, after: Any) -> Any:
+    """Return a collection afterwards, or as it was if a module has sown into it: it would grow in each step."""
+    same = jax.tree.structure(before) == jax.tree.structure(after)
+    return after if same and jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after) else before
+
+
 def training_arguments(call: Callable[..., Any], training: bool) -> dict[str, Any]:
     """Return the arguments by which a module is told its mode, of those that flax's users have names for.
 
@@ -181,4 +187,4 @@ def training_arguments(call: Callable[..., Any], training: bool) -> dict[str, An
 
 def _not_params(path: Any, value: Any) -> bool:
     del path
-    return not isinstance(value, nnx.Param)
+    return not isinstance(value, (nnx.Param, nnx.Intermediate))  # what a module sows is no state of it

@@ -21,6 +21,9 @@ def as_jax(model: Any, variables: Any = None, *, output: Callable[[Any], Any] | 
     mode is flax's own (`eval()` of nnx), and an argument `train`, `training`, `is_training`, `deterministic` or
     `use_running_average` of the module's `__call__` is set accordingly.
 
+    `jaxsmooth.training` trains it in training mode. What comes of it goes back into an nnx module by
+    `nnx.update(model, f.params, f.state)`, and makes the linen variables `{"params": f.params, **f.state}`.
+
     Args:
         model: `flax.linen` or `flax.nnx` module.
         variables: of a linen module, as its `init` returns them.

@@ -169,6 +169,8 @@ class TorchBackend:
         served = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if not any(id(parameter) in own for parameter in served):
             raise ValueError("the optimizer must be of the model's parameters, got one that has none of them")
+        if not any(parameter.requires_grad for parameter in served):
+            raise ValueError("the model must have a parameter that requires a gradient, and all of them are frozen")
 
     def advance(self, scheduler: Any, epoch: int) -> None:
         """Advance a scheduler of `torch.optim.lr_scheduler`."""

