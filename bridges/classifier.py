@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import jaxsmooth
-from bridges.art import own_class, restore
+from bridges.art import own_class
 from bridges.backend import Backend
 from bridges.batches import fill_rows, plan_gradients, rows_drawn
 from bridges.fitting import epochs, generated_batches, minibatches
@@ -33,6 +33,7 @@ from bridges.inputs import (
 from bridges.layers import activation_loss
 from bridges.objectives import BackendNetwork, ClassObjective, objective_at
 from bridges.preprocessing import Preprocessing, Standardisation, takes_tensors
+from bridges.settings import WithSettings
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth import Stream
 from jaxsmooth.arguments import as_flag, as_integer, as_scale, refuse_unknown, refuse_unpaired
@@ -53,7 +54,7 @@ def _setting(name: str) -> Any:
     return property(read, write, doc=f"The setting `{name}`, as it was given.")
 
 
-class SmoothedClassifier(RandomizedSmoothingMixin):
+class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
     """A network with preprocessing, smoothed. A framework's class names the arguments and makes the backend.
 
     Inputs are arrays, lists or tensors `[N, *input_shape]`; labels are class indices, one-hot rows or probabilities.
@@ -64,25 +65,13 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
             `output`, `check` and others in `kept`.
 
     Attributes:
-        parameters: names of the settings that `get_params` returns and `set_params` takes.
-        kept: names of attributes that are arguments of the constructor, too, and that `set_params` does not change.
         of_backend: names of the settings that the backend is made from.
         own_objective: what `fit` trains by, where the call does not say; None for the loss.
     """
 
-    parameters: tuple[str, ...] = ()
     kept: tuple[str, ...] = ("n0", "sampling", "output", "check")
     of_backend: tuple[str, ...] = ()
     own_objective: ClassObjective | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make an instance that ART's attacks accept, if ART is loaded."""
-        del args, kwargs
-        return restore(cls)
-
-    def __reduce__(self) -> Any:
-        """Copy and pickle as our own class, whether or not ART is loaded."""
-        return restore, (own_class(type(self)),), self.__getstate__()
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         # The next class is ART's, where ART is loaded: its constructor is not called.
@@ -94,11 +83,6 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
     def _make_backend(self, settings: Mapping[str, Any], old: Any) -> Backend:
         """Return the backend of these settings, which are checked; the old one tells how far training is."""
         raise NotImplementedError
-
-    @property
-    def estimator_params(self) -> list[str]:
-        """Names of the settings that `get_params` returns and `set_params` takes."""
-        return list(self.parameters)
 
     @property
     def model(self) -> Any:
@@ -183,22 +167,6 @@ class SmoothedClassifier(RandomizedSmoothingMixin):
         """Return the class with its settings by name; of networks and other objects their types."""
         words = (f"{name}={_word(getattr(self, name, None))}" for name in self.parameters)
         return f"{own_class(type(self)).__name__}({', '.join(words)})"
-
-    def get_params(self) -> dict[str, Any]:
-        """Return the settings by name. `set_params(**get_params())` changes nothing."""
-        return {name: getattr(self, name) for name in self.parameters}
-
-    def set_params(self, **kwargs: Any) -> None:
-        """Change settings, all or none: all are checked as by the constructor before any is taken over.
-
-        Raises:
-            ValueError: an unknown name. ValueError, TypeError: as the constructor.
-        """
-        unknown = sorted(set(kwargs) - set(self.parameters))
-        if unknown:
-            raise ValueError(f"unknown parameters {unknown}: expected some of {sorted(self.parameters)}")
-        kept = {name: getattr(self, name) for name in self.kept}
-        self._take({**self.get_params(), **kept, **kwargs})
 
     def _take(self, settings: Mapping[str, Any]) -> None:
         """Check all settings, then take them over. Nothing after the checks can fail."""

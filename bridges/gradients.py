@@ -10,7 +10,8 @@ import numpy as np
 from bridges.backend import Backend
 from bridges.preprocessing import Preprocessing
 
-_LEAST_PROBABILITY = 1e-20
+LEAST_PROBABILITY = 1e-20
+"""What a probability is taken as where it is less, before its logarithm."""
 
 
 class Copies(NamedTuple):
@@ -50,7 +51,7 @@ def smoothed_loss_gradient(
     def weigh(own: np.ndarray, rows: np.ndarray) -> np.ndarray:
         average = np.bincount(rows, own, number) / copies.n
         # The derivative of -log(max(average, least)), 0 where the average is less.
-        return (average > _LEAST_PROBABILITY) / (-number * copies.n * np.maximum(average, _LEAST_PROBABILITY))
+        return (average > LEAST_PROBABILITY) / (-number * copies.n * np.maximum(average, LEAST_PROBABILITY))
 
     if copies.at_once % copies.n == 0:
         return weighted_gradient(backend, preprocessing, copies, labels, lambda own, rows: weigh(own, rows)[rows])

@@ -1,15 +1,15 @@
 """ART's `NumpyRandomizedSmoothing`: any classifier that predicts arrays, smoothed. It needs no framework."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 import jaxsmooth
-from bridges.art import own_class, restore
 from bridges.inputs import as_inputs, as_labels, one_hot, to_numpy
+from bridges.settings import WithSettings
 from bridges.smoothing import RandomizedSmoothingMixin, check_smoothing
 from jaxsmooth.arguments import as_flag, as_integer, in_brief
 
@@ -21,7 +21,7 @@ def _of_classifier(name: str, default: Any = None) -> Any:
     return property(lambda smoothed: getattr(smoothed.classifier, name, default), doc=f"`{name}` of the classifier.")
 
 
-class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
+class NumpyRandomizedSmoothing(WithSettings, RandomizedSmoothingMixin):
     """Any classifier, smoothed (Cohen et al. 2019, arXiv:1902.02918), with the interface of ART's class.
 
     See `RandomizedSmoothingMixin` for noise, predictions and certificates. Losses, gradients and activations are those
@@ -57,15 +57,6 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
     preprocessing_operations = _of_classifier("preprocessing_operations", default=())
     postprocessing_defences = _of_classifier("postprocessing_defences")
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make an instance that ART's attacks accept, if ART is loaded."""
-        del args, kwargs
-        return restore(cls)
-
-    def __reduce__(self) -> Any:
-        """Copy and pickle as our own class, whether or not ART is loaded."""
-        return restore, (own_class(type(self)),), self.__getstate__()
-
     def __init__(
         self,
         classifier: Any,
@@ -88,11 +79,6 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
         self._take({"classifier": classifier, "sample_size": sample_size, "scale": scale, "alpha": alpha})
 
     @property
-    def estimator_params(self) -> list[str]:
-        """Names of the settings that `get_params` returns and `set_params` takes."""
-        return list(self.parameters)
-
-    @property
     def nb_classes(self) -> int | None:
         """Number of classes; None if it is not known before the first scores."""
         return self._nb_classes
@@ -102,22 +88,7 @@ class NumpyRandomizedSmoothing(RandomizedSmoothingMixin):
         """Shape of one input; None where the classifier does not say it."""
         return self._input_shape
 
-    def get_params(self) -> dict[str, Any]:
-        """Return the settings by name. `set_params(**get_params())` changes nothing."""
-        return {name: getattr(self, name) for name in self.parameters}
-
-    def set_params(self, **kwargs: Any) -> None:
-        """Change settings, all or none.
-
-        Raises:
-            ValueError: an unknown name. ValueError, TypeError: as the constructor.
-        """
-        unknown = sorted(set(kwargs) - set(self.parameters))
-        if unknown:
-            raise ValueError(f"unknown parameters {unknown}: expected some of {sorted(self.parameters)}")
-        self._take({**self.get_params(), **kwargs})
-
-    def _take(self, settings: dict[str, Any]) -> None:
+    def _take(self, settings: Mapping[str, Any]) -> None:
         """Check all settings, then take them over."""
         classifier = settings["classifier"]
         sizes = {name: settings[name] for name in ("sample_size", "scale", "alpha")}

@@ -13,14 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridges.backend import Backend
-from bridges.gradients import refuse_versions
+from bridges.gradients import LEAST_PROBABILITY, refuse_versions
 from bridges.losses import PROBABILITIES
 from bridges.preprocessing import Preprocessing
 from jaxsmooth import losses
 from jaxsmooth.arguments import as_integer, as_nonnegative, in_brief
 from jaxsmooth.networks import Formula, Network
-
-_LEAST_PROBABILITY = 1e-20
 
 
 class EpochObjective(NamedTuple):
@@ -152,7 +150,7 @@ class _Step(Pending):
 def _as_logits(outputs: Any, kind: str) -> jax.Array:
     """Return logits from what the network returns. Log-probabilities are logits, too."""
     outputs = jnp.asarray(outputs, jnp.float32)
-    return jnp.log(jnp.maximum(outputs, _LEAST_PROBABILITY)) if kind == PROBABILITIES else outputs
+    return jnp.log(jnp.maximum(outputs, LEAST_PROBABILITY)) if kind == PROBABILITIES else outputs
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

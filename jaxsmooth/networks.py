@@ -88,13 +88,17 @@ class FunctionNetwork(Network):
     def __init__(self, f: Classifier) -> None:
         self.f = f
 
+    def __call__(self, x: jax.Array) -> Any:
+        """Return scores."""
+        return self.f(x)
+
     def classes(self, x: Any) -> int:
         """Return the number of classes, for inputs `[N, *event]`."""
         return shape_of_scores(shaped_scores(self.f, x), len(x))[-1]
 
     def value(self, formula: Formula, batches: Sequence[jax.Array], *arguments: Any) -> jax.Array:
         """Return the formula of the scores of each batch."""
-        return formula([self.f(batch) for batch in batches], *arguments)
+        return formula([self(batch) for batch in batches], *arguments)
 
     def pull_back(self, x: jax.Array, weigh: Callable[..., jax.Array], *arguments: Any) -> tuple[jax.Array, jax.Array]:
         """Return the scores of a batch, and the gradient in x of their weighted sum."""
@@ -125,10 +129,6 @@ class StatefulNetwork(FunctionNetwork):
         scores, state = self.f.run(x, training=True, key=key)
         self.f = dataclasses.replace(self.f, state=state)
         return scores
-
-    def value(self, formula: Formula, batches: Sequence[jax.Array], *arguments: Any) -> jax.Array:
-        """Return the formula of the scores of each batch, in training mode."""
-        return formula([self(batch) for batch in batches], *arguments)
 
 
 def as_network(f: Any) -> Network:
