@@ -104,8 +104,8 @@ def main(argv: list[str] | None = None) -> None:
 
     print(f"accuracy certified at radius {arguments.sigma / 2}: untrained | trained")
     for name, f in networks(arguments.training_seed).items():
-        before = certified(f)
         state, step = init_train_state(f, optimizer), make_train_step(losses.gaussian, optimizer)
+        before = certified(state.f)
         for batch in batches:
             state, _ = step(state, noise, training_key, jnp.asarray(x[batch]), jnp.asarray(y[batch]))
         after = certified(state.f)

@@ -115,7 +115,7 @@ def smoothed(
     model: Model,
     x: np.ndarray,
     sigma: float,
-    optimizer: Optimizer = Optimizer(),  # noqa: B008 (it is never changed)
+    optimizer: Optimizer | None = None,
     seed: int = 0,
     clip_values: tuple[float, float] | None = None,
 ) -> Any:
@@ -125,11 +125,11 @@ def smoothed(
         model: of a framework.
         x: one input.
         sigma: noise, in the units of x.
-        optimizer: its name, rate and weight decay.
+        optimizer: its name, rate and weight decay; None to load weights only.
         seed: of the noise.
         clip_values: the range of the inputs, which attacks stay in.
     """
-    name, rate, decay = optimizer
+    name, rate, decay = optimizer or Optimizer()
     classes = np.shape(as_function(model)[0](jnp.asarray(x[None])))[1]
     settings: Any = {"scale": sigma, "seed": seed, "clip_values": clip_values}
     if model.framework == "torch":
@@ -142,6 +142,7 @@ def smoothed(
         if name == "sgd":
             made = torch.optim.SGD(weights, rate, 0.9, weight_decay=decay)
         loss = torch.nn.CrossEntropyLoss()
+        made = None if optimizer is None else made
         return PyTorchRandomizedSmoothing(model.module, loss, x.shape, classes, made, **settings)
     if model.framework == "tensorflow":
         import keras
@@ -152,6 +153,7 @@ def smoothed(
         if name == "sgd":
             made = keras.optimizers.SGD(rate, 0.9, weight_decay=decay or None)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        made = None if optimizer is None else made
         return TensorFlowV2RandomizedSmoothing(model.module, classes, x.shape, loss, made, **settings)
     if model.framework == "flax":
         import optax
@@ -163,7 +165,7 @@ def smoothed(
         sgd = optax.inject_hyperparams(_sgd)(learning_rate=rate, decay=decay)
         settings["variables"] = model.variables
         loss = optax.softmax_cross_entropy_with_integer_labels
-        made = sgd if name == "sgd" else adam
+        made = None if optimizer is None else sgd if name == "sgd" else adam
         return FlaxRandomizedSmoothing(model.module, loss, x.shape, classes, made, **settings)
     raise SystemExit("a plain JAX function has no weights to train or load: give a model of a framework")
 

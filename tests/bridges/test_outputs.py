@@ -170,9 +170,11 @@ def test_a_function_of_the_result_must_return_scores():
     f = bridges.pytorch.as_jax(WithFeatures("tuple"), output=lambda r: r)
     with pytest.raises(TypeError, match="output must return an array of scores, got a tuple"):
         f(IMAGES)
-    for as_jax in (bridges.pytorch.as_jax, bridges.tensorflow.as_jax):
+    for as_jax, model in ((bridges.pytorch.as_jax, nn.Linear(2, 2)), (bridges.tensorflow.as_jax, lambda x: x)):
         with pytest.raises(TypeError, match="output must be a function of what the mod"):
-            as_jax(nn.Linear(2, 2), output="logits")
+            as_jax(model, output="logits")
+    with pytest.raises(TypeError, match=r"got a PyTorch module: bridges.pytorch.as_jax\(model\) takes it"):
+        bridges.tensorflow.as_jax(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="model_output must be a function of what the model returns, got 0"):
         torch_class(WithFeatures("tuple"), model_output=0)
 
