@@ -1,6 +1,7 @@
 """Time to train with the PyTorch class by an objective: `python -m tests.benchmarks.training`.
 
-On the small CNN of MNIST and on ResNet-20 at 32 x 32, batch 128, interleaved in one process, medians of ratios within a round:
+On the small CNN of MNIST and on ResNet-20 at 32 x 32, batch 128, interleaved in one process, medians of ratios within a
+round:
 
 - gaussian: `fit(objective=losses.gaussian)` over a plain loop of PyTorch with its own noise and cross-entropy.
 - macer: with 16 copies, over a plain transcription of its formula, the authors' loop.
@@ -64,10 +65,8 @@ def compare(network_name: str, rounds: int) -> None:
             ours.fit(x, y, batch_size=BATCH, nb_epochs=1, objective=objective)
 
         taken = times({"ours": [fit], "plain": [by_hand]}, rounds)
-        print(
-            f"{network_name:10} {name:10} ours/plain {ratio(taken['ours'], taken['plain']):.2f}  {milliseconds(taken)}",
-            flush=True,
-        )
+        compared = ratio(taken["ours"], taken["plain"])
+        print(f"{network_name:10} {name:10} ours/plain {compared:.2f}  {milliseconds(taken)}", flush=True)
 
 
 def _macer(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
