@@ -213,7 +213,7 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
             setattr(self, name, settings[name])
 
     def _objective(self, objective: Any, batch_size: int) -> tuple[Any, int]:
-        """Return the objective of a training run, and how many inputs make a batch of so many rows."""
+        """Return the objective of a training run, and how many inputs a step takes."""
         own = self.own_objective
         if objective is not None or own is None:
             return objective, batch_size
@@ -433,7 +433,7 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
         y = self._as_targets(y, len(x))
         drop_last = as_flag("drop_last", drop_last)
         if objective is not None:
-            as_hard_labels(y, len(x), self._nb_classes)
+            y = as_hard_labels(y, len(x), self._nb_classes)
 
             def clean() -> Any:
                 order = self._order(len(x))

@@ -19,7 +19,10 @@ from jaxsmooth.arguments import as_flag, as_integer, as_numbers, in_brief, refus
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 _RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # of PIL
-_NOT_HERE = ("do_flip_channel_order", "do_pad", "do_thumbnail", "do_align_long_axis", "do_crop_margin", "include_top")
+_NOT_HERE = (
+    *("do_flip_channel_order", "do_pad", "do_thumbnail", "do_align_long_axis", "do_crop_margin", "include_top"),
+    "rescale_offset",
+)
 _EDGES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width", "min_pixels", "max_pixels")
 _OF_THEIR_OWN = ("Levit", "PoolFormer")  # they resize in ways that their settings do not tell
 
@@ -188,16 +191,23 @@ def _of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "size": edges if mode == "squash" else edges[0], "crop": (height, width)}
 
 
+def _refuse_other_steps(processor: Any) -> None:
+    """Refuse an image processor that does what is not known here."""
+    kind = type(processor).__name__
+    unknown = [name for name in _NOT_HERE if getattr(processor, name, None)]
+    if kind.startswith(_OF_THEIR_OWN):
+        unknown.append("its own resizing")
+    if unknown:
+        raise ValueError(
+            f"config must do nothing but resize, crop, rescale and normalise, and {kind} has "
+            f"{' and '.join(unknown)}: give mean, std, size, crop and scale instead"
+        )
+
+
 def _of_processor(processor: Any) -> dict[str, Any]:
     """Return what an image processor does, for images in [0, 1]."""
     kind = type(processor).__name__
-    unknown = [name for name in _NOT_HERE if getattr(processor, name, None)]
-    if unknown or kind.startswith(_OF_THEIR_OWN) or getattr(processor, "rescale_offset", None):
-        what = " and ".join(unknown) or ("rescale_offset" if not kind.startswith(_OF_THEIR_OWN) else "its own resizing")
-        raise ValueError(
-            f"config must do nothing but resize, crop, rescale and normalise, and {kind} has {what}: give mean, std, "
-            "size, crop and scale instead"
-        )
+    _refuse_other_steps(processor)
     found: dict[str, Any] = {"scale": 255.0}  # a processor takes pixels from 0 to 255
     if getattr(processor, "do_rescale", True):
         found["scale"] *= float(getattr(processor, "rescale_factor", 1 / 255))

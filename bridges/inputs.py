@@ -120,8 +120,8 @@ def as_targets(y: Any, number: int, classes: int, width: int, *, indices: bool, 
             if not _are_soft(array[differs], labels[differs]):
                 return labels
             raise ValueError(
-                "y must hold class indices or one-hot rows, because the loss, sampling=True or an objective takes one "
-                "class for each input, got rows of other numbers"
+                "y must hold class indices or one-hot rows, because the loss, or sampling=True, takes one class for "
+                "each input, got rows of other numbers"
             )
     if are_rows and width == classes:
         return array.astype(np.float32)

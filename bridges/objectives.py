@@ -52,14 +52,19 @@ def objective_at(objective: Any, epoch: int) -> Callable[..., Any]:
     return objective
 
 
-class Pending:
-    """A value whose training step was not made yet: what an objective must return as it is."""
+class _Step:
+    """A training step to be made, in place of the value of an objective, which must return it as it is."""
+
+    def __init__(self, formula: Formula, batches: Sequence[jax.Array], arguments: tuple[Any, ...]) -> None:
+        self.formula = formula
+        self.batches = batches
+        self.arguments = arguments
 
     def _refuse(self, *others: Any) -> Any:
         del others
         raise TypeError(
             "objective must return what one of jaxsmooth.losses returns, as it is: the network's framework follows the "
-            "gradient of that alone. Settings such as lambda_ weigh its terms; the learning rate weighs the whole"
+            "gradient of that value only. Settings such as lambda_ weigh its terms, the learning rate the whole"
         )
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __float__ = _refuse
@@ -98,22 +103,19 @@ class BackendNetwork(Network):
             "It may ask it by `value` and `pull_back`, as jaxsmooth.networks.Network has them"
         )
 
-    def train(self, objective: Callable[..., Any], noise: Any, key: jax.Array, x: np.ndarray, y: np.ndarray) -> float:
-        """Make one training step, and return the value of the objective before it."""
+    def train(self, objective: Callable[..., Any], noise: Any, key: jax.Array, x: np.ndarray, y: np.ndarray) -> None:
+        """Make one training step."""
         pending = objective(self, noise, key, x, y)
         if not isinstance(pending, _Step):
             raise TypeError(f"objective must return what one of jaxsmooth.losses returns, got {in_brief(pending)}")
         kind = self._backend.loss_function.output
-        values: list[float] = []
 
         def judge(outputs: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
             value, weights = _value_and_weights(pending.formula, kind, outputs, pending.arguments)
-            values.append(float(value))
-            return values[-1], [np.asarray(weight) for weight in weights]
+            return float(value), [np.asarray(weight) for weight in weights]
 
         batches = [self._prepared(batch, fit=True) for batch in pending.batches]
         self._backend.follow(batches, judge, training=self._training)
-        return values[0]
 
     def value(self, formula: Formula, batches: Sequence[jax.Array], *arguments: Any) -> Any:
         """Return what stands for the formula of the scores of each batch; `train` makes the step that follows it."""
@@ -136,15 +138,6 @@ class BackendNetwork(Network):
         prepared, _ = self._preprocessing.before(x, fit=fit)
         refuse_versions(prepared, x)
         return prepared
-
-
-class _Step(Pending):
-    """A training step to be made."""
-
-    def __init__(self, formula: Formula, batches: Sequence[jax.Array], arguments: tuple[Any, ...]) -> None:
-        self.formula = formula
-        self.batches = batches
-        self.arguments = arguments
 
 
 def _as_logits(outputs: Any, kind: str) -> jax.Array:

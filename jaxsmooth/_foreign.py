@@ -76,6 +76,7 @@ def linen_of(f: Any) -> str | None:
 
 
 def is_nnx(value: Any) -> bool:
+    """Return whether a value is a flax.nnx module."""
     return any(base.__module__.startswith("flax.nnx") and base.__name__ == "Module" for base in type(value).__mro__)
 
 

@@ -139,8 +139,8 @@ def as_scale(name: str, value: Any) -> ArrayLike:
 def as_key(value: Any, *, any_generator: bool = False) -> jax.Array:
     """Return one typed Threefry key, from a typed key or from raw key data.
 
-    With `any_generator`, a typed key of another of JAX's generators will do, too, from which a Threefry key is drawn:
-    for training, not for votes.
+    With `any_generator`, a typed key of any of JAX's generators is taken, and a Threefry key is drawn from it. That is
+    enough for training, and not for votes.
 
     Example:
         >>> as_key(np.array([0, 7], np.uint32)) == jax.random.key(7)

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from bridges.callbacks import BridgedFunction, Signature
 from bridges.outputs import Reading, settings_as_weights
-from bridges.pytorch.modes import evaluating, own_modes, placement
+from bridges.pytorch.modes import BATCH_NORMS, evaluating, own_modes, placement
 from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dtype
 from bridges.randomness import seed_words
 from jaxsmooth import RandomClassifier
@@ -86,9 +86,6 @@ def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: b
     if as_flag("random", random):
         return RandomClassifier(RandomTorchFunction(module, Reading(output)), of_batch=True)
     return TorchFunction(module, Reading(output))
-
-
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 
 
 class TorchFunction(BridgedFunction):
@@ -245,7 +242,7 @@ class RandomTorchFunction:
     def _refuse_statistics(self) -> None:
         """Refuse batch normalisation in training mode: rows would depend on each other, and the statistics change."""
         for name, part in self.module.named_modules():
-            if part.training and isinstance(part, _BATCH_NORMS):
+            if part.training and isinstance(part, BATCH_NORMS):
                 raise ValueError(
                     f"module must have its batch normalisation in evaluation mode, got {type(part).__name__} {name!r} "
                     "in training mode: call eval() on the module, and train() on the parts that are to be random, such "

@@ -11,9 +11,9 @@ from bridges.pytorch.arguments import as_device, check_types
 from bridges.pytorch.backend import TorchBackend
 from bridges.pytorch.listing import ListingModule
 from bridges.pytorch.losses import Loss
+from bridges.pytorch.modes import BATCH_NORMS
 from jaxsmooth.arguments import as_flag, as_integer, refuse_unknown
 
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)  # pyright: ignore[reportPrivateUsage]
 # Not arguments of the constructor; `set_params` takes them.
 MIXED_PRECISION = {"use_amp": False, "opt_level": "O1", "loss_scale": "dynamic"}
@@ -185,7 +185,7 @@ class PyTorchRandomizedSmoothing(SmoothedClassifier):
 
     def set_batchnorm(self, train: bool) -> None:
         """Let batch normalisation be in training mode, or not, in the calls that ask for training mode."""
-        self._backend.set_training(_BATCH_NORMS, train)
+        self._backend.set_training(BATCH_NORMS, train)
 
     def set_dropout(self, train: bool) -> None:
         """Let dropout be in training mode, or not, in the calls that ask for training mode."""

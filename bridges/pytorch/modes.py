@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # pyright: ignore[reportPrivateUsage]
+
 _GATE = threading.Condition()
 _RUNNING: dict[int, int] = {}  # how many run a part that trains otherwise, by its id: it is not freed while it runs
 _USERS: dict[int, list[tuple[int, bool]]] = {}  # threads that run a part, by its id, and whether in training mode

@@ -20,7 +20,7 @@ class PyTorchMACER(PyTorchRandomizedSmoothing):
         beta: inverse temperature.
         gamma: gap of the soft radius, in units of scale / 2, beyond which nothing is gained.
         lmbda: weight of the radius.
-        gaussian_samples: noisy copies of each input. A batch has `batch_size` inputs, and so many times as many rows.
+        gaussian_samples: noisy copies of each input: a batch has `gaussian_samples * batch_size` rows.
         model and the others: as `PyTorchRandomizedSmoothing`.
 
     Raises:

@@ -442,7 +442,7 @@ def test_messages_name_the_argument():
         classifier.class_gradient(X, [0, 1])
     with pytest.raises(ValueError, match="label must hold class indices from 0 to 2"):
         classifier.class_gradient(X, [0, 1, 2, 9] * 2)
-    with pytest.raises(ValueError, match="sampling=True or an objective takes one class"):
+    with pytest.raises(ValueError, match="because the loss, or sampling=True, takes one class"):
         classifier.loss_gradient(X, np.eye(3)[Y] * 0.7 + 0.1, sampling=True)
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
     with pytest.raises(TypeError, match=r"must be a function of labels and outputs, such as keras\.losses\.get"):
