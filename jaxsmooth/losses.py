@@ -42,7 +42,7 @@ def gaussian(f: Classifier | Network, noise: Noise, key: jax.Array, x: jax.Array
         Array(1.09861..., dtype=float32)
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
-    return network.value(_cross_entropy, [noisy_copies(x, _draw(noise, key, x, 1), x.dtype)], y)
+    return network.value(_cross_entropy, [_noisy(noise, key, x, 1)], y)
 
 
 def stability(
@@ -65,8 +65,7 @@ def stability(
         Array(3.29583..., dtype=float32)
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
-    noisy = noisy_copies(x, _draw(noise, key, x, 1), x.dtype)
-    return network.value(_stability, [x, noisy], y, _weight("lambda_", lambda_))
+    return network.value(_stability, [x, _noisy(noise, key, x, 1)], y, _weight("lambda_", lambda_))
 
 
 def _stability(scores: list[jax.Array], y: jax.Array, lambda_: jax.Array) -> jax.Array:
@@ -103,7 +102,7 @@ def consistency(
         ()
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
-    noisy = noisy_copies(x, _draw(noise, key, x, as_integer("m", m, 1)), x.dtype)
+    noisy = _noisy(noise, key, x, as_integer("m", m, 1))
     return network.value(_consistency, [noisy], y, _weight("lambda_", lambda_), _weight("eta", eta))
 
 
@@ -207,7 +206,7 @@ def macer(
         ()
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
-    noisy = noisy_copies(x, _draw(noise, key, x, as_integer("m", m, 1)), x.dtype)
+    noisy = _noisy(noise, key, x, as_integer("m", m, 1))
     if noise.norm != 2:
         raise TypeError(f"noise must be Gaussian for the radius of MACER, got {type(noise).__name__}")
     weights = [_weight(name, value) for name, value in (("lambda_", lambda_), ("beta", beta), ("gamma", gamma))]
@@ -390,6 +389,12 @@ def _with_rank(value: np.ndarray, rank: int) -> jax.Array:
 def _draw(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
     """Return noise for m copies of each input, `f32[m, N, *event]`."""
     return noise.sample(key, (m, *x.shape), jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _noisy(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
+    """Return m noisy copies of each input, `[m N, *event]`: drawn and added in one program."""
+    return noisy_copies(x, _draw(noise, key, x, m), x.dtype)
 
 
 def _cross_entropy(scores: list[jax.Array], y: jax.Array) -> jax.Array:
