@@ -26,6 +26,7 @@ from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
 from jaxsmooth.stores import StoredRun, read_votes
 from jaxsmooth.stream import Stream, add_noise, decision_keys, key_of_seed, stream_key, stream_samples
+from jaxsmooth.top_k import certify_top_k, top_k_certificate
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction, RandomClassifier, Votes
 from jaxsmooth.votes import count_votes, stream_votes
 
@@ -61,6 +62,7 @@ __all__ = [
     "certify_anytime",
     "certify_dataset",
     "certify_radii",
+    "certify_top_k",
     "certify_within",
     "check_classifier",
     "class_gradients",
@@ -84,5 +86,6 @@ __all__ = [
     "stream_key",
     "stream_samples",
     "stream_votes",
+    "top_k_certificate",
     "write_log",
 ]

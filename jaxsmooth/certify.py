@@ -92,9 +92,17 @@ def certify(
         >>> result.label, result.radius
         (Array([ 0, -1], dtype=int32), Array([0.9..., 0. ...], dtype=float32))
     """
-    n0, n, batch_size = as_sizes(n0, n, batch_size)
     alpha = as_alpha(alpha)
     refuse_bound(bound, noise)
+    votes, noise = cast_votes(f, noise, key, x, n0, n, batch_size, ids, compiled, progress)
+    return decide(votes, noise, alpha, bound)
+
+
+def cast_votes(
+    f: Any, noise: Any, key: Any, x: Any, n0: Any, n: Any, batch_size: Any, ids: Any, compiled: Any, progress: Any
+) -> tuple[Votes, Noise]:
+    """Check what `certify` is given, and return selection and estimation votes with the checked noise."""
+    n0, n, batch_size = as_sizes(n0, n, batch_size)
     # counts0 <- SampleUnderNoise(f, x, n0, sigma) and counts <- SampleUnderNoise(f, x, n, sigma), in one pass.
     if as_flag("compiled", compiled):
         refuse_uncallable(f)
@@ -110,8 +118,7 @@ def certify(
     used: Any = task.noise
     lost = used.lost_radius(task.x) if hasattr(used, "lost_radius") else None
     drawn_in = batch_size_of(f, batch_size)
-    votes = Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost, batch_size=drawn_in)
-    return decide(votes, used, alpha, bound)
+    return Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost, batch_size=drawn_in), used
 
 
 def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound = "cohen") -> Certificate:
@@ -154,11 +161,7 @@ def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound
     noise = as_noise(noise)
     votes = as_votes(votes)
     refuse_bound(bound, noise)
-    if votes.rule != "fixed":
-        raise ValueError(
-            f"votes must be of the rule 'fixed', got {votes.rule!r}: their sampling stopped because of the votes, and "
-            "a bound for a fixed n would be false. They support only the certificate that their own mode decided"
-        )
+    refuse_stopped(votes)
     if votes.selection is None:
         raise ValueError("votes must have selection votes: the votes that are counted may not choose the class, too")
     if votes.lost is None and hasattr(noise, "lost_radius"):
@@ -232,6 +235,15 @@ class FixedState(NamedTuple):
     """The votes."""
 
     votes: Votes
+
+
+def refuse_stopped(votes: Votes) -> None:
+    """Refuse votes whose number was not fixed in advance."""
+    if votes.rule != "fixed":
+        raise ValueError(
+            f"votes must be of the rule 'fixed', got {votes.rule!r}: their sampling stopped because of the votes, and "
+            "a bound for a fixed n would be false. They support only the certificate that their own mode decided"
+        )
 
 
 def refuse_bound(bound: Any, noise: Any) -> None:
