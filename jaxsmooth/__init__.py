@@ -11,15 +11,16 @@ from jaxsmooth.curves import (
     certified_accuracy,
     certified_accuracy_bound,
     most_false_certificates,
+    true_class_bounds,
 )
 from jaxsmooth.devices import over_devices
 from jaxsmooth.lattice import LatticeGaussian
-from jaxsmooth.logs import LogRow, read_log, write_log
+from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.noise_report import NoiseReport, noise_report
 from jaxsmooth.precision import Within, certify_within
 from jaxsmooth.predict import predict, prediction
-from jaxsmooth.reports import draw_curves, report_table
+from jaxsmooth.reports import draw_curves, draw_probabilities, probability_table, report_table
 from jaxsmooth.runs import certify_dataset, predict_dataset
 from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
@@ -70,7 +71,9 @@ __all__ = [
     "cross_entropy",
     "decision_keys",
     "draw_curves",
+    "draw_probabilities",
     "key_of_seed",
+    "log_rows",
     "losses",
     "merge_shares",
     "most_false_certificates",
@@ -79,6 +82,7 @@ __all__ = [
     "predict",
     "predict_dataset",
     "prediction",
+    "probability_table",
     "read_log",
     "read_votes",
     "report_table",
@@ -87,5 +91,6 @@ __all__ = [
     "stream_samples",
     "stream_votes",
     "top_k_certificate",
+    "true_class_bounds",
     "write_log",
 ]

@@ -15,7 +15,7 @@ from jaxsmooth.types import Classifier, Noise
 
 _PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
 NOT_IDENTIFIED = "not identified"
-_CLAIMED = ("noise", "norm", "mode", "radii", "precision", "alpha", "n0", "n", "bound", "dtype", "key", "inputs")
+CLAIMED = ("noise", "norm", "mode", "k", "radii", "precision", "alpha", "n0", "n", "bound", "dtype", "key", "inputs")
 
 
 def origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def claim(settings: Mapping[str, Any]) -> str:
         >>> claim({"norm": 2, "radii": [0.25, 0.5], "precision": None, "key": [0, 1], "versions": {"jaxsmooth": "0.1"}})
         'norm=2 radii=0.25,0.5 key=0,1 jaxsmooth=0.1'
     """
-    words = {name: settings[name] for name in _CLAIMED if settings.get(name) is not None}
+    words = {name: settings[name] for name in CLAIMED if settings.get(name) is not None}
     words |= {name: settings["versions"][name] for name in ("jaxsmooth", "jax") if name in settings["versions"]}
     texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in words.items()}
     return " ".join(f"{name}={text}" for name, text in texts.items())

@@ -4,8 +4,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from jaxsmooth._checks import as_votes
 from jaxsmooth.arguments import as_alpha, as_integer, as_numbers, in_brief
-from jaxsmooth.types import ABSTAIN
+from jaxsmooth.bounds import at_label, lower_bound, round_down
+from jaxsmooth.certify import refuse_stopped
+from jaxsmooth.types import ABSTAIN, Votes
 
 
 def certified_accuracy(predicted: ArrayLike, radius: ArrayLike, truth: ArrayLike, radii: ArrayLike) -> np.ndarray:
@@ -108,6 +111,41 @@ def abstention_rate(predicted: ArrayLike) -> float:
     if predicted.ndim != 1 or predicted.size == 0:
         raise ValueError(f"predicted must be a vector of at least one class, got shape {predicted.shape}")
     return float((predicted == ABSTAIN).mean())
+
+
+def true_class_bounds(votes: Votes, truth: ArrayLike, *, alpha: float = 1e-3) -> np.ndarray:
+    """Return a lower bound on the probability of the true class under the noise, for each input.
+
+    With probability at least 1 - alpha, for each input, P(f(x + noise) = truth) is at least the bound. The truth is
+    known before the votes, so that no votes are needed to choose the class. The distribution of these bounds over a
+    data set shows what a mean radius hides (Sun et al. 2024, arXiv:2410.06895): see `draw_probabilities`.
+
+    Args:
+        votes: of the rule "fixed", such as those of `read_votes`.
+        truth: `[N]` true classes.
+        alpha: failure probability for each input, in [1e-12, 0.5).
+
+    Returns:
+        `f32[N]`, rounded down.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+
+    Example:
+        >>> votes = Votes(counts=np.array([[990, 10], [300, 700]]), n=1000)
+        >>> true_class_bounds(votes, [0, 0]).round(3)
+        array([0.976, 0.256], dtype=float32)
+    """
+    alpha = as_alpha(alpha)
+    votes = as_votes(votes)
+    refuse_stopped(votes)
+    counts = np.asarray(votes.counts)
+    classes = _as_classes("truth", truth).astype(int)
+    if classes.shape != counts.shape[:-1] or counts.ndim != 2:
+        raise ValueError(f"truth must have one class for each of {len(counts)} inputs, got shape {classes.shape}")
+    if classes.size and not (classes.min() >= 0 and classes.max() < counts.shape[-1]):
+        raise ValueError(f"truth must lie in [0, {counts.shape[-1]}), got {in_brief(truth)}")
+    return round_down(lower_bound(at_label(np, counts, classes), votes.n, alpha))
 
 
 def _as_classes(name: str, value: ArrayLike) -> np.ndarray:

@@ -9,8 +9,13 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsmooth.arguments import as_integer, as_numbers, in_brief
-from jaxsmooth.types import ABSTAIN
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxsmooth._checks import as_noise
+from jaxsmooth._claims import CLAIMED, claim, noise_words
+from jaxsmooth.arguments import as_alpha, as_integer, as_numbers, in_brief
+from jaxsmooth.types import ABSTAIN, Certificate, Noise
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 OWN_COLUMNS = ("votes", "claim")
@@ -47,6 +52,67 @@ class LogRow(NamedTuple):
     def settings(self) -> dict[str, str]:
         """The claim, by name."""
         return dict(word.split("=", 1) for word in self.claim.split())
+
+
+def log_rows(
+    result: Certificate,
+    truth: ArrayLike,
+    *,
+    noise: Noise,
+    alpha: float,
+    idx: ArrayLike | None = None,
+    seconds: float = 0.0,
+    **settings: Any,
+) -> list[LogRow]:
+    """Return certificates as rows of a log, for `write_log`, `report_table` and `draw_curves`.
+
+    Args:
+        result: of `certify` or another mode, for inputs with one class each.
+        truth: `[N]` true classes.
+        noise, alpha: what the certificates were made with. The rows claim it.
+        idx: `[N]` indices of the inputs in their data set; 0, 1, 2, ... by default.
+        seconds: time that a certificate took.
+        **settings: more for the rows to claim, by name, such as `n0`, `n`, or `k` of the top k.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsmooth import Gaussian, certify
+        >>> noise, x = Gaussian(0.5), jnp.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> result = certify(lambda x: x, noise, jax.random.key(0), x, n=1000)
+        >>> for row in log_rows(result, [0, 1], noise=noise, alpha=0.001, n=1000):
+        ...     print(row.label, row.predict, row.votes, row.claim)
+        0 0 1000 noise=Gaussian(sigma=0.5) norm=2 alpha=0.001 n=1000
+        1 1 1000 noise=Gaussian(sigma=0.5) norm=2 alpha=0.001 n=1000
+    """
+    if not isinstance(result, Certificate):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"result must be a Certificate, got {in_brief(result)}")
+    label = np.asarray(result.label)
+    if label.ndim != 1:
+        raise ValueError(f"result must have one class for each input, got labels of shape {label.shape}")
+    known = _as_integers("truth", truth, len(label))
+    at = np.arange(len(label)) if idx is None else _as_integers("idx", idx, len(label))
+    noise = as_noise(noise)
+    words = {"noise": noise_words(noise), "norm": noise.norm, **settings, "alpha": as_alpha(alpha), "versions": {}}
+    unknown = [name for name in settings if name not in CLAIMED]
+    if unknown:
+        raise TypeError(f"settings must be among {', '.join(CLAIMED)}, got {', '.join(unknown)}")
+    said = claim(words)
+    n = np.broadcast_to(np.asarray(result.votes.n), label.shape)
+    columns = zip(at, known, label, np.asarray(result.radius), n, strict=True)
+    return [LogRow(int(i), int(y), int(c), float(r), seconds, int(votes), said) for i, y, c, r, votes in columns]
+
+
+def _as_integers(name: str, value: Any, inputs: int) -> np.ndarray:
+    """Return one integer of at least 0 for each input."""
+    array = as_numbers(name, value, f"{inputs} integers")
+    if array.shape != (inputs,):
+        raise ValueError(f"{name} must have one integer for each of the {inputs} inputs, got shape {array.shape}")
+    if not ((array >= 0) & (array == np.floor(array)) & (array < 2**53)).all():
+        raise ValueError(f"{name} must hold integers of at least 0, got {in_brief(value)}")
+    return array.astype(np.int64)
 
 
 def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_unknown
 from jaxsmooth.curves import (
@@ -13,11 +14,13 @@ from jaxsmooth.curves import (
     average_certified_radius,
     certified_accuracy,
     certified_accuracy_bound,
+    true_class_bounds,
 )
 from jaxsmooth.logs import LogRow
+from jaxsmooth.stores import StoredRun
 
 _STYLES = ("text", "markdown", "latex")
-_TITLE = ("noise", "scale", "norm", "mode", "n0", "n", "alpha", "dtype")
+_TITLE = ("noise", "scale", "norm", "mode", "k", "n0", "n", "alpha", "dtype")
 _SHOWN = (*_TITLE, "bound", "radii", "precision", "jaxsmooth", "jax")
 
 
@@ -85,16 +88,9 @@ def draw_curves(
     _check_runs(runs)
     columns = {name: _columns(name, rows) for name, rows in runs.items()}
     alphas = {name: _alpha(name, rows, alpha) for name, rows in runs.items()}
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("draw_curves needs matplotlib: pip install 'jaxsmooth[plots]'") from None
+    figure, axes = _make_figure("draw_curves")
     longest = max(float(np.max(radius)) for _, radius, _ in columns.values()) or 1.0
     grid = np.linspace(0, 1.05 * longest, 501)
-    figure = Figure(figsize=(6, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     for name, run in columns.items():
         accuracy = certified_accuracy(*run, grid)
         (line,) = axes.step(grid, accuracy, where="post", label=name)
@@ -109,6 +105,118 @@ def draw_curves(
     figure.savefig(path, dpi=150)
 
 
+def probability_table(
+    runs: Mapping[str, StoredRun],
+    probabilities: ArrayLike = (0.5, 0.75, 0.9, 0.99, 0.999),
+    *,
+    style: Literal["text", "markdown", "latex"] = "text",
+    alpha: float = 1e-3,
+) -> str:
+    """Return a table of the share of inputs whose true class is more probable than p under the noise, for each p.
+
+    It counts lower bounds (`true_class_bounds`), each of which holds with probability at least 1 - alpha. Unlike an
+    average certified radius, which few very certain inputs can raise, it shows all inputs (Sun et al. 2024,
+    arXiv:2410.06895).
+
+    Args:
+        runs: what `read_votes` returns, by the name of the run. Their votes are of the rule "fixed".
+        probabilities: in [0, 1].
+        style: "text", "markdown" or "latex" (booktabs).
+        alpha: failure probability of a bound.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+
+    Example:
+        >>> import jax, tempfile
+        >>> import jaxsmooth
+        >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
+        >>> noise, key = jaxsmooth.Gaussian(0.2), jax.random.key(0)
+        >>> rows = jaxsmooth.certify_dataset(lambda x: x, noise, key, data, path, verbose=False)
+        >>> print(probability_table({"mine": jaxsmooth.read_votes(f"{path}.votes")}, [0.5, 0.9999]))
+        run         inputs     p > 0.5  p > 0.9999
+        mine             3       1.000       0.000
+        noise Gaussian(sigma=0.2), norm 2, mode fixed, n0 100, n 100000, alpha 0.001, dtype float32, ...
+    """
+    refuse_unknown("style", style, _STYLES)
+    bounds = _true_class_bounds(runs, as_alpha(alpha))
+    levels = as_numbers("probabilities", probabilities, "a list of numbers in [0, 1]")
+    if levels.ndim != 1 or levels.size == 0 or not ((levels >= 0) & (levels <= 1)).all():
+        raise ValueError(f"probabilities must be a list of numbers in [0, 1], got {in_brief(probabilities)}")
+    lines = [["run", "inputs", *(f"p > {level:g}" for level in levels)]]
+    for name, values in bounds.items():
+        lines.append([name, str(len(values)), *(f"{(values > level).mean():.3f}" for level in levels)])
+    claims = _claims(_rows_at(runs, alpha))
+    return {"text": _text, "markdown": _markdown, "latex": _latex}[style](lines, claims)
+
+
+def draw_probabilities(
+    runs: Mapping[str, StoredRun], path: str | Path, *, alpha: float = 1e-3, title: str = ""
+) -> None:
+    """Draw the share of inputs whose true class is more probable than p under the noise, against p.
+
+    The curves count the lower bounds of `true_class_bounds`. The axis is that of Phi^-1(p), so that for Gaussian noise
+    equal steps are equal steps of the radius, in units of sigma.
+
+    Args:
+        runs, alpha: as for `probability_table`.
+        path: of the picture, in any format that matplotlib writes (the extra `plots`).
+        title: over the picture; by default what the runs have in common.
+
+    Raises:
+        ValueError, TypeError: as `probability_table`. ImportError: matplotlib is missing.
+    """
+    bounds = _true_class_bounds(runs, as_alpha(alpha))
+    figure, axes = _make_figure("draw_probabilities")
+    ticks = np.array([0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
+    grid = special.ndtr(np.linspace(special.ndtri(ticks[0]), special.ndtri(ticks[-1]), 501))
+    for name, values in bounds.items():
+        axes.step(special.ndtri(grid), (values[None] > grid[:, None]).mean(axis=1), where="post", label=name)
+    axes.set_xticks(special.ndtri(ticks), [f"{tick:g}" for tick in ticks])
+    axes.axvline(0.0, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(
+        xlabel="p, lower bound on the probability of the true class", ylabel="share of inputs above p", ylim=(0, 1)
+    )
+    axes.set_title(title or _in_words(_common(_rows_at(runs, alpha), _TITLE)), fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _true_class_bounds(runs: Any, alpha: float) -> dict[str, np.ndarray]:
+    """Return the bounds of each run."""
+    expected = "a mapping of at least one name to what read_votes returns"
+    if not isinstance(runs, Mapping) or not runs:
+        raise TypeError(f"runs must be {expected}, got {runs!r}")
+    for name, run in cast(Mapping[Any, Any], runs).items():
+        if not isinstance(run, StoredRun):
+            raise TypeError(f"runs must be {expected}, got {type(run).__name__} for run {name!r}")
+        if len(run.idx) == 0:
+            raise ValueError(f"run {name!r} must have at least one input")
+    return {name: true_class_bounds(run.votes, run.truth, alpha=alpha) for name, run in runs.items()}
+
+
+def _rows_at(runs: Mapping[str, StoredRun], alpha: float) -> dict[str, list[LogRow]]:
+    """Return the rows of each run, which claim this level."""
+
+    def claim_at(row: LogRow) -> str:
+        return " ".join(f"{name}={value}" for name, value in {**row.settings, "alpha": alpha}.items())
+
+    return {name: [row._replace(claim=claim_at(row)) for row in run.rows()] for name, run in runs.items()}
+
+
+def _make_figure(function: str) -> tuple[Any, Any]:
+    """Return a figure and its axes, which belong to no window."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(f"{function} needs matplotlib: pip install 'jaxsmooth[plots]'") from None
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
 def _check_runs(runs: Any) -> None:
     expected = "a mapping of at least one name to rows of a log"
     if not isinstance(runs, Mapping) or not runs:
@@ -116,7 +224,7 @@ def _check_runs(runs: Any) -> None:
     for name, rows in cast(Mapping[Any, Any], runs).items():
         if not isinstance(rows, Sequence) or not all(isinstance(row, LogRow) for row in cast(Sequence[Any], rows)):
             raise TypeError(f"runs must be {expected}, got {type(rows).__name__} for run {name!r}")
-        for word in ("alpha", "noise", "norm", "mode"):
+        for word in ("alpha", "noise", "norm", "mode", "k"):
             said = {row.settings.get(word) for row in rows}
             if len(said) > 1:
                 raise ValueError(f"run {name!r} must be of one {word}, got {sorted(map(str, said))}")
@@ -197,11 +305,11 @@ def _markdown(lines: list[list[str]], claims: list[str]) -> str:
 
 
 def _latex(lines: list[list[str]], claims: list[str]) -> str:
-    special = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}"}
-    special |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"}
+    escapes = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}"}
+    escapes |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"}
 
     def escaped(text: str) -> str:
-        return "".join(special.get(character, character) for character in text.strip())
+        return "".join(escapes.get(character, character) for character in text.strip())
 
     body = [" & ".join(map(escaped, line)) + r" \\" for line in lines]
     columns = len(lines[0])

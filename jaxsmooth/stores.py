@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxsmooth._claims import differences
+from jaxsmooth._claims import claim, differences
 from jaxsmooth._locks import FileLock
 from jaxsmooth.arguments import in_brief
+from jaxsmooth.logs import LogRow
 from jaxsmooth.types import Certificate, Votes
 
 __all__ = ["StoredRun", "VoteHeader", "VoteRow", "VoteStore", "read_votes"]
@@ -48,6 +49,14 @@ class StoredRun(NamedTuple):
     def votes(self) -> Votes:
         """The votes, which `certificate` or `prediction` read again where their rule allows it."""
         return self.certificate.votes
+
+    def rows(self) -> list[LogRow]:
+        """Return what was certified as rows of a log, which claim what the run claims."""
+        words = claim(self.settings)
+        n = np.broadcast_to(np.asarray(self.votes.n), self.idx.shape)
+        label, radius = self.certificate.label, self.certificate.radius
+        columns = zip(self.idx, self.truth, label, radius, self.seconds, n, strict=True)
+        return [LogRow(int(i), int(y), int(c), float(r), float(t), int(v), words) for i, y, c, r, t, v in columns]
 
 
 class VoteHeader(NamedTuple):

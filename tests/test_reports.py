@@ -2,10 +2,32 @@
 
 import re
 
+import jax
+import numpy as np
 import pytest
+from scipy import stats
 
-from jaxsmooth import LogRow, draw_curves, read_log, report_table
+from jaxsmooth import (
+    Fixed,
+    Gaussian,
+    Grid,
+    LogRow,
+    Votes,
+    certify_dataset,
+    draw_curves,
+    draw_probabilities,
+    log_rows,
+    probability_table,
+    read_log,
+    read_votes,
+    report_table,
+    top_k_certificate,
+    true_class_bounds,
+)
+from tests.classifiers import half_space
 from tests.test_logs import PUBLISHED
+
+NOISE = Gaussian(0.5)
 
 CLAIM = "noise=Gaussian(sigma=0.5) norm=2 mode=fixed n0=100 n=1000 alpha=0.001 dtype=float32 jaxsmooth=0.1.0"
 
@@ -111,3 +133,101 @@ def test_a_run_of_two_claims_is_refused(word):
     rows = [LogRow(idx, 1, 1, 0.5, 1.0, 10, f"{word}={idx}") for idx in range(2)]
     with pytest.raises(ValueError, match=rf"run 'mine' must be of one {word}, got \['0', '1'\]"):
         report_table({"mine": rows}, [0.0])
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A run over ten inputs at growing distance from a border, of which the last is labelled wrongly."""
+    x = np.zeros((10, 2), np.float32)
+    x[:, 0] = np.linspace(0, 1.8, 10)
+    y = np.array([0] * 9 + [1])
+    certify_dataset(half_space, NOISE, jax.random.key(0), (x, y), tmp_path / "a.tsv", mode=Fixed(n=2000), verbose=False)
+    return read_votes(tmp_path / "a.tsv.votes")
+
+
+def test_probabilities_are_bounds_for_the_true_class(stored):
+    table = probability_table({"mine": stored}, [0.0, 0.5, 0.99], alpha=0.01)
+    bounds = true_class_bounds(stored.votes, stored.truth, alpha=0.01)
+    k = stored.votes.counts[np.arange(10), stored.truth]
+    expected = np.where(k > 0, stats.beta.ppf(0.01, np.maximum(k, 1), 2000 - k + 1), 0)
+    np.testing.assert_allclose(bounds, expected, rtol=1e-6)
+    assert (bounds <= expected).all()
+    shares = [f"{(expected > level).mean():.3f}" for level in (0.0, 0.5, 0.99)]
+    lines = table.splitlines()
+    assert re.split(r"\s{2,}", lines[1].strip()) == ["mine", "10", *shares]
+    assert 0 < float(shares[2]) < float(shares[1]) < 1
+    # The level is that of the bounds, not that of the run.
+    assert "alpha 0.01," in lines[2]
+    assert probability_table({"mine": stored}, [0.5], style="latex").startswith(r"\begin{tabular}")
+
+
+def test_bounds_for_a_known_class_exceed_its_probability_as_rarely_as_promised():
+    """The twin is bounded after the votes chose the class."""
+    alpha, trials = 0.05, 20_000
+    counts = np.random.default_rng(0).multinomial(100, [0.5, 0.5], size=trials)
+    truth = np.zeros(trials, int)
+    proper = true_class_bounds(Votes(counts=counts, n=100), truth, alpha=alpha)
+    broken = true_class_bounds(Votes(counts=counts, n=100), counts.argmax(axis=1), alpha=alpha)
+    # Binomial of probability at most alpha: an alarm is false with probability below 1e-6.
+    assert (proper > 0.5).sum() <= stats.binom.isf(1e-6, trials, alpha)
+    assert (broken > 0.5).sum() > stats.binom.isf(1e-6, trials, alpha)
+
+
+def test_probabilities_of_several_runs_are_one_picture(stored, tmp_path):
+    for path in (tmp_path / "p.png", tmp_path / "p.svg"):
+        draw_probabilities({"mine": stored, "other": stored}, path)
+        assert path.stat().st_size > 5000
+
+
+def test_votes_of_another_rule_have_no_such_bounds(tmp_path):
+    data = np.ones((2, 2), np.float32), np.zeros(2, int)
+    path = tmp_path / "grid.tsv"
+    certify_dataset(half_space, NOISE, jax.random.key(0), data, path, mode=Grid([0.1], n=500), verbose=False)
+    with pytest.raises(ValueError, match="rule 'fixed'"):
+        probability_table({"grid": read_votes(f"{path}.votes")})
+    with pytest.raises(TypeError, match="what read_votes returns"):
+        probability_table({"rows": rows()})
+    with pytest.raises(TypeError, match="runs must be"):
+        draw_probabilities({}, path)
+
+
+@pytest.mark.parametrize("probabilities", [[], [1.5], [-0.1], "p", [[0.5]], [float("nan")]])
+def test_probabilities_that_are_none_are_refused(stored, probabilities):
+    with pytest.raises((ValueError, TypeError), match="probabilities must be"):
+        probability_table({"mine": stored}, probabilities)
+
+
+@pytest.mark.parametrize("truth", [[0], [0] * 10 + [0], [2] * 10, [-1] * 10, [0.5] * 10])
+def test_classes_that_do_not_fit_have_no_bounds(stored, truth):
+    with pytest.raises(ValueError, match="truth must"):
+        true_class_bounds(stored.votes, truth)
+
+
+def test_top_k_of_stored_votes_is_reported_beside_the_run(stored):
+    """Certificates that are decided from stored votes become rows that say what they claim."""
+    top = top_k_certificate(stored.votes, NOISE, 1, labels=stored.truth, alpha=0.002)
+    lines = log_rows(top, stored.truth, noise=NOISE, alpha=0.002, idx=stored.idx, k=1, n=2000)
+    assert [row.idx for row in lines] == stored.idx.tolist()
+    assert lines[-1].predict == -1
+    table = report_table({"run": stored.rows(), "top": lines}, [0.0, 0.5])
+    assert "top: k 1, alpha 0.002" in table
+    assert stored.rows()[3].radius == stored.certificate.radius[3]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"truth": [0]}, ValueError, "truth must have one integer for each of the 10 inputs"),
+        ({"truth": [0.5] * 10}, ValueError, "truth must hold integers"),
+        ({"truth": [-1] * 10}, ValueError, "truth must hold integers of at least 0"),
+        ({"idx": [0, 1]}, ValueError, "idx must have one integer"),
+        ({"alpha": 2.0}, ValueError, "alpha"),
+        ({"noise": 0.5}, TypeError, "noise must be"),
+        ({"result": 3}, TypeError, "result must be a Certificate"),
+        ({"kay": 3}, TypeError, "settings must be among .*, got kay"),
+    ],
+)
+def test_rows_of_bad_arguments_are_refused(stored, change, error, match):
+    arguments = {"result": stored.certificate, "truth": stored.truth, "noise": NOISE, "alpha": 0.001, **change}
+    with pytest.raises(error, match=match):
+        log_rows(arguments.pop("result"), arguments.pop("truth"), **arguments)

@@ -113,7 +113,7 @@ def test_false_certificates_are_as_rare_as_claimed(shares, k, n):
 
 
 def test_a_class_that_the_votes_choose_is_certified_from_other_votes():
-    """Two classes of one probability: with selection votes that are the counted ones too many certificates are false."""
+    """Two classes of one probability. If the counted votes choose the class, too many certificates are false."""
     rng = np.random.default_rng(3)
     trials = 20_000
     fresh, counts = rng.multinomial(100, [0.5, 0.5], size=(2, trials))
