@@ -4,6 +4,7 @@ from jaxsmooth import losses
 from jaxsmooth.anytime import Anytime, certify_anytime
 from jaxsmooth.bounds import anytime_lower_bound
 from jaxsmooth.certify import Fixed, certificate, certify
+from jaxsmooth.changes import Changes, certify_changed
 from jaxsmooth.classifiers import check_classifier
 from jaxsmooth.curves import (
     abstention_rate,
@@ -35,6 +36,7 @@ __all__ = [
     "ABSTAIN",
     "Anytime",
     "Certificate",
+    "Changes",
     "Classifier",
     "Fixed",
     "Gaussian",
@@ -61,6 +63,7 @@ __all__ = [
     "certified_accuracy_bound",
     "certify",
     "certify_anytime",
+    "certify_changed",
     "certify_dataset",
     "certify_radii",
     "certify_top_k",

@@ -37,6 +37,7 @@ class StoredRun(NamedTuple):
         truth: `i64[N]`, true classes.
         seconds: `f64[N]`, time that each certificate took.
         certificate: what was certified, with the votes.
+        inputs: `i64[N]`, 63 bits of a digest of each input.
     """
 
     settings: dict[str, Any]
@@ -44,6 +45,7 @@ class StoredRun(NamedTuple):
     truth: np.ndarray
     seconds: np.ndarray
     certificate: Certificate
+    inputs: np.ndarray
 
     @property
     def votes(self) -> Votes:
@@ -257,7 +259,8 @@ def read_votes(path: str | Path) -> StoredRun:
     idx = column("idx", np.int64)
     truth = column("label", np.int64)
     seconds = column("seconds", np.float64)
-    return StoredRun(dict(header.settings), idx, truth, seconds, Certificate(*decided, votes))  # pyright: ignore
+    certificate = Certificate(*decided, votes)  # pyright: ignore
+    return StoredRun(dict(header.settings), idx, truth, seconds, certificate, column("input", np.int64))
 
 
 def _record_type(row: tuple[int, ...]) -> np.dtype[Any]:

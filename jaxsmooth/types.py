@@ -213,7 +213,7 @@ class Certificate:
         p_lower: `f32[N, *components]`, the lower confidence bound on the probability of the selected class, rounded
             down.
         votes: the votes that this was decided from; `votes.n` says how many were drawn.
-        state: what `certify_radii` goes on from; None in the other modes.
+        state: what `certify_radii` goes on from, what `certify_changed` found; None in the other modes.
     """
 
     label: Array
