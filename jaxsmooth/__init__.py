@@ -16,6 +16,7 @@ from jaxsmooth.curves import (
 )
 from jaxsmooth.devices import over_devices
 from jaxsmooth.lattice import LatticeGaussian
+from jaxsmooth.levels import Level, LevelState, certify_levels
 from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.noise_report import NoiseReport, noise_report
@@ -44,6 +45,8 @@ __all__ = [
     "GridState",
     "Laplace",
     "LatticeGaussian",
+    "Level",
+    "LevelState",
     "LogRow",
     "Noise",
     "NoiseReport",
@@ -65,6 +68,7 @@ __all__ = [
     "certify_anytime",
     "certify_changed",
     "certify_dataset",
+    "certify_levels",
     "certify_radii",
     "certify_top_k",
     "certify_within",

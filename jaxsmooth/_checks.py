@@ -16,7 +16,7 @@ from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_tra
 from jaxsmooth.types import MOST_VOTES, Noise, RandomClassifier, Votes
 
 _ARRAY = object()
-_RULES = ("fixed", "grid", "anytime")
+_RULES = ("fixed", "grid", "anytime", "levels")
 _NOISE_MEMBERS = {name for name in vars(Noise) if not name.startswith("_")}
 
 
@@ -213,6 +213,19 @@ def as_votes(votes: Any) -> Votes:
         raise ValueError(f"selection and counts must have one shape, got {selection.shape} and {counts.shape}")
     lost = _as_lost(votes.lost, len(counts))
     return replace(votes, counts=counts, n=n, selection=selection, lost=lost)
+
+
+def refuse_stopped(votes: Votes) -> None:
+    """Refuse votes that do not support a decision for a fixed n under one noise."""
+    if votes.rule == "fixed":
+        return
+    reason = "their sampling stopped because of the votes, and a bound or test for a fixed n would be false"
+    if votes.rule == "levels":
+        reason = "each input was voted on under a noise that other votes chose"
+    raise ValueError(
+        f"votes must be of the rule 'fixed', got {votes.rule!r}: {reason}. They support only the certificate that "
+        "their own mode decided"
+    )
 
 
 def _as_counts(name: str, counts: Any) -> jax.Array | np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import as_noise, as_sizes, as_votes
+from jaxsmooth._checks import as_noise, as_sizes, as_votes, refuse_stopped
 from jaxsmooth._host_loop import DECISION, as_host_task, count_streams, key_data, make_step
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import as_task, scan_votes
@@ -235,15 +235,6 @@ class FixedState(NamedTuple):
     """The votes."""
 
     votes: Votes
-
-
-def refuse_stopped(votes: Votes) -> None:
-    """Refuse votes whose number was not fixed in advance."""
-    if votes.rule != "fixed":
-        raise ValueError(
-            f"votes must be of the rule 'fixed', got {votes.rule!r}: their sampling stopped because of the votes, and "
-            "a bound for a fixed n would be false. They support only the certificate that their own mode decided"
-        )
 
 
 def refuse_bound(bound: Any, noise: Any) -> None:

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_batch_size, as_host_inputs, as_noise, as_votes, shape_of_scores
+from jaxsmooth._checks import as_batch_size, as_host_inputs, as_noise, as_votes, refuse_stopped, shape_of_scores
 from jaxsmooth._claims import NOT_IDENTIFIED, identity, input_digest, noise_words
 from jaxsmooth._host_loop import as_host_task, count_requests, key_data, make_step, samples_of_each
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, is_traced, refuse_traced, refuse_uncallable
 from jaxsmooth.bounds import at_label, lower_bound, per_input, reduced, round_down, rounded_radius
-from jaxsmooth.certify import refuse_stopped
 from jaxsmooth.stores import StoredRun
 from jaxsmooth.stream import Stream
 from jaxsmooth.types import ABSTAIN, MOST_VOTES, Certificate, Classifier, Noise, RandomClassifier, Votes

@@ -4,10 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import as_votes
+from jaxsmooth._checks import as_votes, refuse_stopped
 from jaxsmooth.arguments import as_alpha, as_integer, as_numbers, in_brief
 from jaxsmooth.bounds import at_label, lower_bound, round_down
-from jaxsmooth.certify import refuse_stopped
 from jaxsmooth.types import ABSTAIN, Votes
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsmooth._checks import as_batch_size, as_n, as_votes
+from jaxsmooth._checks import as_batch_size, as_n, as_votes, refuse_stopped
 from jaxsmooth._sampling import as_task, scan_votes
 from jaxsmooth.arguments import as_alpha, as_flag, is_traced, refuse_uncallable
 from jaxsmooth.bounds import (
@@ -97,11 +97,7 @@ def prediction(votes: Votes, *, alpha: float = 1e-3) -> Prediction:
     """
     alpha = as_alpha(alpha)
     votes = as_votes(votes)
-    if votes.rule != "fixed":
-        raise ValueError(
-            f"votes must be of the rule 'fixed', got {votes.rule!r}: their sampling stopped because of the votes, and "
-            "a test for a fixed n would be false"
-        )
+    refuse_stopped(votes)
     return _decide(votes, alpha)
 
 

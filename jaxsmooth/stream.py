@@ -44,6 +44,8 @@ class Stream(IntEnum):
     """Order of the inputs in their `fit`."""
     MODULE = 6
     """Dropout and fresh weights of a Flax module."""
+    LEVELS = 7
+    """The key of the selector's votes in `certify_levels`."""
 
 
 def key_of_seed(seed: int | jax.Array | np.ndarray | None = None) -> jax.Array:

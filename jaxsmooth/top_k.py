@@ -8,11 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import as_host_inputs, as_noise, as_votes, shape_of_scores
+from jaxsmooth._checks import as_host_inputs, as_noise, as_votes, refuse_stopped, shape_of_scores
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_array, as_flag, as_integer, in_brief, refuse_traced
 from jaxsmooth.bounds import at_label, lower_bound, per_input, reduced, round_down, rounded_radius
-from jaxsmooth.certify import cast_votes, refuse_stopped
+from jaxsmooth.certify import cast_votes
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 

@@ -43,7 +43,8 @@ class Votes:
         lost: `f32[N]`, the radius that rounding the input takes off each certificate, as `noise.lost_radius(x)` gives
             it; None where the noise does not round.
         rule: what decided how many samples were drawn. "fixed": nothing in `counts` did, so that `certificate` holds.
-            "grid" and "anytime": the sampling stopped because of the counts.
+            "grid" and "anytime": the sampling stopped because of the counts. "levels": each input was voted on under a
+            noise that other votes chose.
         batch_size: the rows of a batch, where votes depend on it: those of a `RandomClassifier` that draws for the
             batch as a whole. None where they do not.
 

@@ -1,0 +1,157 @@
+"""A level of noise for each input: half spaces with exact radii, the twin without the selector's radius, the modes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsmooth import (
+    ABSTAIN,
+    Anytime,
+    Fixed,
+    Gaussian,
+    Grid,
+    Laplace,
+    LatticeGaussian,
+    Level,
+    Within,
+    certificate,
+    certify,
+    certify_levels,
+    key_of_seed,
+)
+from jaxsmooth.stream import Stream, stream_key
+from tests.classifiers import grid_of_features, half_space
+from tests.guarantees.alarms import raises_alarm
+
+KEY = key_of_seed(0)
+NARROW, WIDE = Gaussian(0.25), Gaussian(1.0)
+LEVELS = [Level(half_space, NARROW), Level(half_space, WIDE)]
+NOISE = Gaussian(0.5)
+
+
+def by_second_feature(x):
+    """Level 1 where the second feature is positive: it changes at that distance."""
+    return jnp.stack([-x[:, 1], x[:, 1]], axis=1)
+
+
+def points(number, first, second):
+    return jnp.zeros((number, 2)).at[:, 0].set(first).at[:, 1].set(second)
+
+
+@pytest.mark.parametrize("mode", [Fixed(n0=50, n=300), Grid([0.05, 0.1, 0.11, 0.2, 0.4, 0.5], n=300, n0=50)])
+def test_false_certificates_are_as_rare_as_claimed(mode):
+    """The level holds within 0.1 and the class within 0.5 at either level: beyond 0.1 a certificate is false."""
+    number, alpha = 3000, 0.05
+    result = certify_levels(
+        by_second_feature, LEVELS, NOISE, KEY, points(number, 0.5, 0.1), mode=mode, alpha=alpha, batch_size=4096
+    )
+    assert (result.radius > 0).any()
+    # A selector at the wrong level is a false certificate, too, and only where its own radius is above 0.
+    false = (result.radius > 0.1) | ((result.state.level == 0) & (result.radius > 0))
+    assert not raises_alarm(false.sum(), number, alpha)
+    # The twin takes the radius of the class alone.
+    assert raises_alarm((result.state.radius > 0.1).sum(), number, alpha)
+
+
+def test_false_certificates_of_the_class_are_as_rare_as_claimed():
+    """The level is certain far beyond the class, which holds within 0.1."""
+    number, alpha = 3000, 0.05
+    result = certify_levels(
+        by_second_feature, LEVELS, NOISE, KEY, points(number, 0.1, 3.0), mode=Fixed(n0=50, n=300), alpha=alpha,
+        batch_size=4096,
+    )  # fmt: skip
+    assert (result.state.level == 1).all()
+    false = (result.radius > 0.1).sum()
+    assert not raises_alarm(false, number, alpha)
+    # The twin takes the share of votes for the probability.
+    k = np.asarray(result.votes.counts)[:, 0]
+    assert raises_alarm((WIDE.unit_radius(k / 300) > 0.1).sum(), number, alpha)
+
+
+def test_it_is_the_minimum_of_the_parts():
+    x = np.array([[0.3, -2.0], [0.3, 2.0], [0.0, 2.0], [2.0, 0.01], [2.0, 0.2]], np.float32)
+    mode = Fixed(n=2000)
+    result = certify_levels(by_second_feature, LEVELS, NOISE, KEY, x, mode=mode, alpha=0.01, alpha_selector=0.002)
+    chosen = certify(by_second_feature, NOISE, stream_key(KEY, Stream.LEVELS), x, n=2000, alpha=0.002)
+    np.testing.assert_array_equal(result.state.level, chosen.label)
+    np.testing.assert_array_equal(result.state.level, [0, 1, 1, -1, 1])
+    for i, level in enumerate(result.state.level):
+        if level == ABSTAIN:
+            assert result.label[i] == ABSTAIN
+            assert result.votes.n[i] == 0
+            continue
+        f, noise = LEVELS[level]
+        own = certify(f, noise, KEY, x[i : i + 1], ids=[i], n=2000, alpha=0.008)
+        assert result.label[i] == own.label[0]
+        np.testing.assert_array_equal(result.votes.counts[i], own.votes.counts[0])
+        np.testing.assert_array_equal(result.radius[i], min(own.radius[0], chosen.radius[i]) * (own.label[0] >= 0))
+    assert result.label[2] == ABSTAIN
+    assert result.radius[4] < result.state.radius[4]
+
+
+@pytest.mark.parametrize("mode", [Within(0.1, n=5000), Grid([0.1, 0.2], n=2000)])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_every_mode_and_loop(mode, compiled):
+    x = points(4, 0.9, 1.5)
+    selector_mode = Grid([0.5, 1.0], n=2000)
+    result = certify_levels(
+        by_second_feature, LEVELS, NOISE, KEY, x, mode=mode, selector_mode=selector_mode, compiled=compiled
+    )
+    assert (result.label == 0).all()
+    assert (result.radius > 0.1 - 1e-9).all()
+    with pytest.raises(ValueError, match="noise that other votes chose"):
+        certificate(result.votes, WIDE)
+
+
+def test_no_input_has_a_level():
+    result = certify_levels(by_second_feature, LEVELS, NOISE, KEY, points(3, 1.0, 0.0), mode=Fixed(n=500))
+    assert (result.label == ABSTAIN).all()
+    assert (result.radius == 0).all()
+    empty = certify_levels(by_second_feature, LEVELS, NOISE, KEY, np.zeros((0, 2), np.float32), mode=Fixed(n=500))
+    assert empty.label.shape == (0,)
+
+
+def test_components_share_the_level():
+    levels = [Level(grid_of_features, NARROW), Level(grid_of_features, WIDE)]
+    x = np.full((2, 6), 0.5, np.float32)
+    result = certify_levels(by_second_feature, levels, NOISE, KEY, x, mode=Fixed(n=1000))
+    assert result.radius.shape == (2, 2, 3)
+    assert (result.radius <= np.asarray(result.state.selector.radius)[:, None, None]).all()
+
+
+def test_what_a_lattice_rounds_is_said():
+    levels = [Level(half_space, LatticeGaussian(0.25, 0.125)), Level(half_space, LatticeGaussian(1.0, 0.125))]
+    result = certify_levels(by_second_feature, levels, NOISE, KEY, points(1, 0.51, 1.5), mode=Fixed(n=1000))
+    assert result.rounded.all()
+
+
+def three_classes(x):
+    return jnp.stack([x[:, 0], x[:, 1], -x[:, 0]], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"levels": LEVELS[:1]}, ValueError, "at least two"),
+        ({"levels": LEVELS[0]}, TypeError, "levels must be a sequence"),
+        ({"levels": [half_space, half_space]}, TypeError, "levels must be a sequence of at least two"),
+        ({"levels": [(half_space, 0.5), LEVELS[0]]}, TypeError, "noise must be"),
+        ({"levels": [(0.5, NOISE), LEVELS[0]]}, TypeError, "f must be a callable"),
+        ({"levels": [*LEVELS, Level(half_space, Laplace(1.0))]}, ValueError, "of one norm"),
+        ({"levels": [LEVELS[0], Level(three_classes, WIDE)]}, ValueError, "the same classes"),
+        ({"levels": [*LEVELS, LEVELS[0]]}, ValueError, r"selector must return scores \[B, 3\]"),
+        ({"mode": Anytime()}, TypeError, "mode must be Fixed"),
+        ({"selector_mode": 100}, TypeError, "selector_mode must be Fixed"),
+        ({"alpha_selector": 0.001}, ValueError, "alpha_selector must be below alpha"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+    ],
+)
+def test_what_is_not_as_described_is_refused_before_any_call(change, error, match):
+    def never(x):
+        assert isinstance(x, jax.core.Tracer), "the selector was called"
+        return by_second_feature(x)
+
+    arguments = {"levels": LEVELS, "mode": Fixed(n=100), **change}
+    with pytest.raises(error, match=match):
+        certify_levels(never, arguments.pop("levels"), NOISE, KEY, np.zeros((1, 2), np.float32), **arguments)
