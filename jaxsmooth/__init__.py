@@ -14,6 +14,14 @@ from jaxsmooth.curves import (
     most_false_certificates,
     true_class_bounds,
 )
+from jaxsmooth.denoising import (
+    Denoised,
+    DiffusionStep,
+    cosine_schedule,
+    denoised,
+    diffusion_step,
+    linear_schedule,
+)
 from jaxsmooth.devices import over_devices
 from jaxsmooth.lattice import LatticeGaussian
 from jaxsmooth.levels import Level, LevelState, certify_levels
@@ -39,6 +47,8 @@ __all__ = [
     "Certificate",
     "Changes",
     "Classifier",
+    "Denoised",
+    "DiffusionStep",
     "Fixed",
     "Gaussian",
     "Grid",
@@ -74,12 +84,16 @@ __all__ = [
     "certify_within",
     "check_classifier",
     "class_gradients",
+    "cosine_schedule",
     "count_votes",
     "cross_entropy",
     "decision_keys",
+    "denoised",
+    "diffusion_step",
     "draw_curves",
     "draw_probabilities",
     "key_of_seed",
+    "linear_schedule",
     "log_rows",
     "losses",
     "merge_shares",

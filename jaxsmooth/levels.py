@@ -110,10 +110,10 @@ def certify_levels(
         (array([0, 1], dtype=int32), array([0, 0], dtype=int32), array([0.3, 1.6], dtype=float32))
     """
     alpha, alpha_selector = as_shares(alpha, alpha_selector)
-    mode, selector_mode = as_modes(mode, selector_mode)
+    mode, of_selector = as_modes(mode, selector_mode)
     refuse_traced("certify_levels", (x, key))
     noise, levels = as_levels(levels, noise)
-    selector_mode.refuse_noise(noise)
+    of_selector.refuse_noise(noise)
     for level in levels:
         mode.refuse_noise(level.noise)
     key = as_key(key)
@@ -134,7 +134,7 @@ def certify_levels(
         _one_shape(set(shapes[1:]))
     every = np.arange(len(x))
     # A stream of its own: the level may not depend on the noise that the class is then certified with.
-    chosen = certify(selector, noise, stream_key(key, Stream.LEVELS), every, selector_mode, alpha_selector)
+    chosen = certify(selector, noise, stream_key(key, Stream.LEVELS), every, of_selector, alpha_selector)
     refuse_other_levels(np.shape(chosen.votes.counts)[1:], len(levels))
     at_level = {}
     for index, level in enumerate(levels):

@@ -10,6 +10,7 @@ not as described, unless it is traced. A traced label that is no class makes the
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -23,7 +24,8 @@ from jaxsmooth._attacks import log_mean, log_probabilities, noisy_copies
 from jaxsmooth._checks import as_inputs, as_noise
 from jaxsmooth._labels import along_rows, as_labels, at_labels
 from jaxsmooth.arguments import as_integer, as_key, as_nonnegative, in_brief, is_traced, refuse_uncallable
-from jaxsmooth.networks import Network, as_network
+from jaxsmooth.denoising import like_x
+from jaxsmooth.networks import FunctionNetwork, Network, as_network
 from jaxsmooth.types import Classifier, Noise, RandomClassifier
 
 ClipValues = tuple[Any, Any] | None
@@ -297,6 +299,89 @@ def smoothmix(
     return network.value(_smoothmix, batches, y, mixing, eta)
 
 
+def denoising(f: Callable[..., jax.Array], noise: Noise, key: jax.Array, x: jax.Array, y: Any = None) -> jax.Array:
+    """Return the mean squared error of a denoiser at one noisy copy of each input: the mean of (f(x + e) - x)^2.
+
+    Salman et al. 2020, arXiv:2003.01908, section 3.1.1 ("MSE"). `jaxsmooth.denoised` puts the denoiser before a
+    classifier.
+
+    Args:
+        f: a denoiser, from noisy inputs `[N, *event]` to clean ones: a callable pytree, as for the other objectives.
+        noise, key, x: see the module.
+        y: not used; `make_train_step` gives labels.
+
+    Raises:
+        ValueError: at a call, the denoiser returns another shape.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> round(float(denoising(lambda x: x, Gaussian(0.5), jax.random.key(0), jnp.zeros((100, 100)))), 1)
+        0.3
+    """
+    del y
+    network, noise, key, x = _checked_denoiser(f, noise, key, x)
+    return network.value(_squared_error, [_noisy(noise, key, x, 1)], x)
+
+
+def _squared_error(clean: list[jax.Array], x: jax.Array) -> jax.Array:
+    difference = like_x(clean[0], x).astype(jnp.float32) - x.astype(jnp.float32)
+    return (difference**2).mean()
+
+
+def denoising_stability(
+    f: Callable[..., jax.Array],
+    noise: Noise,
+    key: jax.Array,
+    x: jax.Array,
+    y: Any = None,
+    *,
+    classifier: Classifier,
+) -> jax.Array:
+    """Return the cross-entropy of a classifier behind a denoiser at noisy inputs, for its own class at the clean ones.
+
+    The mean of -log F(f(x + e))_c with c = argmax F(x), F being the softmax of the classifier, which is not trained
+    (Salman et al. 2020, arXiv:2003.01908, section 3.1.2 ("Stab")). The authors first train by `denoising`, then by
+    this.
+
+    Args:
+        f: a denoiser, as for `denoising`.
+        noise, key, x: see the module.
+        y: not used; `make_train_step` gives labels.
+        classifier: scores `[N, K]` of clean inputs, such as `bridges.pytorch.as_jax(network)`.
+
+    Raises:
+        ValueError: at a call, the denoiser returns another shape.
+
+    Example:
+        >>> from jaxsmooth import Gaussian
+        >>> classifier = lambda x: jnp.stack([x[:, 0], -x[:, 0]], axis=1)
+        >>> value = denoising_stability(
+        ...     lambda x: x, Gaussian(0.1), jax.random.key(0), jnp.ones((100, 2)), classifier=classifier
+        ... )
+        >>> round(float(value), 1)  # log(1 + exp(-2))
+        0.1
+    """
+    del y
+    refuse_uncallable(classifier)
+    network, noise, key, x = _checked_denoiser(f, noise, key, x)
+    labels = lax.stop_gradient(classifier(x)).argmax(axis=-1)
+
+    def formula(clean: list[jax.Array], x: jax.Array, labels: jax.Array) -> jax.Array:
+        scores = classifier(like_x(clean[0], x))
+        return _per_input(log_probabilities(scores, len(labels)), labels).mean()
+
+    return network.value(formula, [_noisy(noise, key, x, 1)], x, labels)
+
+
+def _checked_denoiser(f: Any, noise: Any, key: Any, x: Any) -> tuple[Network, Noise, jax.Array, jax.Array]:
+    """Return what trains a denoiser, once it was found to be as described."""
+    if isinstance(f, Network) and not isinstance(f, FunctionNetwork):
+        raise TypeError(
+            "f must be a JAX function for an objective that trains a denoiser: the classes train classifiers"
+        )
+    return _checked_network(f, noise, key, x)
+
+
 @jax.jit
 def _mix(clean: jax.Array, adversarial: jax.Array, mixing: jax.Array) -> tuple[jax.Array, jax.Array]:
     mixture = clean + along_rows(mixing, clean) * (adversarial - clean)
@@ -328,6 +413,12 @@ class _Keys(NamedTuple):
 
 def _checked(f: Any, noise: Any, key: Any, x: Any, y: Any) -> tuple[Network, Noise, jax.Array, jax.Array, jax.Array]:
     """Return the arguments of an objective, once they were found to be as described."""
+    network, noise, key, x = _checked_network(f, noise, key, x)
+    return network, noise, key, x, as_labels(y, len(x), network.classes(x))
+
+
+def _checked_network(f: Any, noise: Any, key: Any, x: Any) -> tuple[Network, Noise, jax.Array, jax.Array]:
+    """Return all but the labels."""
     if isinstance(f, RandomClassifier):
         raise TypeError("f must be a function of the inputs for a training objective, got a RandomClassifier")
     if not isinstance(f, Network):
@@ -337,8 +428,7 @@ def _checked(f: Any, noise: Any, key: Any, x: Any, y: Any) -> tuple[Network, Noi
     x = as_inputs(x)
     if len(x) == 0:
         raise ValueError("x must have at least one input, got none")
-    network = as_network(f)
-    return network, noise, key, x, as_labels(y, len(x), network.classes(x))
+    return as_network(f), noise, key, x
 
 
 def _weight(name: str, value: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from bridges.pytorch.call import TorchFunction, as_jax
 from bridges.pytorch.classifier import PyTorchRandomizedSmoothing
+from bridges.pytorch.denoising import Denoised
 from bridges.pytorch.images import WithPreprocessing
 from bridges.pytorch.objectives import PyTorchMACER, PyTorchSmoothAdv, PyTorchSmoothMix
 
 __all__ = [
+    "Denoised",
     "PyTorchMACER",
     "PyTorchRandomizedSmoothing",
     "PyTorchSmoothAdv",

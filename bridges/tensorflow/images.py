@@ -9,6 +9,7 @@ from bridges.images import ImageOptions, channels, image_settings
 
 
 @keras.saving.register_keras_serializable("jaxsmooth")
+@keras.saving.register_keras_serializable("jaxsmooth")
 class WithPreprocessing(keras.Model):
     """A network of images as they are certified, `[B, H, W, C]`: scaled, resized and standardised inside.
 
