@@ -24,6 +24,7 @@ from jaxsmooth.denoising import (
 )
 from jaxsmooth.devices import over_devices
 from jaxsmooth.lattice import LatticeGaussian
+from jaxsmooth.level_runs import certify_levels_dataset
 from jaxsmooth.levels import Level, LevelState, certify_levels
 from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
@@ -79,6 +80,7 @@ __all__ = [
     "certify_changed",
     "certify_dataset",
     "certify_levels",
+    "certify_levels_dataset",
     "certify_radii",
     "certify_top_k",
     "certify_within",

@@ -131,7 +131,7 @@ def certify_levels(
         like = jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
         shapes = [shape_of_scores(shaped_scores(f, like), batch_size) for f in (selector, *(f for f, _ in levels))]
         refuse_other_levels(shapes[0], len(levels))
-        _one_shape(set(shapes[1:]))
+        one_shape(set(shapes[1:]))
     every = np.arange(len(x))
     # A stream of its own: the level may not depend on the noise that the class is then certified with.
     chosen = certify(selector, noise, stream_key(key, Stream.LEVELS), every, of_selector, alpha_selector)
@@ -153,7 +153,7 @@ def joined(chosen: Certificate, at_level: dict[int, tuple[np.ndarray, Certificat
         rule: of the mode at the levels. The radii of a grid are float64.
     """
     inputs = len(chosen.label)
-    row = _one_shape({np.shape(found.votes.counts)[1:] for _, found in at_level.values()})
+    row = one_shape({np.shape(found.votes.counts)[1:] for _, found in at_level.values()})
     dtype = np.float64 if rule == "grid" else np.float32
     label = np.full((inputs, *row[:-1]), ABSTAIN, np.int32)
     own = np.zeros(label.shape, dtype)
@@ -179,7 +179,7 @@ def joined(chosen: Certificate, at_level: dict[int, tuple[np.ndarray, Certificat
     return Certificate(label, radius, p_lower, votes, state)
 
 
-def _one_shape(shapes: set[tuple[int, ...]]) -> tuple[int, ...]:
+def one_shape(shapes: set[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the shape of a row of scores at all levels. Where no input has a level, two classes are as good as any."""
     if len(shapes) > 1:
         raise ValueError(f"the classifiers of all levels must have the same classes, got scores of shapes {shapes}")

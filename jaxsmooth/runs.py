@@ -110,10 +110,20 @@ def certify_dataset(
     """
     if not isinstance(mode, (Fixed, Grid, Within, Anytime)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"mode must be Fixed(...), Grid(...), Within(...) or Anytime(...), got {mode!r}")
-    alpha = as_alpha(alpha)
+    if isinstance(mode, Anytime) and group not in (None, 1):
+        raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
+    job = certify_job(f, noise, key, mode, as_alpha(alpha), batch_size, compiled, devices)
+    inputs = as_run_inputs(data, skip, most, share)
+    return do_job(job, inputs, path, group, check, verbose)
+
+
+def certify_job(
+    f: Any, noise: Any, key: Any, mode: Mode, alpha: float, batch_size: Any, compiled: bool, devices: Any
+) -> "Job":
+    """Return what `certify_dataset` does with each group of inputs."""
     voter = _as_voter(f, noise, key, batch_size, compiled, devices, streams=DECISION)
     mode.refuse_noise(voter.noise)
-    job = _Job(
+    return Job(
         certify=lambda x, ids: run(mode, voter.sampler(x, ids), alpha),
         select=lambda x, ids: np.asarray(voter.sampler(x, ids).first(mode.n0, 0, mode.rule).selection),
         examine=partial(_examine, voter),
@@ -124,10 +134,6 @@ def certify_dataset(
         group=_group_of(mode, voter.batch_size),
         is_settled=partial(_is_settled, mode) if isinstance(mode, Anytime) else None,
     )
-    if isinstance(mode, Anytime) and group not in (None, 1):
-        raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
-    inputs = _as_inputs(data, skip, most, share)
-    return _run(job, _as_request(inputs, path, group, check, verbose))
 
 
 def predict_dataset(
@@ -184,7 +190,7 @@ def predict_dataset(
         none = np.zeros(label.shape, np.float32)
         return Certificate(label, none, none, Votes(counts=first + rest, n=n, selection=first))  # pyright: ignore
 
-    job = _Job(
+    job = Job(
         certify=predict,
         select=first_votes,
         examine=partial(_examine, voter),
@@ -194,11 +200,11 @@ def predict_dataset(
         n=n,
         group=_full_group(voter.batch_size, n),
     )
-    inputs = _as_inputs(data, skip, most, share)
-    return _run(job, _as_request(inputs, path, group, check, verbose))
+    inputs = as_run_inputs(data, skip, most, share)
+    return do_job(job, inputs, path, group, check, verbose)
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """What a run does with each group of inputs.
 
     Attributes:
@@ -344,7 +350,7 @@ def _examine(voter: _Voter, x: np.ndarray, ids: np.ndarray) -> NoiseReport | Non
     return report
 
 
-class _Inputs(NamedTuple):
+class RunInputs(NamedTuple):
     """The inputs of this process's share.
 
     Attributes:
@@ -362,14 +368,14 @@ class _Inputs(NamedTuple):
     at: Callable[[int], Item] | None
 
 
-def _as_inputs(data: Any, skip: Any, most: Any, share: Any) -> _Inputs:
+def as_run_inputs(data: Any, skip: Any, most: Any, share: Any) -> RunInputs:
     """Check which inputs a run is about."""
     skip = as_integer("skip", skip, 1)
     most = None if most is None else as_integer("most", most, 0)
     part = as_share(share)
     items = list_items(data, skip, most, part)
     total, of_run = (count_items(data, skip, most, share) for share in (part, (0, 1)))
-    return _Inputs(items, total, of_run, part, item_at(data))
+    return RunInputs(items, total, of_run, part, item_at(data))
 
 
 class _Request(NamedTuple):
@@ -384,7 +390,7 @@ class _Request(NamedTuple):
         verbose: whether to show a bar.
     """
 
-    inputs: _Inputs
+    inputs: RunInputs
     path: Path
     own: Path
     group: int | None
@@ -392,7 +398,12 @@ class _Request(NamedTuple):
     verbose: bool
 
 
-def _as_request(inputs: _Inputs, path: str | Path, group: Any, check: bool, verbose: bool) -> _Request:
+def do_job(job: Job, inputs: RunInputs, path: str | Path, group: Any, check: bool, verbose: bool) -> list[LogRow]:
+    """Do a job over inputs, and return their rows of the log."""
+    return _run(job, _as_request(inputs, path, group, check, verbose))
+
+
+def _as_request(inputs: RunInputs, path: str | Path, group: Any, check: bool, verbose: bool) -> _Request:
     """Check what a run is asked for."""
     group = None if group is None else as_integer("group", group, 1)
     path = Path(path)
@@ -424,7 +435,7 @@ class _Progress(NamedTuple):
         return notes | {"votes_saved": f"{saved:.1%}"} if saved > 0 else notes
 
 
-def _run(job: _Job, request: _Request) -> list[LogRow]:
+def _run(job: Job, request: _Request) -> list[LogRow]:
     """Do a job over the inputs that are asked for, and return their rows of the log."""
     path = request.path
     own = request.own
@@ -491,7 +502,7 @@ def _run(job: _Job, request: _Request) -> list[LogRow]:
     return in_order(wanted, words)
 
 
-def _certified(job: _Job, batch: list[Item], like: dict[str, Any], classes: int) -> list[VoteRow]:
+def _certified(job: Job, batch: list[Item], like: dict[str, Any], classes: int) -> list[VoteRow]:
     """Certify a group of inputs."""
     pairs = [item.load(like) for item in batch]
     for item, (_, truth) in zip(batch, pairs, strict=True):

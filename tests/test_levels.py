@@ -18,7 +18,10 @@ from jaxsmooth import (
     certificate,
     certify,
     certify_levels,
+    certify_levels_dataset,
     key_of_seed,
+    read_log,
+    report_table,
 )
 from jaxsmooth.stream import Stream, stream_key
 from tests.classifiers import grid_of_features, half_space
@@ -155,3 +158,92 @@ def test_what_is_not_as_described_is_refused_before_any_call(change, error, matc
     arguments = {"levels": LEVELS, "mode": Fixed(n=100), **change}
     with pytest.raises(error, match=match):
         certify_levels(never, arguments.pop("levels"), NOISE, KEY, np.zeros((1, 2), np.float32), **arguments)
+
+
+DATA = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), np.arange(12) % 2
+RUN = {"mode": Fixed(n=1000), "verbose": False}
+
+
+def run_levels(path, selector=by_second_feature, levels=LEVELS, data=DATA, **settings):
+    return certify_levels_dataset(selector, levels, NOISE, KEY, data, path, **{**RUN, **settings})
+
+
+@pytest.mark.parametrize("mode", [Fixed(n=1000), Grid([0.1, 0.3, 0.5], n=1000), Within(0.1, n=2000)])
+def test_a_run_gives_the_certificates_of_the_function(mode, tmp_path):
+    rows = run_levels(tmp_path / "run.tsv", mode=mode)
+    result = certify_levels(by_second_feature, LEVELS, NOISE, KEY, DATA[0], mode=mode)
+    assert [row.predict for row in rows] == result.label.tolist()
+    assert [row.radius for row in rows] == result.radius.tolist()
+    assert [row.votes for row in rows] == result.votes.n.tolist()
+    assert [row.label for row in rows] == DATA[1].tolist()
+    assert len({row.predict for row in rows}) == 3
+    assert [row._replace(seconds=0, radius=0) for row in read_log(tmp_path / "run.tsv")] == [
+        row._replace(seconds=0, radius=0) for row in rows
+    ]
+    claimed = rows[0].settings
+    assert claimed["noise"] == "levels(Gaussian(sigma=0.25),Gaussian(sigma=1.0))"
+    assert (claimed["mode"], claimed["alpha"], claimed["inputs"]) == (f"levels-{mode.name}", "0.001", "12")
+    assert "norm 2" in report_table({"run": rows}, [0.1])
+
+
+def test_a_run_goes_on_where_it_was_ended(tmp_path):
+    expected = run_levels(tmp_path / "whole.tsv")
+    left = 0
+
+    def counted(x):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return np.asarray(half_space(x))
+
+    def chosen(x):
+        counted(x)
+        return np.asarray(by_second_feature(x))
+
+    levels = [Level(counted, NARROW), Level(counted, WIDE)]
+    path = tmp_path / "run.tsv"
+    # A run takes 120 batches, five for each input at the selector and at its level.
+    for left in (60, 70):
+        with pytest.raises(KeyboardInterrupt):
+            run_levels(path, chosen, levels, compiled=False, check=False, group=1)
+        assert not path.exists()
+    left = 10_000
+    rows = run_levels(path, chosen, levels, compiled=False, check=False, group=1)
+    assert [row[:4] for row in rows] == [row[:4] for row in expected]
+    # A finished run only votes again on the inputs by which it recognises its classifiers.
+    left = 30
+    rows = run_levels(path, chosen, levels, compiled=False, check=False, group=1)
+    assert [row[:4] for row in rows] == [row[:4] for row in expected]
+
+
+def test_shares_end_in_one_log(tmp_path):
+    expected = run_levels(tmp_path / "whole.tsv")
+    path = tmp_path / "run.tsv"
+    parts = [run_levels(path, share=(index, 2)) for index in (0, 1)]
+    assert [len(part) for part in parts] == [6, 6]
+    rows = run_levels(path, share=(0, 1))
+    assert [row[:4] for row in rows] == [row[:4] for row in expected]
+
+
+def test_what_a_run_is_not_of_is_refused(tmp_path):
+    path = tmp_path / "run.tsv"
+    run_levels(path)
+    with pytest.raises(ValueError, match="settings"):
+        run_levels(path, alpha=0.01)
+    with pytest.raises(ValueError, match="data must be those of the run"):
+        run_levels(path, data=(DATA[0], DATA[1][::-1].copy()))
+    with pytest.raises(ValueError, match="data must be those of the run"):
+        run_levels(path, data=(DATA[0] + 1, DATA[1]))
+    other = tmp_path / "other.tsv"
+    with pytest.raises(TypeError, match="not be an iterator"):
+        run_levels(other, data=iter(list(zip(*DATA, strict=True))))
+    with pytest.raises(ValueError, match=r"selector must return scores \[B, 2\]"):
+        run_levels(other, three_classes)
+    with pytest.raises(ValueError, match="the same classes"):
+        run_levels(other, levels=[LEVELS[0], Level(three_classes, WIDE)])
+    assert not list(tmp_path.glob("other*"))
+    other.write_text("something else\n")
+    with pytest.raises(ValueError, match="is not overwritten"):
+        run_levels(other)
+    assert run_levels(tmp_path / "none.tsv", most=0) == []

@@ -9,8 +9,11 @@ from torch import nn
 _WAYS = ("channels_last", "bfloat16", "compile")
 
 
-class Accelerated:
+class Accelerated(nn.Module):
     """A module run in some faster ways. The module itself is not changed.
+
+    The classes make one for their `acceleration`. `as_jax` takes one as it takes any module, for example to certify the
+    bfloat16 version of a network from the votes of the network (`jaxsmooth.certify_changed`).
 
     Args:
         module: the network.
@@ -30,9 +33,11 @@ class Accelerated:
         unknown = [way for way in ways if way not in _WAYS]
         if unknown:
             raise ValueError(f"acceleration must consist of names from {_WAYS}, got {unknown}")
+        super().__init__()
         self.module = module
         self.ways = frozenset(ways)
-        self._compiled: Callable[[torch.Tensor], Any] | None = None
+        # In a list, so that it is no second part of this module.
+        self._compiled: list[Callable[[torch.Tensor], Any]] = []
 
     @property
     def fixed_batch(self) -> bool:
@@ -45,11 +50,11 @@ class Accelerated:
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         return "bfloat16 autocast" if "bfloat16" in self.ways else str(dtype).removeprefix("torch.")
 
-    def __call__(self, x: torch.Tensor) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         """Run the module."""
-        run = self._compiled or self.module
-        if self.fixed_batch and self._compiled is None:
-            run = self._compiled = torch.compile(self.module, dynamic=False)
+        if self.fixed_batch and not self._compiled:
+            self._compiled.append(torch.compile(self.module, dynamic=False))
+        run = self._compiled[0] if self._compiled else self.module
         if "channels_last" in self.ways and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if "bfloat16" not in self.ways:
@@ -59,4 +64,8 @@ class Accelerated:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave compiled code out of copies and pickles."""
-        return {**self.__dict__, "_compiled": None}
+        return {**self.__dict__, "_compiled": []}
+
+    def extra_repr(self) -> str:
+        """Return the ways: a network in bfloat16 is another classifier."""
+        return ", ".join(sorted(self.ways))

@@ -1,0 +1,162 @@
+"""Certify a data set at a level of noise for each input, so that a crash loses nothing."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsmooth._claims import CLAIMED, claim, noise_words
+from jaxsmooth._datasets import Item
+from jaxsmooth._share_files import list_stores, share_path
+from jaxsmooth.arguments import as_key, in_brief, refuse_unpaired
+from jaxsmooth.certify import Fixed
+from jaxsmooth.levels import Level, as_levels, as_modes, as_shares, one_shape, refuse_other_levels
+from jaxsmooth.logs import LogRow, write_log
+from jaxsmooth.precision import Within
+from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job
+from jaxsmooth.sequential import Grid
+from jaxsmooth.stream import Stream, stream_key
+from jaxsmooth.types import ABSTAIN, Classifier, Noise
+
+__all__ = ["certify_levels_dataset"]
+
+_FIXED = Fixed()
+
+
+def certify_levels_dataset(
+    selector: Classifier,
+    levels: Sequence[Level | tuple[Classifier, Noise]],
+    noise: Noise,
+    key: jax.Array,
+    data: Any,
+    path: str | Path,
+    *,
+    mode: Fixed | Grid | Within = _FIXED,
+    selector_mode: Fixed | Grid | Within | None = None,
+    alpha: float = 1e-3,
+    alpha_selector: float | None = None,
+    batch_size: int = 256,
+    group: int | None = None,
+    skip: int = 1,
+    most: int | None = None,
+    compiled: bool = True,
+    devices: Sequence[Any] | None = None,
+    share: tuple[int, int] | None = None,
+    check: bool = True,
+    verbose: bool = True,
+) -> list[LogRow]:
+    """Certify inputs of a data set as `certify_levels` does, and go on where an earlier call was ended.
+
+    The run is made of runs of `certify_dataset`: one of the selector, in `<name>.selector<suffix>` beside the log, and
+    one of each level over the inputs that are at it, in `<name>.level-<index><suffix>`. Each has its log and its votes.
+    The log at `path` is written at the end, from theirs: its radius is the smaller one of selector and class, its
+    votes are those at the level, and its noise is that of each level. Shares of several processes end with logs of
+    their own. A last call without `share` certifies nothing again, and writes the log of all.
+
+    Args:
+        selector, levels, noise, key, mode, selector_mode, alpha, alpha_selector: as for `certify_levels`.
+        data: as for `certify_dataset`; not an iterator, since it is gone through for the selector and for each level.
+        path, batch_size, group, skip, most, compiled, devices, share, check, verbose: as for `certify_dataset`.
+
+    Raises:
+        ValueError, TypeError, OSError: as `certify_dataset` and `certify_levels`.
+
+    Example:
+        >>> import tempfile
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from jaxsmooth import Gaussian
+        >>> f = lambda x: jnp.stack([x[:, 0], -x[:, 0]], -1)
+        >>> far = lambda x: jnp.stack([jnp.ones(len(x)), jnp.abs(x[:, 0])], -1)  # level 1 where |x| is above 1
+        >>> levels = [Level(f, Gaussian(0.25)), Level(f, Gaussian(1.0))]
+        >>> data = np.array([[0.3, 0.0], [3.0, 0.0]], np.float32), np.array([0, 0])
+        >>> path = Path(tempfile.mkdtemp()) / "run.tsv"
+        >>> rows = certify_levels_dataset(
+        ...     far, levels, Gaussian(0.5), jax.random.key(0), data, path, mode=Fixed(n=2000), verbose=False
+        ... )
+        >>> [(row.predict, round(row.radius, 1)) for row in rows]
+        [(0, 0.3), (0, 1.3)]
+    """
+    alpha, alpha_selector = as_shares(alpha, alpha_selector)
+    mode, of_selector = as_modes(mode, selector_mode)
+    noise, levels = as_levels(levels, noise)
+    key = as_key(key)
+    path = Path(path)
+    if hasattr(data, "__next__"):
+        raise TypeError(f"data must not be an iterator, which is gone through only once, got {in_brief(data)}")
+    selector_path = path.with_name(f"{path.stem}.selector{path.suffix}")
+    if path.exists() and not list_stores(selector_path):
+        raise ValueError(f"{path} is there without the votes of a selector: it is not overwritten")
+    jobs = [certify_job(f, own, key, mode, alpha - alpha_selector, batch_size, compiled, devices) for f, own in levels]
+    select = certify_job(
+        selector, noise, stream_key(key, Stream.LEVELS), of_selector, alpha_selector, batch_size, compiled, devices
+    )
+    first = next(as_run_inputs(data, skip, most, share).items, None)
+    if first is not None:
+        _refuse_other_classes(select, jobs, first)
+    settings = {"check": check, "verbose": verbose}
+    inputs = as_run_inputs(data, skip, most, share)
+    chosen = {row.idx: row for row in do_job(select, _unlabelled(inputs), selector_path, group, **settings)}
+    found: dict[int, LogRow] = {}
+    for index, job in enumerate(jobs):
+        at_level = [idx for idx, row in chosen.items() if row.predict == index]
+        if at_level:
+            inputs = _only(as_run_inputs(data, skip, most, share), set(at_level))
+            own = path.with_name(f"{path.stem}.level-{index}{path.suffix}")
+            found |= {row.idx: row for row in do_job(job, inputs, own, group, **settings)}
+    words = _claim_of(levels, jobs[0].settings, mode, alpha, chosen)
+    inputs = as_run_inputs(data, skip, most, share)
+    rows = [_joined(item, chosen[item.idx], found.get(item.idx), words) for item in inputs.items]
+    write_log(share_path(path, *inputs.share), rows)
+    return rows
+
+
+def _refuse_other_classes(select: Job, jobs: list[Job], first: Item) -> None:
+    """Refuse a selector of other levels, and classifiers of different classes. Selection votes of one input show it."""
+    x, _ = first.load()
+    (shape, *shapes) = [job.select(x[None], np.array([first.idx])).shape[1:] for job in (select, *jobs)]
+    refuse_other_levels(shape, len(jobs))
+    one_shape(set(shapes))
+
+
+def _joined(item: Item, chosen: LogRow, found: LogRow | None, words: str) -> LogRow:
+    """Return the row of an input from that of the selector and that at its level."""
+    if found is None:
+        _, truth = item.load()
+        return LogRow(item.idx, truth, ABSTAIN, 0.0, chosen.seconds, 0, words)
+    radius = min(found.radius, chosen.radius) if found.predict != ABSTAIN else 0.0
+    seconds = found.seconds + chosen.seconds
+    return LogRow(item.idx, found.label, found.predict, radius, seconds, found.votes, words)
+
+
+def _claim_of(levels: list[Level], settings: Any, mode: Any, alpha: float, chosen: dict[int, LogRow]) -> str:
+    """Return what the certificates claim."""
+    noises = ",".join(noise_words(level.noise) for level in levels)
+    said = next((row.settings for row in chosen.values()), {})
+    words = {**settings, "noise": f"levels({noises})", "mode": f"levels-{mode.name}", "alpha": alpha}
+    return claim(words | {name: said[name] for name in ("dtype", "inputs") if name in said and name in CLAIMED})
+
+
+def _unlabelled(inputs: RunInputs) -> RunInputs:
+    """Return inputs whose label is the first level: the selector's truth is not known."""
+
+    def without_label(item: Item) -> Item:
+        return Item(item.idx, partial(_first_part, item))
+
+    at = inputs.at
+    wrapped: Callable[[int], Item] | None = None if at is None else lambda idx: without_label(at(idx))
+    return inputs._replace(items=map(without_label, inputs.items), at=wrapped)
+
+
+def _first_part(item: Item) -> Any:
+    pair = item.get()
+    refuse_unpaired("data", pair, f"at index {item.idx}")
+    return pair[0], 0
+
+
+def _only(inputs: RunInputs, indices: set[int]) -> RunInputs:
+    """Return the inputs of these indices. How many all shares have is not known."""
+    items = (item for item in inputs.items if item.idx in indices)
+    return inputs._replace(items=items, total=len(indices), of_run=None)
