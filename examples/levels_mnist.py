@@ -9,6 +9,7 @@ It takes about two minutes on two cores.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
     x, y = x[: arguments.count], y[: arguments.count]
     mode = jaxsmooth.Fixed(n=arguments.n)
-    settings = {"mode": "fixed", "n0": mode.n0, "n": mode.n}
+    settings: dict[str, Any] = {"mode": "fixed", "n0": mode.n0, "n": mode.n}
     runs: dict[str, list[jaxsmooth.LogRow]] = {}
     for f, sigma in zip(experts, SIGMAS, strict=True):
         result = jaxsmooth.certify(f, Gaussian(sigma), key, x, n=arguments.n, alpha=ALPHA, batch_size=1000)
@@ -82,13 +83,14 @@ def main(argv: list[str] | None = None) -> None:
 
     print("certified accuracy        " + "".join(f"{radius:7.2f}" for radius in RADII) + "     ACR")
     for name, rows in runs.items():
-        columns = [np.array([getattr(row, field) for row in rows]) for field in ("predict", "radius", "label")]
-        accuracy = jaxsmooth.certified_accuracy(*columns, RADII)
-        mean = jaxsmooth.average_certified_radius(*columns)
+        predicted, radius, truth = (np.array([getattr(row, c) for row in rows]) for c in ("predict", "radius", "label"))
+        accuracy = jaxsmooth.certified_accuracy(predicted, radius, truth, RADII)
+        mean = jaxsmooth.average_certified_radius(predicted, radius, truth)
         print(f"{name:26}" + "".join(f"{a:7.3f}" for a in accuracy) + f"{mean:8.3f}")
     chosen = [int((result.state.level == index).sum()) for index in range(len(SIGMAS))]
     print(f"images at each level: {chosen}; {int((result.state.level < 0).sum())} without one")
     picture = arguments.output.with_suffix(".png")
+    del runs["if the level came free"]
     jaxsmooth.draw_curves(runs, picture, title="Small CNNs on MNIST, by the noise of the certificate")
     print(f"curves in {picture}")
 

@@ -44,6 +44,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--alpha", type=float, default=0.001, help="of the certificates, where a log does not say it")
     parser.add_argument("--delta", type=float, default=0.001, help="failure probability of the rows 'at least'")
     parser.add_argument("--picture", type=Path, help="file to draw the curves into (needs matplotlib)")
+    parser.add_argument(
+        "--probabilities",
+        type=float,
+        nargs="+",
+        metavar="P",
+        help="print, too, the share of inputs whose true class is more probable than P under the noise, from the files "
+        "of votes beside the logs",
+    )
+    parser.add_argument("--picture-of-probabilities", type=Path, metavar="FILE", help="file to draw all of them into")
     arguments = parser.parse_args(argv)
     try:
         runs = {name: load(path) for name, path in named(arguments.logs)}
@@ -51,6 +60,13 @@ def main(argv: list[str] | None = None) -> None:
         print(jaxsmooth.report_table(runs, arguments.radii, style=arguments.style, **levels))
         if arguments.picture is not None:
             jaxsmooth.draw_curves(runs, arguments.picture, **levels)
+        if arguments.probabilities or arguments.picture_of_probabilities:
+            stored = {name: jaxsmooth.read_votes(f"{path}.votes") for name, path in named(arguments.logs)}
+            if arguments.probabilities:
+                settings = {"style": arguments.style, "alpha": arguments.alpha}
+                print(jaxsmooth.probability_table(stored, arguments.probabilities, **settings))
+            if arguments.picture_of_probabilities:
+                jaxsmooth.draw_probabilities(stored, arguments.picture_of_probabilities, alpha=arguments.alpha)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

@@ -60,21 +60,37 @@ def test_the_core_imports_no_bridge():
 
 
 def run_python(page):
-    """Run the blocks of Python in a page, each by itself, and return their names."""
+    """Run the blocks of Python in a page, each with the names of those before it, and return the names of each."""
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    names = [{} for _ in blocks]
-    for block, namespace in zip(blocks, names, strict=True):
-        exec(block, namespace)
-    return names
+    names = [{}]
+    for block in blocks:
+        names.append(dict(names[-1]))
+        exec(block, names[-1])
+    return names[1:]
 
 
 @pytest.mark.parametrize(
     ("page", "blocks"),
-    [("guarantees", 1), ("devices", 1), ("extending", 2), ("migrating", 0), ("models", 4), ("training", 2)],
+    [
+        ("guarantees", 1),
+        ("devices", 1),
+        ("extending", 2),
+        ("migrating", 0),
+        ("models", 4),
+        ("training", 2),
+        ("larger_radii", 4),
+    ],
 )
 def test_the_python_in_the_guides_runs(page, blocks):
     names = run_python(ROOT / "examples" / "guides" / f"{page}.md")
     assert len(names) == blocks
+    if page == "larger_radii":
+        assert names[0]["result"].label[0] == 1
+        assert names[0]["step"] == (259, pytest.approx(0.5024, abs=1e-4))
+        assert names[1]["chosen"].tolist() == [0, 1]
+        assert (names[2]["lost"] > 0).all()
+        assert names[3]["radii"][0][1] < names[3]["radii"][1][1] < names[3]["radii"][2][1]
+        assert "k 2" in names[3]["table"]
     if page == "guarantees":
         assert "those of 8 of 8 rows" in names[0]["fault"]
         assert (names[0]["failed"], len(names[0]["report"].statistics)) == ((), 20)

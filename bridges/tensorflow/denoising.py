@@ -64,7 +64,8 @@ class Denoised(keras.Model):
         if self.step is None:
             return like_x(self.denoiser(x), x)
         image = self.step.noisy_image(x)
-        t = keras.ops.full((keras.ops.shape(x)[0],), self.step.t, dtype="int32")
+        rows: Any = keras.ops.shape(x)
+        t = keras.ops.full((rows[0],), self.step.t, dtype="int32")
         takes_list = len(getattr(self.denoiser, "inputs", None) or ()) == 2
         output = self.denoiser([image, t]) if takes_list else self.denoiser(image, t)
         return self.step.as_x(keras.ops.clip(self.step.clean_image(image, output), -1, 1))
