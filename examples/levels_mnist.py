@@ -75,8 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     result = jaxsmooth.certify_levels(
         selector, pairs, Gaussian(SIGMAS[-1]), key, x, mode=mode, alpha=ALPHA, batch_size=1000
     )
-    settings["mode"] = "levels"
-    rows = jaxsmooth.log_rows(result, y, noise=Gaussian(SIGMAS[-1]), alpha=ALPHA, **settings)
+    settings["mode"] = "levels-fixed"
+    rows = jaxsmooth.log_rows(result, y, noise=pairs, alpha=ALPHA, **settings)
     runs["a level for each image"] = rows
     free = np.where(result.label >= 0, result.state.radius, 0)
     runs["if the level came free"] = [row._replace(radius=float(r)) for row, r in zip(rows, free, strict=True)]

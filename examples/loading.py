@@ -1,6 +1,7 @@
 """What the command-line scripts name as `module:factory`: models of three frameworks or of plain JAX, and data sets."""
 
 import importlib
+import re
 import secrets
 import sys
 from collections.abc import Iterable
@@ -27,7 +28,8 @@ class Model(NamedTuple):
 
 def share_files(log: Path) -> list[Path]:
     """Return the files of votes that several processes wrote for a log."""
-    return sorted(log.parent.glob(f"{log.stem}.*-of-*{log.suffix}.votes"))
+    name = re.compile(re.escape(log.stem) + r"\.\d+-of-\d+" + re.escape(log.suffix) + r"\.votes")
+    return sorted(found for found in log.parent.glob("*.votes") if name.fullmatch(found.name))
 
 
 def seed_of(given: int | None) -> int:

@@ -61,7 +61,10 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.picture is not None:
             jaxsmooth.draw_curves(runs, arguments.picture, **levels)
         if arguments.probabilities or arguments.picture_of_probabilities:
-            stored = {name: jaxsmooth.read_votes(f"{path}.votes") for name, path in named(arguments.logs)}
+            paths = {name: Path(f"{path}.votes") for name, path in named(arguments.logs)}
+            if missing := [str(path) for path in paths.values() if not path.exists()]:
+                raise ValueError(f"probabilities are those of one file of votes, and there is no {', '.join(missing)}")
+            stored = {name: jaxsmooth.read_votes(path) for name, path in paths.items()}
             if arguments.probabilities:
                 settings = {"style": arguments.style, "alpha": arguments.alpha}
                 print(jaxsmooth.probability_table(stored, arguments.probabilities, **settings))

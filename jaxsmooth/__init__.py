@@ -38,7 +38,7 @@ from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
 from jaxsmooth.stores import StoredRun, read_votes
 from jaxsmooth.stream import Stream, add_noise, decision_keys, key_of_seed, stream_key, stream_samples
-from jaxsmooth.top_k import certify_top_k, top_k_certificate
+from jaxsmooth.top_k import TopK, certify_top_k, top_k_certificate
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction, RandomClassifier, Votes
 from jaxsmooth.votes import count_votes, stream_votes
 
@@ -65,6 +65,7 @@ __all__ = [
     "RandomClassifier",
     "StoredRun",
     "Stream",
+    "TopK",
     "Uniform",
     "Votes",
     "Within",

@@ -16,7 +16,7 @@ from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_tra
 from jaxsmooth.types import MOST_VOTES, Noise, RandomClassifier, Votes
 
 _ARRAY = object()
-_RULES = ("fixed", "grid", "anytime", "levels")
+_RULES = ("fixed", "grid", "anytime", "levels", "changed")
 _NOISE_MEMBERS = {name for name in vars(Noise) if not name.startswith("_")}
 
 
@@ -203,7 +203,8 @@ def shape_of_scores(scores: Any, rows: int) -> tuple[int, ...]:
 def as_votes(votes: Any) -> Votes:
     """Return votes whose fields fit together: counts in `i32`, at most as many as there were samples."""
     if not isinstance(votes, Votes):
-        raise TypeError(f"votes must be jaxsmooth.Votes(counts=..., n=...), got {type(votes).__name__}")
+        own = ": give its .votes" if isinstance(getattr(votes, "votes", None), Votes) else ""
+        raise TypeError(f"votes must be jaxsmooth.Votes(counts=..., n=...), got {type(votes).__name__}{own}")
     refuse_unknown("rule", votes.rule, _RULES)
     counts = _as_counts("counts", votes.counts)
     n = _as_samples(votes.n, counts.shape[0])
@@ -219,9 +220,12 @@ def refuse_stopped(votes: Votes) -> None:
     """Refuse votes that do not support a decision for a fixed n under one noise."""
     if votes.rule == "fixed":
         return
-    reason = "their sampling stopped because of the votes, and a bound or test for a fixed n would be false"
-    if votes.rule == "levels":
-        reason = "each input was voted on under a noise that other votes chose"
+    reasons = {
+        "levels": "each input was voted on under a noise that other votes chose",
+        "changed": "they are votes of another version of the classifier",
+    }
+    stopped = "their sampling stopped because of the votes, and a bound or test for a fixed n would be false"
+    reason = reasons.get(votes.rule, stopped)
     raise ValueError(
         f"votes must be of the rule 'fixed', got {votes.rule!r}: {reason}. They support only the certificate that "
         "their own mode decided"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +15,26 @@ from jaxsmooth.types import Classifier, Noise
 
 _PACKAGES = ("jaxsmooth", "jax", "jaxlib", "numpy", "scipy")
 NOT_IDENTIFIED = "not identified"
-CLAIMED = ("noise", "norm", "mode", "k", "radii", "precision", "alpha", "n0", "n", "bound", "dtype", "key", "inputs")
+NO_TRUTH = "none"
+"""What a run says of its truth where its labels are no classes of its classifier, such as levels."""
+CLAIMED = (
+    "noise",
+    "norm",
+    "mode",
+    "k",
+    "radii",
+    "precision",
+    "alpha",
+    "n0",
+    "n",
+    "bound",
+    "m",
+    "selector",
+    "truth",
+    "dtype",
+    "key",
+    "inputs",
+)
 
 
 def origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
@@ -38,7 +57,8 @@ def claim(settings: Mapping[str, Any]) -> str:
         'norm=2 radii=0.25,0.5 key=0,1 jaxsmooth=0.1'
     """
     words = {name: settings[name] for name in CLAIMED if settings.get(name) is not None}
-    words |= {name: settings["versions"][name] for name in ("jaxsmooth", "jax") if name in settings["versions"]}
+    versions = settings.get("versions", {})
+    words |= {name: versions[name] for name in ("jaxsmooth", "jax") if name in versions}
     texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in words.items()}
     return " ".join(f"{name}={text}" for name, text in texts.items())
 
@@ -65,6 +85,11 @@ def noise_words(noise: Noise) -> str:
         values = {"scale": noise.scale}
     texts = ",".join(f"{name}={_value_words(value)}" for name, value in values.items())
     return "".join(f"{type(noise).__name__}({texts})".split())
+
+
+def level_words(levels: Sequence[tuple[Any, Noise]]) -> str:
+    """Return the noises of several levels, pairs (f, noise), as one word."""
+    return f"levels({','.join(noise_words(noise) for _, noise in levels)})"
 
 
 def noise_arrays(noise: Noise) -> list[np.ndarray]:

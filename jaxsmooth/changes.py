@@ -4,7 +4,7 @@ Incremental randomized smoothing certification (Ugare et al. 2024, arXiv:2305.19
 pruned, fine-tuned or cast to bfloat16 mostly votes as before, and how often it does not takes few samples to bound.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,15 @@ from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_host_inputs, as_noise, as_votes, refuse_stopped, shape_of_scores
 from jaxsmooth._claims import NOT_IDENTIFIED, identity, input_digest, noise_words
-from jaxsmooth._host_loop import as_host_task, count_requests, key_data, make_step, samples_of_each
+from jaxsmooth._host_loop import (
+    DECISION,
+    HostTask,
+    as_host_task,
+    count_requests,
+    key_data,
+    make_step,
+    samples_of_each,
+)
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, is_traced, refuse_traced, refuse_uncallable
@@ -25,12 +33,15 @@ from jaxsmooth.types import ABSTAIN, MOST_VOTES, Certificate, Classifier, Noise,
 
 __all__ = ["Changes", "certify_changed"]
 
+_VOTE_AGAIN = 4  # inputs of a stored run
+
 
 class Changes(NamedTuple):
     """How often another version of a classifier votes otherwise: the `state` of a certificate of `certify_changed`.
 
     Attributes:
-        changed: `i32[N, *components]`, samples on which the first one votes for the label and the other does not.
+        changed: `i32[N, *components]`, samples on which f votes for the class that its selection votes chose, and the
+            other version does not.
         m: how many samples both were called on.
     """
 
@@ -66,9 +77,9 @@ def certify_changed(
     Args:
         f: the classifier that cast the votes.
         changed: the other version, with the same classes.
-        noise: the one under which the votes were cast.
+        noise: the one under which the votes were cast. Votes alone do not show it; a stored run does.
         key: the key of the votes, whose first m estimation samples are drawn again, or any other key. None for that of
-            a stored run.
+            a stored run, on some of whose inputs f then votes again.
         x, ids, batch_size, compiled, progress: as for `certify`.
         votes: of f on x: of the rule "fixed" with selection votes, or what `read_votes` returns for a run over x.
         m: samples on which both are called, at least 1.
@@ -76,7 +87,8 @@ def certify_changed(
         alpha_zeta: the part of alpha that goes to the bound on changes; half of it by default.
 
     Returns:
-        A `Certificate`, of NumPy arrays, whose `votes` are the given ones and whose `state` are `Changes`.
+        A `Certificate`, of NumPy arrays, whose `state` are `Changes`. Its `votes` are those of f, now of the rule
+        "changed", which no other decision takes: they are not those of `changed`.
 
     Raises:
         ValueError, TypeError: an argument is not as described; a stored run is of another classifier, noise or x.
@@ -102,10 +114,14 @@ def certify_changed(
     x = as_host_inputs(x)
     if isinstance(votes, StoredRun):
         _refuse_other_run(votes, f, noise, np.asarray(x))
-        key = np.array(votes.settings["key"], np.uint32) if key is None else key  # pyright: ignore
         ids = votes.idx if ids is None else ids
+        if key is None:
+            key = np.array(votes.settings["key"], np.uint32)  # pyright: ignore[reportAssignmentType]
+            _refuse_other_votes(votes, f, as_host_task(noise, key_data(key, DECISION), x, ids), batch_size, compiled)
         votes = votes.votes
-    votes = _as_votes_of(votes, len(x))
+    elif key is None:
+        raise TypeError("key must be given with votes that are no stored run")
+    votes = _as_votes_of(votes, noise, np.asarray(x))
     both = pair(f, changed)
     compiled = as_flag("compiled", compiled)
     row = np.shape(votes.counts)[1:]
@@ -133,7 +149,7 @@ def _decide(votes: Votes, found: np.ndarray, m: int, noise: Noise, alpha: float,
     label = np.where(certified, label, ABSTAIN).astype(np.int32)
     lost = None if votes.lost is None else np.asarray(votes.lost)
     label, radius = reduced(np, label, np.where(certified, radius, np.float32(0)), lost)
-    return Certificate(label, radius, round_down(p), votes, Changes(z.astype(np.int32), m))
+    return Certificate(label, radius, round_down(p), replace(votes, rule="changed"), Changes(z.astype(np.int32), m))
 
 
 @jax.tree_util.register_dataclass
@@ -154,10 +170,11 @@ class _Pair:
             version(x, keys) if isinstance(version, RandomClassifier) else version(x)
             for version in (self.f, self.changed)
         )
+        xp: Any = jnp if any(map(is_traced, (before, after))) else np
+        before, after = (xp.asarray(scores) if hasattr(scores, "shape") else scores for scores in (before, after))
         shapes = [shape_of_scores(scores, len(x)) for scores in (before, after)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"changed must return scores of the shape that f returns, {shapes[0]}, got {shapes[1]}")
-        xp: Any = jnp if any(map(is_traced, (before, after))) else np
         classes = before.shape[-1]
         voted, left = (_classes(xp, scores) for scores in (before, after))
         # An invalid sample of the first one is no vote that could be lost.
@@ -167,12 +184,10 @@ class _Pair:
 
 
 def _classes(xp: Any, scores: Any) -> Any:
-    """Return the class of each row, K where a row is invalid."""
-    scores = xp.asarray(scores)
-    if scores.dtype != bool and not jnp.issubdtype(scores.dtype, jnp.integer):
+    """Return the class of each row, K where a row is invalid: in the scores' own dtype, as votes are counted."""
+    if xp is np and (scores.dtype.kind == "V" or scores.dtype.itemsize < 4):  # NumPy does not know all small floats
         scores = scores.astype(np.float32)
-        return xp.where(xp.isfinite(scores).all(axis=-1), scores.argmax(axis=-1), scores.shape[-1])
-    return scores.argmax(axis=-1)
+    return xp.where(xp.isfinite(scores).all(axis=-1), scores.argmax(axis=-1), scores.shape[-1])
 
 
 def pair(f: Any, changed: Any) -> Any:
@@ -184,16 +199,40 @@ def pair(f: Any, changed: Any) -> Any:
     return RandomClassifier(both, of_batch=any(version.of_batch for version in random)) if random else both
 
 
-def _as_votes_of(votes: Any, inputs: int) -> Votes:
+def _as_votes_of(votes: Any, noise: Any, x: np.ndarray) -> Votes:
     """Return the votes of the first version, which chose their classes from other votes and a number fixed before."""
     votes = as_votes(votes)
     refuse_traced("certify_changed", votes)
     refuse_stopped(votes)
     if votes.selection is None:
         raise ValueError("votes must have selection votes: the votes that are counted may not choose the class, too")
-    if len(votes.counts) != inputs:
-        raise ValueError(f"votes must be of x, which has {inputs} inputs, got those of {len(votes.counts)}")
+    if len(votes.counts) != len(x):
+        raise ValueError(f"votes must be of x, which has {len(x)} inputs, got those of {len(votes.counts)}")
+    lost = noise.lost_radius(x) if hasattr(noise, "lost_radius") else None
+    if lost is not None and (votes.lost is None or not np.array_equal(lost, np.asarray(votes.lost))):
+        raise ValueError(f"votes.lost must be noise.lost_radius(x) for {type(noise).__name__}, which rounds x")
     return votes
+
+
+def _refuse_other_votes(run: StoredRun, f: Any, task: HostTask, batch_size: int, compiled: Any) -> None:
+    """Refuse a classifier that votes otherwise than in the run, on the inputs where the selection was closest.
+
+    No digest shows all that a classifier computes with.
+    """
+    selection = run.votes.selection
+    if selection is None or len(run.idx) == 0:
+        return
+    top = np.sort(np.asarray(selection).reshape(len(run.idx), -1), axis=-1)
+    some = np.argsort(top[:, -1] - top[:, -2], kind="stable")[:_VOTE_AGAIN]
+    few = task._replace(x=task.x[some], ids=task.ids[some])
+    n0 = int(run.settings["n0"])
+    found = count_requests(make_step(f, compiled), few, samples_of_each(len(some), n0), batch_size)
+    for i, votes in zip(some.tolist(), found, strict=True):
+        if not np.array_equal(votes, selection[i]):
+            raise ValueError(
+                f"f must be the classifier of the run, on such a machine: input {run.idx[i]} got the selection votes "
+                f"{selection[i].tolist()} in the file, and now {votes.tolist()}"
+            )
 
 
 def _refuse_other_classes(found: tuple[int, ...], row: tuple[int, ...]) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsmooth._checks import as_noise
+from jaxsmooth._foreign import kind_of
 from jaxsmooth.arguments import as_integer, as_numbers, in_brief, is_traced, refuse_uncallable, refuse_unknown
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import Noise, RandomClassifier
@@ -26,6 +27,8 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 """What a diffusion model predicts: the noise, the clean image, or sqrt(a) noise - sqrt(1 - a) image."""
 
 PIXELS = (0.0, 1.0)
+
+_SLACK = 1e-6  # of sigma, which may have been rounded to float32: the sigma of a step leads to that step
 
 
 class DiffusionStep(NamedTuple):
@@ -53,7 +56,7 @@ class DiffusionStep(NamedTuple):
 
     @property
     def sigma(self) -> float:
-        """The noise of the step in the units of x: the least of the schedule that is not below that of x."""
+        """The noise of the step in the units of x. It is at least that of x, and no smaller step's is."""
         return math.sqrt((1 - self.a) / self.a) * (self.high - self.low) / 2
 
     def noisy_image(self, x: Any) -> Any:
@@ -61,9 +64,9 @@ class DiffusionStep(NamedTuple):
         return ((x - self.low) * (2 / (self.high - self.low)) - 1) * math.sqrt(self.a)
 
     def clean_image(self, image: Any, output: Any) -> Any:
-        """Return the clean image in [-1, 1], but for clipping, from the model's image and its output there."""
+        """Return the clean image, to be clipped to [-1, 1], from the model's image and its output there."""
         # A model that learns the variance, too, has it in a second half of the channels.
-        output = _first_half(output, tuple(image.shape))
+        output = _first_half(_as_output(output), tuple(image.shape))
         if self.prediction == "sample":
             return output
         if self.prediction == "v_prediction":
@@ -85,8 +88,8 @@ def diffusion_step(
 
     Args:
         noise: `Gaussian`, in the units of x, of a concrete sigma.
-        schedule: the cumulative products a_t `[T]`, decreasing, in (0, 1); or a scheduler of `diffusers`, whose
-            `alphas_cumprod` they are.
+        schedule: the cumulative products a_t `[T]`, decreasing, in (0, 1), the last of which may be 0; or a scheduler
+            of `diffusers` that has such `alphas_cumprod`.
         prediction: "epsilon", "sample" or "v_prediction"; by default what the scheduler says, else "epsilon".
         clip_values: the range of x, two numbers.
 
@@ -98,20 +101,22 @@ def diffusion_step(
         >>> [diffusion_step(Gaussian(sigma), cosine_schedule(4000)).t for sigma in (0.25, 0.5, 1.0)]
         [1158, 1984, 2809]
     """
-    noise = as_noise(noise)
-    if not isinstance(noise, Gaussian):
+    if not isinstance(as_noise(noise), Gaussian):
         raise TypeError(f"noise must be Gaussian for a diffusion model, got {in_brief(noise)}")
-    if is_traced(noise.sigma):
+    if is_traced(noise.scale):
         raise TypeError("noise must have a concrete sigma for a diffusion model: it decides which step is compiled")
     low, high = _as_range(clip_values)
     products, said = _as_products(schedule)
     prediction = said if prediction is None else prediction
     refuse_unknown("prediction", prediction, PREDICTIONS)
-    sigma = 2 * float(np.asarray(noise.sigma)) / (high - low)
-    enough = np.sqrt((1 - products) / products) >= sigma
+    sigma = 2 * float(np.asarray(noise.scale)) / (high - low)
+    # A schedule that ends without any signal has an infinite last step, at which nothing can be restored.
+    with np.errstate(divide="ignore"):
+        of_steps = np.where(products > 0, np.sqrt((1 - products) / products), 0.0)
+    enough = of_steps >= sigma * (1 - _SLACK)
     if not enough.any():
-        most = DiffusionStep(len(products) - 1, float(products[-1]), low, high).sigma
-        raise ValueError(f"noise must be at most that of the schedule's last step, {most:g}, got {noise.sigma}")
+        most = of_steps.max() * (high - low) / 2
+        raise ValueError(f"noise must be at most that of the schedule's last step, {most:g}, got {noise.scale}")
     t = int(enough.argmax())
     return DiffusionStep(t, float(products[t]), low, high, prediction)
 
@@ -158,8 +163,9 @@ def denoised(
     """Return the classifier that denoises its input and then classifies it: f(denoiser(x)).
 
     Certify it under Gaussian noise as any other classifier: `certify(denoised(f, denoiser), Gaussian(0.5), key, x)`.
-    The radius is about x, and the guarantee is that of `certify`. Its models and arrays are those of f and of the
-    denoiser, so that a run over a data set tells both.
+    The radius is about x, and the guarantee is that of `certify`, whatever the denoiser does. A diffusion model whose
+    step is for another sigma, or whose images have another range than `clip_values`, is certified to small radii only:
+    look at `step`.
 
     Args:
         f: base classifier of clean inputs `[B, *event]`; one of another framework by `bridges.<framework>.as_jax`. It
@@ -192,6 +198,17 @@ def denoised(
     refuse_uncallable(base)
     if isinstance(denoiser, type) or not callable(denoiser):
         raise TypeError(f"denoiser must be a function of noisy inputs, got {in_brief(denoiser)}")
+    if (found := kind_of(denoiser)) is not None:
+        raise TypeError(
+            f"denoiser must be a JAX function, got {found[0]}, {type(denoiser).__name__}: {found[1]} takes it if it "
+            "is a function of x. bridges.pytorch.Denoised and bridges.tensorflow.Denoised take a network and a denoiser "
+            "of their framework, diffusion models too"
+        )
+    if schedule is not None and isinstance(getattr(denoiser, "framework", None), str):
+        raise TypeError(
+            f"denoiser must be a JAX function of (image, t), got a model of {denoiser.framework} as one of x: "  # pyright: ignore
+            "bridges.pytorch.Denoised and bridges.tensorflow.Denoised take diffusion models of their frameworks"
+        )
     if isinstance(denoiser, RandomClassifier):
         raise TypeError(
             "denoiser must be a function of noisy inputs. One that draws numbers of its own makes a RandomClassifier "
@@ -209,7 +226,8 @@ def as_step(noise: Any, schedule: Any, prediction: Any, clip_values: Any) -> Dif
                 "noise must be given with a schedule: it decides at which step the diffusion model is used"
             )
         return diffusion_step(noise, schedule, prediction=prediction, clip_values=clip_values)
-    given = {"noise": noise is not None, "prediction": prediction is not None, "clip_values": clip_values is not PIXELS}
+    is_default = isinstance(clip_values, (tuple, list)) and tuple(clip_values) == PIXELS
+    given = {"noise": noise is not None, "prediction": prediction is not None, "clip_values": not is_default}
     unused = [name for name, is_given in given.items() if is_given]
     if unused:
         raise ValueError(f"{', '.join(unused)} must be left out without a schedule: only a diffusion model needs that")
@@ -252,6 +270,18 @@ def like_x(clean: Any, x: Any) -> Any:
     return clean
 
 
+def _as_output(output: Any) -> Any:
+    """Return the array in what a diffusion model returns: itself, one named "sample", or the first of several."""
+    if hasattr(output, "shape"):
+        return output
+    named = output.get("sample") if isinstance(output, dict) else getattr(output, "sample", None)  # pyright: ignore
+    if hasattr(named, "shape"):
+        return named
+    if isinstance(output, (tuple, list)) and output and hasattr(output[0], "shape"):
+        return output[0]
+    raise TypeError(f"denoiser must return an array, or one under the name sample, got {in_brief(output)}")
+
+
 def _first_half(output: Any, shape: tuple[int, ...]) -> Any:
     """Return the output of a diffusion model, without a second half of its channels where there is one."""
     found = tuple(output.shape)
@@ -279,12 +309,24 @@ def _as_products(schedule: Any) -> tuple[np.ndarray, str]:
     said = "epsilon"
     if hasattr(schedule, "alphas_cumprod"):
         config = getattr(schedule, "config", {})
-        said = config.get("prediction_type", said) if hasattr(config, "get") else said
+        said = getattr(config, "prediction_type", None) or (
+            config.get("prediction_type") if hasattr(config, "get") else None
+        )
+        said = said or "epsilon"
         schedule = np.asarray(schedule.alphas_cumprod)
-    expected = "schedule must be the cumulative products [T] of a diffusion model, decreasing in (0, 1)"
+    elif hasattr(schedule, "config"):
+        raise TypeError(
+            f"schedule must have alphas_cumprod, which {type(schedule).__name__} has not: models of flow matching and "
+            "the like have no such step"
+        )
+    expected = "the cumulative products [T] of a diffusion model, decreasing in (0, 1)"
     products = as_numbers("schedule", schedule, expected)
     if products.ndim != 1 or products.size == 0:
-        raise ValueError(f"{expected}, got an array of shape {products.shape}")
-    if not ((products > 0) & (products < 1)).all() or not (np.diff(products) < 0).all():
-        raise ValueError(f"{expected}, got {in_brief(schedule)}: give alphas_cumprod, not alphas or betas")
+        raise ValueError(f"schedule must be {expected}, got an array of shape {products.shape}")
+    fits = ((products[:-1] > 0) & (products[:-1] < 1)).all() and 0 <= products[-1] < 1
+    if not fits or not (np.diff(products) < 0).all():
+        raise ValueError(
+            f"schedule must be {expected}, got values from {products[0]:g} to {products[-1]:g}: give alphas_cumprod in "
+            "the order of t, not alphas or betas"
+        )
     return products, said

@@ -1,6 +1,6 @@
 """Certify a data set at a level of noise for each input, so that a crash loses nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsmooth._claims import CLAIMED, claim, noise_words
+from jaxsmooth._claims import NO_TRUTH, claim, level_words, noise_words
 from jaxsmooth._datasets import Item
 from jaxsmooth._share_files import list_stores, share_path
 from jaxsmooth.arguments import as_key, in_brief, refuse_unpaired
 from jaxsmooth.certify import Fixed
 from jaxsmooth.levels import Level, as_levels, as_modes, as_shares, one_shape, refuse_other_levels
-from jaxsmooth.logs import LogRow, write_log
+from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.precision import Within
-from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job
+from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job, settings_of
 from jaxsmooth.sequential import Grid
+from jaxsmooth.stores import VoteStore
 from jaxsmooth.stream import Stream, stream_key
 from jaxsmooth.types import ABSTAIN, Classifier, Noise
 
@@ -52,9 +53,10 @@ def certify_levels_dataset(
 
     The run is made of runs of `certify_dataset`: one of the selector, in `<name>.selector<suffix>` beside the log, and
     one of each level over the inputs that are at it, in `<name>.level-<index><suffix>`. Each has its log and its votes.
-    The log at `path` is written at the end, from theirs: its radius is the smaller one of selector and class, its
-    votes are those at the level, and its noise is that of each level. Shares of several processes end with logs of
-    their own. A last call without `share` certifies nothing again, and writes the log of all.
+    The log at `path` is written at the end, from theirs. Its radius is the smaller one of selector and class, its votes
+    are those of both. The votes themselves are in the files of the parts, each under one noise. Shares of several
+    processes end with logs of their own: one more call, without `share`, certifies nothing again and writes the log of
+    all.
 
     Args:
         selector, levels, noise, key, mode, selector_mode, alpha, alpha_selector: as for `certify_levels`.
@@ -87,56 +89,100 @@ def certify_levels_dataset(
     if hasattr(data, "__next__"):
         raise TypeError(f"data must not be an iterator, which is gone through only once, got {in_brief(data)}")
     selector_path = path.with_name(f"{path.stem}.selector{path.suffix}")
-    if path.exists() and not list_stores(selector_path):
-        raise ValueError(f"{path} is there without the votes of a selector: it is not overwritten")
-    jobs = [certify_job(f, own, key, mode, alpha - alpha_selector, batch_size, compiled, devices) for f, own in levels]
+    inputs = as_run_inputs(data, skip, most, share)
+    own = share_path(path, *inputs.share)
+    if list_stores(path) or (own.exists() and not list_stores(selector_path)):
+        raise ValueError(f"{path} is a log of another run, without a selector: it is not overwritten")
     select = certify_job(
         selector, noise, stream_key(key, Stream.LEVELS), of_selector, alpha_selector, batch_size, compiled, devices
     )
-    first = next(as_run_inputs(data, skip, most, share).items, None)
-    if first is not None:
-        _refuse_other_classes(select, jobs, first)
+    select = select._replace(settings={**select.settings, "truth": NO_TRUTH}, bar="inputs (selector)", has_truth=False)
+    jobs = [
+        certify_job(f, own_noise, key, mode, alpha - alpha_selector, batch_size, compiled, devices)._replace(
+            bar=f"inputs (level {index})"
+        )
+        for index, (f, own_noise) in enumerate(levels)
+    ]
+    classes = _refuse_other_classes(select, jobs, inputs.items)
     settings = {"check": check, "verbose": verbose}
     inputs = as_run_inputs(data, skip, most, share)
     chosen = {row.idx: row for row in do_job(select, _unlabelled(inputs), selector_path, group, **settings)}
+    seen = _digests(selector_path)
     found: dict[int, LogRow] = {}
     for index, job in enumerate(jobs):
-        at_level = [idx for idx, row in chosen.items() if row.predict == index]
+        at_level = {idx for idx, row in chosen.items() if row.predict == index}
         if at_level:
-            inputs = _only(as_run_inputs(data, skip, most, share), set(at_level))
-            own = path.with_name(f"{path.stem}.level-{index}{path.suffix}")
-            found |= {row.idx: row for row in do_job(job, inputs, own, group, **settings)}
-    words = _claim_of(levels, jobs[0].settings, mode, alpha, chosen)
+            inputs = _only(as_run_inputs(data, skip, most, share), at_level)
+            level_path = path.with_name(f"{path.stem}.level-{index}{path.suffix}")
+            found |= {row.idx: row for row in do_job(job, inputs, level_path, group, **settings)}
+            again = _digests(level_path)
+            other = [idx for idx in at_level if again[idx] != seen[idx]]
+            if other:
+                raise ValueError(
+                    f"data must be the same each time that they are gone through: input {min(other)} was another one "
+                    "for its level than for the selector"
+                )
+    words = _claim_of(levels, jobs[0].settings, mode, alpha, noise, of_selector, alpha_selector, chosen)
     inputs = as_run_inputs(data, skip, most, share)
-    rows = [_joined(item, chosen[item.idx], found.get(item.idx), words) for item in inputs.items]
-    write_log(share_path(path, *inputs.share), rows)
+    rows = [_joined(item, chosen[item.idx], found.get(item.idx), classes, words) for item in inputs.items]
+    # A call for fewer inputs than an earlier one leaves the log as long as it was.
+    before = read_log(own) if own.exists() else []
+    longer = {row.idx: row for row in before if _same_but_size(row.claim, words)} | {row.idx: row for row in rows}
+    write_log(own, [longer[idx]._replace(claim=words) for idx in sorted(longer)])
     return rows
 
 
-def _refuse_other_classes(select: Job, jobs: list[Job], first: Item) -> None:
-    """Refuse a selector of other levels, and classifiers of different classes. Selection votes of one input show it."""
+def _digests(path: Path) -> dict[int, int]:
+    """Return the digest of each input that the shares of a run certified."""
+    return {row.idx: row.input for store in list_stores(path) for row in VoteStore.read(store)[1]}
+
+
+def _same_but_size(claim: str, words: str) -> bool:
+    """Return whether two claims are the same but for the number of inputs."""
+    one, other = ([word for word in text.split() if not word.startswith("inputs=")] for text in (claim, words))
+    return one == other
+
+
+def _refuse_other_classes(select: Job, jobs: list[Job], items: Iterator[Item]) -> int:
+    """Refuse a selector of other levels, and classifiers of different classes. Return how many classes there are."""
+    first = next(items, None)
+    if first is None:
+        return 0
+    # Selection votes of one input show it.
     x, _ = first.load()
     (shape, *shapes) = [job.select(x[None], np.array([first.idx])).shape[1:] for job in (select, *jobs)]
     refuse_other_levels(shape, len(jobs))
-    one_shape(set(shapes))
+    return one_shape(set(shapes))[-1]
 
 
-def _joined(item: Item, chosen: LogRow, found: LogRow | None, words: str) -> LogRow:
+def _joined(item: Item, chosen: LogRow, found: LogRow | None, classes: int, words: str) -> LogRow:
     """Return the row of an input from that of the selector and that at its level."""
     if found is None:
         _, truth = item.load()
-        return LogRow(item.idx, truth, ABSTAIN, 0.0, chosen.seconds, 0, words)
+        if truth >= classes:
+            raise ValueError(f"the label of input {item.idx} must be a class below {classes}, got {truth}")
+        return LogRow(item.idx, truth, ABSTAIN, 0.0, chosen.seconds, chosen.votes, words)
     radius = min(found.radius, chosen.radius) if found.predict != ABSTAIN else 0.0
     seconds = found.seconds + chosen.seconds
-    return LogRow(item.idx, found.label, found.predict, radius, seconds, found.votes, words)
+    return LogRow(item.idx, found.label, found.predict, radius, seconds, found.votes + chosen.votes, words)
 
 
-def _claim_of(levels: list[Level], settings: Any, mode: Any, alpha: float, chosen: dict[int, LogRow]) -> str:
+def _claim_of(
+    levels: list[Level],
+    settings: Any,
+    mode: Any,
+    alpha: float,
+    noise: Noise,
+    of_selector: Any,
+    alpha_selector: float,
+    chosen: dict[int, LogRow],
+) -> str:
     """Return what the certificates claim."""
-    noises = ",".join(noise_words(level.noise) for level in levels)
     said = next((row.settings for row in chosen.values()), {})
-    words = {**settings, "noise": f"levels({noises})", "mode": f"levels-{mode.name}", "alpha": alpha}
-    return claim(words | {name: said[name] for name in ("dtype", "inputs") if name in said and name in CLAIMED})
+    own = settings_of(of_selector) | {"noise": noise_words(noise), "alpha": alpha_selector}
+    words = {**settings, "noise": level_words(levels), "mode": f"levels-{mode.name}", "alpha": alpha}
+    words["selector"] = ";".join(claim(own).split())
+    return claim(words | {name: said[name] for name in ("dtype", "inputs") if name in said})
 
 
 def _unlabelled(inputs: RunInputs) -> RunInputs:

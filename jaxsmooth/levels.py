@@ -79,8 +79,9 @@ def certify_levels(
     is `ABSTAIN`. Fix the levels, the modes and both alphas before you look at any votes.
 
     Args:
-        selector: scores `[B, S]`, one for each level: any function of x, such as a network that was trained to tell
-            inputs that bear much noise from those that do not.
+        selector: scores `[B, S]`, one for each level: any function of x. Its own radius limits that of the class, so
+            it should change its mind less than the classifiers do: one that groups their classes by the level that is
+            best for each class, for example.
         levels: at least two: `Level`, or pair (f, noise), in the order of the selector's classes. All noises and the
             selector's are of one norm, in the units of x.
         noise: of the selector.
@@ -92,8 +93,8 @@ def certify_levels(
         progress: show bars (needs tqdm, the extra `progress`).
 
     Returns:
-        A `Certificate`, of NumPy arrays. Its votes are those at the level, of the rule "levels", which no other
-        decision takes. `state` is a `LevelState`.
+        A `Certificate`, of NumPy arrays. Its votes are those at the level, of the rule "levels", which `certificate`
+        and the like refuse. `state` is a `LevelState`.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -112,6 +113,7 @@ def certify_levels(
     alpha, alpha_selector = as_shares(alpha, alpha_selector)
     mode, of_selector = as_modes(mode, selector_mode)
     refuse_traced("certify_levels", (x, key))
+    refuse_uncallable(selector)
     noise, levels = as_levels(levels, noise)
     of_selector.refuse_noise(noise)
     for level in levels:
@@ -174,7 +176,15 @@ def joined(chosen: Certificate, at_level: dict[int, tuple[np.ndarray, Certificat
     reach = np.asarray(chosen.radius).reshape(-1, *(1,) * (label.ndim - 1))
     radius = np.where(label == ABSTAIN, 0, np.minimum(own, reach)).astype(dtype)
     rounds = any(found.votes.lost is not None for _, found in at_level.values())
-    votes = Votes(counts=counts, n=n, selection=selection, lost=lost if rounds else None, rule="levels")
+    sizes = {found.votes.batch_size for _, found in at_level.values()} - {None}
+    votes = Votes(
+        counts=counts,
+        n=n,
+        selection=selection,
+        lost=lost if rounds else None,
+        rule="levels",
+        batch_size=next(iter(sizes), None),
+    )
     state = LevelState(np.asarray(chosen.label), chosen, own)
     return Certificate(label, radius, p_lower, votes, state)
 

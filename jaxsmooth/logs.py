@@ -3,18 +3,19 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxsmooth._checks import as_noise
-from jaxsmooth._claims import CLAIMED, claim, noise_words
-from jaxsmooth.arguments import as_alpha, as_integer, as_numbers, in_brief
+from jaxsmooth._claims import CLAIMED, claim, level_words, noise_words
+from jaxsmooth.arguments import as_alpha, as_integer, as_key, as_nonnegative, as_numbers, in_brief
 from jaxsmooth.types import ABSTAIN, Certificate, Noise
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -58,7 +59,7 @@ def log_rows(
     result: Certificate,
     truth: ArrayLike,
     *,
-    noise: Noise,
+    noise: Noise | Sequence[Any],
     alpha: float,
     idx: ArrayLike | None = None,
     seconds: float = 0.0,
@@ -69,10 +70,12 @@ def log_rows(
     Args:
         result: of `certify` or another mode, for inputs with one class each.
         truth: `[N]` true classes.
-        noise, alpha: what the certificates were made with. The rows claim it.
+        noise, alpha: what the certificates were made with. The rows claim it. For a result of `certify_levels` give
+            its levels as the noise.
         idx: `[N]` indices of the inputs in their data set; 0, 1, 2, ... by default.
         seconds: time that a certificate took.
-        **settings: more for the rows to claim, by name, such as `n0`, `n`, or `k` of the top k.
+        **settings: more for the rows to claim, by name, such as `mode`, `n0`, `n`, `radii`, `key`. What the result
+            says itself, `k` of the top k and `m` of another version, need not be given.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -94,15 +97,53 @@ def log_rows(
         raise ValueError(f"result must have one class for each input, got labels of shape {label.shape}")
     known = _as_integers("truth", truth, len(label))
     at = np.arange(len(label)) if idx is None else _as_integers("idx", idx, len(label))
+    if len(set(at.tolist())) < len(at):
+        raise ValueError("idx must name each input once")
+    seconds = as_nonnegative("seconds", seconds)
+    votes = np.broadcast_to(np.asarray(result.votes.n), label.shape)
+    chosen = getattr(result.state, "selector", None)
+    if chosen is not None:  # of `certify_levels`: the votes of both
+        votes = votes + np.asarray(chosen.votes.n)
+    own = {name: getattr(result.state, name) for name in ("k", "m") if hasattr(result.state, name)}
+    said = claim({**_as_settings({**own, **settings}, own), **_noise_words(result, noise), "alpha": as_alpha(alpha)})
+    columns = zip(at, known, label, np.asarray(result.radius), votes, strict=True)
+    return [LogRow(int(i), int(y), int(c), float(r), seconds, int(n), said) for i, y, c, r, n in columns]
+
+
+def _noise_words(result: Certificate, noise: Any) -> dict[str, Any]:
+    """Return what rows claim of the noise: of one, or of each level."""
+    if result.votes.rule == "levels":
+        try:
+            noises = [as_noise(own) for _, own in noise]
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"noise must be the levels of certify_levels for its result, got {in_brief(noise)}"
+            ) from None
+        return {"noise": level_words([(None, own) for own in noises]), "norm": noises[0].norm}
     noise = as_noise(noise)
-    words = {"noise": noise_words(noise), "norm": noise.norm, **settings, "alpha": as_alpha(alpha), "versions": {}}
-    unknown = [name for name in settings if name not in CLAIMED]
+    return {"noise": noise_words(noise), "norm": noise.norm}
+
+
+def _as_settings(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that a claim can hold as words."""
+    free = [name for name in CLAIMED if name not in ("noise", "norm", "alpha", "truth")]
+    unknown = [name for name in settings if name not in free]
     if unknown:
-        raise TypeError(f"settings must be among {', '.join(CLAIMED)}, got {', '.join(unknown)}")
-    said = claim(words)
-    n = np.broadcast_to(np.asarray(result.votes.n), label.shape)
-    columns = zip(at, known, label, np.asarray(result.radius), n, strict=True)
-    return [LogRow(int(i), int(y), int(c), float(r), seconds, int(votes), said) for i, y, c, r, votes in columns]
+        raise TypeError(f"settings must be among {', '.join(free)}, got {', '.join(unknown)}")
+    for name, value in own.items():
+        if settings[name] != value:
+            raise ValueError(f"{name} must be that of the result, {value}, got {settings[name]}")
+    made: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name == "key":
+            made[name] = np.asarray(jax.random.key_data(as_key(value))).tolist()
+            continue
+        is_array = isinstance(value, (tuple, list, np.ndarray, jax.Array))
+        made[name] = np.asarray(value).tolist() if is_array else value
+        text = str(value) if not is_array else ",".join(map(str, made[name]))
+        if text != "".join(text.split()):
+            raise ValueError(f"{name} must be one word, got {in_brief(value)}")
+    return made
 
 
 def _as_integers(name: str, value: Any, inputs: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxsmooth import _attacks
 from jaxsmooth._attacks import log_mean, log_probabilities, noisy_copies
-from jaxsmooth._checks import as_inputs, as_noise
+from jaxsmooth._checks import as_inputs, as_noise, shape_of_scores
 from jaxsmooth._labels import along_rows, as_labels, at_labels
 from jaxsmooth.arguments import as_integer, as_key, as_nonnegative, in_brief, is_traced, refuse_uncallable
 from jaxsmooth.denoising import like_x
@@ -364,10 +364,14 @@ def denoising_stability(
     del y
     refuse_uncallable(classifier)
     network, noise, key, x = _checked_denoiser(f, noise, key, x)
-    labels = lax.stop_gradient(classifier(x)).argmax(axis=-1)
+    scores = classifier(x)
+    if len(shape_of_scores(scores, len(x))) > 1:
+        raise ValueError(f"classifier must return scores [N, K], got shape {scores.shape}")
+    labels = lax.stop_gradient(scores).argmax(axis=-1)
 
     def formula(clean: list[jax.Array], x: jax.Array, labels: jax.Array) -> jax.Array:
         scores = classifier(like_x(clean[0], x))
+        shape_of_scores(scores, len(labels))
         return _per_input(log_probabilities(scores, len(labels)), labels).mean()
 
     return network.value(formula, [_noisy(noise, key, x, 1)], x, labels)
@@ -377,7 +381,8 @@ def _checked_denoiser(f: Any, noise: Any, key: Any, x: Any) -> tuple[Network, No
     """Return what trains a denoiser, once it was found to be as described."""
     if isinstance(f, Network) and not isinstance(f, FunctionNetwork):
         raise TypeError(
-            "f must be a JAX function for an objective that trains a denoiser: the classes train classifiers"
+            "f must be a JAX function for an objective that trains a denoiser: train one of another framework in a "
+            "loop of its own, as examples/denoise_mnist.py does"
         )
     return _checked_network(f, noise, key, x)
 

@@ -1,5 +1,6 @@
 """Tables and pictures of runs: certified accuracy at radii, a lower bound on it, mean radius, abstentions."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from jaxsmooth._claims import NO_TRUTH
 from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_unknown
 from jaxsmooth.curves import (
     abstention_rate,
@@ -20,8 +22,8 @@ from jaxsmooth.logs import LogRow
 from jaxsmooth.stores import StoredRun
 
 _STYLES = ("text", "markdown", "latex")
-_TITLE = ("noise", "scale", "norm", "mode", "k", "n0", "n", "alpha", "dtype")
-_SHOWN = (*_TITLE, "bound", "radii", "precision", "jaxsmooth", "jax")
+_TITLE = ("noise", "scale", "norm", "mode", "k", "n0", "n", "alpha", "m", "dtype")
+_SHOWN = (*_TITLE, "bound", "radii", "precision", "selector", "jaxsmooth", "jax")
 
 
 def report_table(
@@ -99,7 +101,7 @@ def draw_curves(
     norms = {rows[0].settings.get("norm", "2") for rows in runs.values()}
     label = f"L{norms.pop()} radius" if len(norms) == 1 else "radius"
     axes.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, grid[-1]))
-    axes.set_title(title or _in_words(_common(runs, _TITLE)), fontsize=9)
+    axes.set_title(_wrapped(title or _in_words(_common(runs, _TITLE))), fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, title=f"band: certain with probability {1 - delta:g}", title_fontsize=8)
     figure.savefig(path, dpi=150)
@@ -145,7 +147,9 @@ def probability_table(
         raise ValueError(f"probabilities must be a list of numbers in [0, 1], got {in_brief(probabilities)}")
     lines = [["run", "inputs", *(f"p > {level:g}" for level in levels)]]
     for name, values in bounds.items():
-        lines.append([name, str(len(values)), *(f"{(values > level).mean():.3f}" for level in levels)])
+        lines.append(
+            [name, str(len(values)), *(f"{np.floor((values > level).mean() * 1000) / 1000:.3f}" for level in levels)]
+        )
     claims = _claims(_rows_at(runs, alpha))
     return {"text": _text, "markdown": _markdown, "latex": _latex}[style](lines, claims)
 
@@ -168,18 +172,19 @@ def draw_probabilities(
     """
     bounds = _true_class_bounds(runs, as_alpha(alpha))
     figure, axes = _make_figure("draw_probabilities")
-    ticks = np.array([0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
+    ticks = np.array([0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
     grid = special.ndtr(np.linspace(special.ndtri(ticks[0]), special.ndtri(ticks[-1]), 501))
     for name, values in bounds.items():
         axes.step(special.ndtri(grid), (values[None] > grid[:, None]).mean(axis=1), where="post", label=name)
     axes.set_xticks(special.ndtri(ticks), [f"{tick:g}" for tick in ticks])
-    axes.axvline(0.0, color="grey", linewidth=0.8, linestyle=":")
+    axes.axvline(0.0, color="grey", linewidth=0.8, linestyle=":", label="certified above 1/2")
     axes.set(
         xlabel="p, lower bound on the probability of the true class", ylabel="share of inputs above p", ylim=(0, 1)
     )
-    axes.set_title(title or _in_words(_common(_rows_at(runs, alpha), _TITLE)), fontsize=9)
+    axes.set_title(_wrapped(title or _in_words(_common(_rows_at(runs, alpha), _TITLE))), fontsize=9)
+    axes.set_xlim(special.ndtri(ticks[0]), special.ndtri(ticks[-1]))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, title=f"bounds that hold with probability {1 - alpha:g} each", title_fontsize=8)
     figure.savefig(path, dpi=150)
 
 
@@ -193,6 +198,10 @@ def _true_class_bounds(runs: Any, alpha: float) -> dict[str, np.ndarray]:
             raise TypeError(f"runs must be {expected}, got {type(run).__name__} for run {name!r}")
         if len(run.idx) == 0:
             raise ValueError(f"run {name!r} must have at least one input")
+        if run.settings.get("truth") == NO_TRUTH:
+            raise ValueError(
+                f"run {name!r} must be of known classes, got the run of a selector, whose truth is not known"
+            )
     return {name: true_class_bounds(run.votes, run.truth, alpha=alpha) for name, run in runs.items()}
 
 
@@ -203,6 +212,11 @@ def _rows_at(runs: Mapping[str, StoredRun], alpha: float) -> dict[str, list[LogR
         return " ".join(f"{name}={value}" for name, value in {**row.settings, "alpha": alpha}.items())
 
     return {name: [row._replace(claim=claim_at(row)) for row in run.rows()] for name, run in runs.items()}
+
+
+def _wrapped(title: str) -> str:
+    """Return a title in lines that fit over the axes."""
+    return textwrap.fill(title, 85, break_long_words=False)
 
 
 def _make_figure(function: str) -> tuple[Any, Any]:
@@ -224,6 +238,10 @@ def _check_runs(runs: Any) -> None:
     for name, rows in cast(Mapping[Any, Any], runs).items():
         if not isinstance(rows, Sequence) or not all(isinstance(row, LogRow) for row in cast(Sequence[Any], rows)):
             raise TypeError(f"runs must be {expected}, got {type(rows).__name__} for run {name!r}")
+        if any(row.settings.get("truth") == NO_TRUTH for row in rows):
+            raise ValueError(
+                f"run {name!r} must be of known classes, got the run of a selector, whose truth is not known"
+            )
         for word in ("alpha", "noise", "norm", "mode", "k"):
             said = {row.settings.get(word) for row in rows}
             if len(said) > 1:

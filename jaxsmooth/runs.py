@@ -127,7 +127,7 @@ def certify_job(
         certify=lambda x, ids: run(mode, voter.sampler(x, ids), alpha),
         select=lambda x, ids: np.asarray(voter.sampler(x, ids).first(mode.n0, 0, mode.rule).selection),
         examine=partial(_examine, voter),
-        settings={**voter.settings, **_settings_of(mode), "alpha": alpha},
+        settings={**voter.settings, **settings_of(mode), "alpha": alpha},
         rule=mode.rule,
         selects=True,
         n=mode.n,
@@ -217,6 +217,8 @@ class Job(NamedTuple):
         is_settled: whether a stored row needs no more votes; None where every row is like that.
         n: most votes of an input.
         group: how many inputs to certify together, by default.
+        bar: what the bar says that it counts.
+        has_truth: whether the labels of the data are classes of f.
     """
 
     certify: Callable[[np.ndarray, np.ndarray], Certificate]
@@ -228,6 +230,8 @@ class Job(NamedTuple):
     n: int
     group: int
     is_settled: Callable[[VoteRow], bool] | None = None
+    bar: str = "inputs"
+    has_truth: bool = True
 
 
 class _Voter(NamedTuple):
@@ -291,7 +295,7 @@ def _spread(f: Any, batch_size: int, compiled: bool, devices: Sequence[Any] | No
     return (f, batch_size) if devices is None and count == 1 else (over_devices(f, devices), count * batch_size)
 
 
-def _settings_of(mode: Mode) -> dict[str, Any]:
+def settings_of(mode: Mode) -> dict[str, Any]:
     """Return what a mode fixes in advance, in a form that JSON can hold."""
     names = ("n0", "n", "bound", "radii", "beta", "looks", "precision", "votes")
     values = {name: getattr(mode, name) for name in names if hasattr(mode, name)}
@@ -483,7 +487,7 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
         _begin_log(own, store, words)
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
-        with progress_bar("inputs", request.inputs.total, request.verbose) as advance:
+        with progress_bar(job.bar, request.inputs.total, request.verbose) as advance:
             for batch in _batches(items, request.group or job.group):
                 undone = [item for item in batch if item.idx not in done]
                 if undone:
@@ -496,7 +500,10 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
                         log.writelines(format_row(log_row(row, words)) + "\n" for row in rows)
                 wanted += [done[item.idx] for item in batch]
                 progress = progress.add(wanted[-len(batch) :])
-                advance(progress.done, **progress.notes(job.n))
+                notes = progress.notes(job.n)
+                advance(
+                    progress.done, **{name: note for name, note in notes.items() if job.has_truth or name != "accuracy"}
+                )
         # The log in the order of the inputs replaces the one in the order of their certificates.
         write_log(own, in_order(done.values() if own == path else store.rows, words))
     return in_order(wanted, words)

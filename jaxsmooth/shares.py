@@ -40,6 +40,8 @@ def merge_shares(path: str | Path) -> list[LogRow]:
     """
     path = Path(path)
     found = {store: VoteStore.read(store) for store in list_stores(path)}
+    if not found and list_stores(path.with_name(f"{path.stem}.selector{path.suffix}")):
+        raise ValueError(f"{path} is a run at levels of noise: certify_levels_dataset without share= writes its log")
     if not found:
         raise ValueError(f"there is no file of votes of {path}: expected {path.name}.votes or those of its shares")
     first = next(iter(found))

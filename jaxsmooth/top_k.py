@@ -1,7 +1,7 @@
 """The radius within which a class stays among the k most probable ones (Jia et al. 2020, arXiv:1912.09899)."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,16 +10,26 @@ from scipy import special
 
 from jaxsmooth._checks import as_host_inputs, as_noise, as_votes, refuse_stopped, shape_of_scores
 from jaxsmooth._sampling import shaped_scores
-from jaxsmooth.arguments import as_alpha, as_array, as_flag, as_integer, in_brief, refuse_traced
+from jaxsmooth.arguments import as_alpha, as_array, as_flag, as_integer, in_brief, refuse_traced, refuse_uncallable
 from jaxsmooth.bounds import at_label, lower_bound, per_input, reduced, round_down, rounded_radius
 from jaxsmooth.certify import cast_votes
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
-__all__ = ["certify_top_k", "top_k_certificate"]
+__all__ = ["TopK", "certify_top_k", "top_k_certificate"]
 
 _BISECTIONS = 100
 _SLACK = 1e-12  # of a radius at scale 1, for the rounding of the equation that is solved for it
+
+
+class TopK(NamedTuple):
+    """What a certificate of the k best is about: its `state`, by which `log_rows` says it.
+
+    Attributes:
+        k: how many classes there are at most that are as probable as the label, itself included.
+    """
+
+    k: int
 
 
 def certify_top_k(
@@ -53,7 +63,8 @@ def certify_top_k(
         alpha: failure probability for each input, in [1e-12, 0.5).
 
     Returns:
-        A `Certificate`, of NumPy arrays. `p_lower` is the bound on the probability of the label at level alpha / K.
+        A `Certificate`, of NumPy arrays. `p_lower` is the bound on the probability of the label at level alpha / K,
+        `state` a `TopK`.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -70,6 +81,7 @@ def certify_top_k(
     k = as_integer("k", k, 1)
     refuse_other_noise(noise)
     refuse_traced("certify_top_k", (x, key, noise))
+    refuse_uncallable(f)
     x = as_host_inputs(x)
     if labels is not None:
         labels = _as_classes(labels, len(x))
@@ -149,7 +161,7 @@ def _decide(votes: Votes, noise: Noise, k: int, labels: Any, alpha: float) -> Ce
     label = np.where(certified, label, ABSTAIN).astype(np.int32)
     lost = None if votes.lost is None else np.asarray(votes.lost)
     label, radius = reduced(np, label, np.where(certified, radius, np.float32(0)), lost)
-    return Certificate(label, radius, round_down(p), votes)
+    return Certificate(label, radius, round_down(p), votes, TopK(k))
 
 
 def _unit_radius(p: np.ndarray, total: np.ndarray, t: int) -> np.ndarray:
@@ -178,7 +190,7 @@ def _as_classes(labels: Any, inputs: int) -> np.ndarray:
         raise TypeError(f"labels must hold integers, got dtype {array.dtype}")
     if array.ndim == 0 or len(array) != inputs:
         raise ValueError(f"labels must have one class for each of the {inputs} inputs, got shape {array.shape}")
-    return array.astype(np.int64)
+    return array
 
 
 def _refuse_misfit(k: int, labels: np.ndarray | None, shape: tuple[int, ...]) -> None:

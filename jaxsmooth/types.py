@@ -44,7 +44,7 @@ class Votes:
             it; None where the noise does not round.
         rule: what decided how many samples were drawn. "fixed": nothing in `counts` did, so that `certificate` holds.
             "grid" and "anytime": the sampling stopped because of the counts. "levels": each input was voted on under a
-            noise that other votes chose.
+            noise that other votes chose. "changed": they are of another version of what was certified.
         batch_size: the rows of a batch, where votes depend on it: those of a `RandomClassifier` that draws for the
             batch as a whole. None where they do not.
 
@@ -214,7 +214,8 @@ class Certificate:
         p_lower: `f32[N, *components]`, the lower confidence bound on the probability of the selected class, rounded
             down.
         votes: the votes that this was decided from; `votes.n` says how many were drawn.
-        state: what `certify_radii` goes on from, what `certify_changed` found; None in the other modes.
+        state: what `certify_radii` goes on from, what `certify_top_k`, `certify_levels`
+            and `certify_changed` add; None in the other modes.
     """
 
     label: Array

@@ -13,15 +13,21 @@ from jaxsmooth import (
     ABSTAIN,
     Gaussian,
     Laplace,
+    LatticeGaussian,
     RandomClassifier,
     Votes,
+    certificate,
     certify,
     certify_changed,
     certify_dataset,
     certify_radii,
+    log_rows,
+    prediction,
     read_votes,
     stream_key,
     stream_samples,
+    top_k_certificate,
+    true_class_bounds,
 )
 from jaxsmooth.stream import Stream
 from tests.classifiers import grid_of_features, half_space
@@ -168,6 +174,91 @@ def test_a_stored_run_knows_its_key_noise_inputs_and_classifier(tmp_path):
     ):
         with pytest.raises(ValueError, match=match):
             certify_changed(*arguments, run)
+
+
+def test_a_stored_run_is_voted_on_again(tmp_path):
+    """Neither a plain function nor one within a pytree shows what it computes."""
+    x = np.linspace(-0.9, 0.9, 5, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+    data = x, np.zeros(5, int)
+
+    def opposite(x):
+        return -half_space(x)
+
+    certify_dataset(half_space, NOISE, KEY, data, tmp_path / "run.tsv", verbose=False)
+    run = read_votes(tmp_path / "run.tsv.votes")
+    certify_changed(half_space, in_bfloat16, NOISE, None, x, run, m=100)
+    with pytest.raises(ValueError, match="f must be the classifier of the run, on such a machine"):
+        certify_changed(opposite, opposite, NOISE, None, x, run, m=100)
+
+
+def test_classes_are_those_that_votes_are_counted_by():
+    """Scores of float64 that are equal, or too large, in float32."""
+    x = np.full((1, 2), 0.5, np.float32)
+
+    def close(x):
+        return np.stack([np.ones(len(x)), 1 + 1e-12 * (np.asarray(x)[:, 0] > -5)], axis=1)
+
+    def large(x):
+        return 1e200 * np.asarray(half_space(x), np.float64)
+
+    def first(x):
+        return np.stack([np.ones(len(x)), np.zeros(len(x))], axis=1)
+
+    settings = {"n": 1000, "compiled": False}
+    votes = certify(close, NOISE, KEY, x, **settings).votes
+    assert votes.counts[0, 1] == 1000
+    found = certify_changed(close, first, NOISE, KEY, x, votes, m=300, compiled=False)
+    assert found.state.changed[0] == 300
+    assert found.label[0] == ABSTAIN
+    votes = certify(large, NOISE, KEY, x, **settings).votes
+    assert certify_changed(large, half_space, NOISE, KEY, x, votes, m=300, compiled=False).state.changed[0] == 0
+
+
+def test_what_a_lattice_rounds_is_taken_off_and_known():
+    noise = LatticeGaussian(0.5, 0.5)
+    x = np.array([[0.6, 0.0]], np.float32)
+    votes = certify(half_space, noise, KEY, x, n=5000).votes
+    found = certify_changed(half_space, half_space, noise, KEY, x, votes, m=5000)
+    assert 0 < found.radius[0] < certify(half_space, noise, KEY, np.round(2 * x) / 2, n=5000).radius[0] - 0.09
+    for other in (replace(votes, lost=None), replace(votes, lost=np.zeros(1))):
+        with pytest.raises(ValueError, match=r"votes\.lost must be noise\.lost_radius"):
+            certify_changed(half_space, half_space, noise, KEY, x, other, m=50)
+    with pytest.raises(ValueError, match=r"votes\.lost must be noise\.lost_radius"):
+        certify_changed(half_space, half_space, noise, KEY, np.round(2 * x) / 2, votes, m=50)
+
+
+def test_its_votes_are_those_of_the_first_version_and_support_nothing_else():
+    x = np.full((2, 2), 0.5, np.float32)
+    votes = certify(half_space, NOISE, KEY, x, n=1000).votes
+    found = certify_changed(half_space, other, NOISE, KEY, x, votes, m=100)
+    for decide in (
+        lambda: certificate(found.votes, NOISE),
+        lambda: prediction(found.votes),
+        lambda: top_k_certificate(found.votes, NOISE, 1),
+        lambda: true_class_bounds(found.votes, [0, 0]),
+        lambda: certify_changed(other, other, NOISE, KEY, x, found.votes),
+        lambda: found.votes + found.votes,
+    ):
+        with pytest.raises(ValueError, match="rule 'fixed'"):
+            decide()
+    with pytest.raises(TypeError, match=r"give its \.votes"):
+        certify_changed(half_space, other, NOISE, KEY, x, found)
+    with pytest.raises(TypeError, match="key must be given"):
+        certify_changed(half_space, other, NOISE, None, x, votes)
+    row = log_rows(found, [0, 0], noise=NOISE, alpha=0.001)[0]
+    assert row.settings["m"] == "100"
+
+
+def test_tensors_are_taken_where_they_are_elsewhere():
+    torch = pytest.importorskip("torch")
+    x = np.full((1, 2), 0.5, np.float32)
+    votes = certify(half_space, NOISE, KEY, x, n=1000).votes
+
+    def as_tensor(x):
+        return torch.tensor(np.asarray(half_space(x)))
+
+    found = certify_changed(as_tensor, as_tensor, NOISE, KEY, x, votes, m=100, compiled=False)
+    assert found.state.changed[0] == 0
 
 
 def three_classes(x):

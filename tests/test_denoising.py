@@ -1,12 +1,14 @@
 """Denoise, then classify: the known steps of diffusion models, a closed form, and how denoisers are trained."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from jax.tree_util import Partial
 from scipy import stats
 
@@ -48,7 +50,6 @@ def test_steps_are_those_of_the_literature(schedule, steps):
 
 
 def test_the_linear_schedule_is_that_of_diffusers():
-    torch = pytest.importorskip("torch")
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     np.testing.assert_allclose(SCHEDULE, torch.cumprod(1 - betas, 0).numpy(), rtol=1e-12)
 
@@ -96,6 +97,40 @@ def test_clean_images_are_clipped_and_a_learned_variance_is_left_out():
 
     model = denoised(lambda x: x[:, 0, 0], far, Gaussian(0.25), schedule=SCHEDULE)
     np.testing.assert_array_equal(model.denoise(x), jnp.ones_like(x))
+
+
+def test_the_sigma_of_a_step_leads_to_that_step():
+    for schedule in (SCHEDULE, cosine_schedule(4000)):
+        for t in (1, 145, 500, len(schedule) - 2):
+            sigma = float(np.sqrt((1 - schedule[t]) / schedule[t]) / 2)
+            assert diffusion_step(Gaussian(sigma), schedule).t == t
+            assert diffusion_step(Gaussian(np.float32(sigma)), schedule).t == t
+
+
+def test_a_schedule_may_end_without_signal():
+    schedule = np.append(SCHEDULE[:-1], 0.0)
+    assert diffusion_step(Gaussian(0.5), schedule).t == 259
+    with pytest.raises(ValueError, match="noise must be at most that of the schedule's last step, 7"):
+        diffusion_step(Gaussian(1000.0), schedule)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda out: {"sample": out}, lambda out: (out, None), lambda out: SimpleNamespace(sample=out), lambda out: out],
+)
+def test_what_diffusion_models_return_is_read(wrap):
+    x = jnp.full((2, 3), 0.4)
+    plain = denoised(linear, lambda image, _: 0.2 * image, Gaussian(0.5), schedule=SCHEDULE)
+    wrapped = denoised(linear, lambda image, _: wrap(0.2 * image), Gaussian(0.5), schedule=SCHEDULE)
+    np.testing.assert_array_equal(plain(x), wrapped(x))
+    with pytest.raises(TypeError, match="denoiser must return an array"):
+        denoised(linear, lambda *_: {"noise": 0.0}, Gaussian(0.5), schedule=SCHEDULE)(x)
+
+
+@pytest.mark.parametrize("classifier", [lambda x: x[:, 0], lambda x: x[:, :1], lambda x: x[:, None]])
+def test_stability_needs_scores(classifier):
+    with pytest.raises(ValueError, match="scores"):
+        losses.denoising_stability(shrink, Gaussian(0.5), KEY, jnp.ones((4, 3)), classifier=classifier)
 
 
 PRIOR = 0.7
@@ -191,7 +226,10 @@ def test_a_random_classifier_keeps_its_keys():
         ({"prediction": "noise"}, ValueError, "prediction"),
         ({"clip_values": (1, 0)}, ValueError, "clip_values"),
         ({"clip_values": 255}, ValueError, "clip_values"),
-        ({"schedule": np.linspace(1e-4, 0.02, 1000)}, ValueError, "alphas_cumprod, not alphas or betas"),
+        ({"schedule": SCHEDULE[::-1]}, ValueError, "in the order of t"),
+        ({"schedule": SimpleNamespace(config={}, sigmas=[1.0])}, TypeError, "schedule must have alphas_cumprod"),
+        ({"denoiser": torch.nn.Identity()}, TypeError, r"a PyTorch module, Identity: bridges.pytorch.as_jax"),
+        ({"schedule": np.linspace(1e-4, 0.02, 1000)}, ValueError, "not alphas or betas"),
         ({"schedule": [[0.9, 0.5]]}, ValueError, "schedule must be"),
         ({"schedule": "cosine"}, TypeError, "schedule must be"),
     ],

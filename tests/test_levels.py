@@ -17,10 +17,15 @@ from jaxsmooth import (
     Within,
     certificate,
     certify,
+    certify_dataset,
     certify_levels,
     certify_levels_dataset,
     key_of_seed,
+    log_rows,
+    merge_shares,
+    probability_table,
     read_log,
+    read_votes,
     report_table,
 )
 from jaxsmooth.stream import Stream, stream_key
@@ -174,7 +179,7 @@ def test_a_run_gives_the_certificates_of_the_function(mode, tmp_path):
     result = certify_levels(by_second_feature, LEVELS, NOISE, KEY, DATA[0], mode=mode)
     assert [row.predict for row in rows] == result.label.tolist()
     assert [row.radius for row in rows] == result.radius.tolist()
-    assert [row.votes for row in rows] == result.votes.n.tolist()
+    assert [row.votes for row in rows] == (result.votes.n + np.asarray(result.state.selector.votes.n)).tolist()
     assert [row.label for row in rows] == DATA[1].tolist()
     assert len({row.predict for row in rows}) == 3
     assert [row._replace(seconds=0, radius=0) for row in read_log(tmp_path / "run.tsv")] == [
@@ -183,7 +188,15 @@ def test_a_run_gives_the_certificates_of_the_function(mode, tmp_path):
     claimed = rows[0].settings
     assert claimed["noise"] == "levels(Gaussian(sigma=0.25),Gaussian(sigma=1.0))"
     assert (claimed["mode"], claimed["alpha"], claimed["inputs"]) == (f"levels-{mode.name}", "0.001", "12")
+    assert claimed["selector"].startswith(f"noise=Gaussian(sigma=0.5);mode={mode.name};")
+    assert "alpha=0.0005" in claimed["selector"]
     assert "norm 2" in report_table({"run": rows}, [0.1])
+    direct = log_rows(result, DATA[1], noise=LEVELS, alpha=0.001)
+    assert [row[:4] for row in direct] == [row[:4] for row in rows]
+    assert direct[0].settings["noise"] == claimed["noise"]
+    assert direct[0].votes == rows[0].votes
+    with pytest.raises(TypeError, match="noise must be the levels"):
+        log_rows(result, DATA[1], noise=NOISE, alpha=0.001)
 
 
 def test_a_run_goes_on_where_it_was_ended(tmp_path):
@@ -248,3 +261,59 @@ def test_what_a_run_is_not_of_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not overwritten"):
         run_levels(other)
     assert run_levels(tmp_path / "none.tsv", most=0) == []
+    data = DATA[0], np.full(12, 2)
+    with pytest.raises(ValueError, match="must be a class below 2"):
+        run_levels(tmp_path / "labels.tsv", data=data)
+
+
+def test_the_run_of_a_selector_has_no_truth(tmp_path):
+    path = tmp_path / "run.tsv"
+    run_levels(path)
+    selector = tmp_path / "run.selector.tsv"
+    with pytest.raises(ValueError, match="run of a selector, whose truth is not known"):
+        report_table({"selector": read_log(selector)}, [0.1])
+    with pytest.raises(ValueError, match="run of a selector, whose truth is not known"):
+        probability_table({"selector": read_votes(f"{selector}.votes")})
+    assert "level" in report_table({"level": read_log(tmp_path / "run.level-0.tsv")}, [0.1])
+
+
+def test_logs_of_other_runs_stay(tmp_path):
+    path = tmp_path / "run.tsv"
+    certify_dataset(half_space, NARROW, KEY, DATA, path, mode=Fixed(n=100), share=(0, 2), verbose=False)
+    before = sorted(tmp_path.iterdir())
+    for settings in ({}, {"share": (0, 2)}):
+        with pytest.raises(ValueError, match="is a log of another run"):
+            run_levels(path, **settings)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_call_for_fewer_inputs_keeps_the_log(tmp_path):
+    path = tmp_path / "run.tsv"
+    whole = run_levels(path)
+    assert [row[:4] for row in run_levels(path, most=3)] == [row[:4] for row in whole[:3]]
+    assert [row[:3] for row in read_log(path)] == [row[:3] for row in whole]
+    assert run_levels(tmp_path / "few.tsv", most=3)[2][:4] == whole[2][:4]
+    assert [row[:4] for row in run_levels(tmp_path / "few.tsv")] == [row[:4] for row in whole]
+
+
+def test_data_that_change_between_two_passes_are_refused(tmp_path):
+    class Shuffled:
+        """As an iterable that draws its order anew."""
+
+        def __init__(self):
+            self.passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            pairs = list(zip(*DATA, strict=True))
+            return iter(pairs if self.passes < 3 else pairs[::-1])
+
+    with pytest.raises(ValueError, match="data must be the same each time"):
+        run_levels(tmp_path / "run.tsv", data=Shuffled(), check=False)
+    assert not (tmp_path / "run.tsv").exists()
+
+
+def test_merging_the_shares_of_a_run_at_levels_says_how(tmp_path):
+    run_levels(tmp_path / "run.tsv", share=(0, 2))
+    with pytest.raises(ValueError, match="certify_levels_dataset without share="):
+        merge_shares(tmp_path / "run.tsv")

@@ -12,7 +12,9 @@ from jaxsmooth import (
     Gaussian,
     Grid,
     LogRow,
+    StoredRun,
     Votes,
+    certificate,
     certify_dataset,
     draw_curves,
     draw_probabilities,
@@ -203,10 +205,28 @@ def test_classes_that_do_not_fit_have_no_bounds(stored, truth):
         true_class_bounds(stored.votes, truth)
 
 
+def test_settings_of_rows_are_words(stored):
+    radii = np.array([0.25, 0.5])
+    rows = log_rows(stored.certificate, stored.truth, noise=NOISE, alpha=0.001, radii=radii, key=jax.random.key(3))
+    assert rows[0].settings["radii"] == "0.25,0.5"
+    assert rows[0].settings["key"] == "0,3"
+
+
+def test_a_share_of_almost_all_is_not_rounded_up():
+    stored = StoredRun(
+        {}, np.arange(3000), np.zeros(3000, int), np.zeros(3000), certificate(
+            Votes(counts=np.array([[1000, 0]] * 2999 + [[0, 1000]]), n=1000, selection=np.array([[1, 0]] * 3000)), NOISE
+        ), np.zeros(3000, int),
+    )  # fmt: skip
+    assert probability_table({"a": stored}, [0.5]).splitlines()[1].split()[-1] == "0.999"
+
+
 def test_top_k_of_stored_votes_is_reported_beside_the_run(stored):
     """Certificates that are decided from stored votes become rows that say what they claim."""
     top = top_k_certificate(stored.votes, NOISE, 1, labels=stored.truth, alpha=0.002)
-    lines = log_rows(top, stored.truth, noise=NOISE, alpha=0.002, idx=stored.idx, k=1, n=2000)
+    lines = log_rows(top, stored.truth, noise=NOISE, alpha=0.002, idx=stored.idx, n=2000)
+    with pytest.raises(ValueError, match="k must be that of the result, 1, got 2"):
+        log_rows(top, stored.truth, noise=NOISE, alpha=0.002, k=2)
     assert [row.idx for row in lines] == stored.idx.tolist()
     assert lines[-1].predict == -1
     table = report_table({"run": stored.rows(), "top": lines}, [0.0, 0.5])
@@ -225,6 +245,11 @@ def test_top_k_of_stored_votes_is_reported_beside_the_run(stored):
         ({"noise": 0.5}, TypeError, "noise must be"),
         ({"result": 3}, TypeError, "result must be a Certificate"),
         ({"kay": 3}, TypeError, "settings must be among .*, got kay"),
+        ({"norm": 1}, TypeError, "settings must be among .*, got norm"),
+        ({"mode": "top k"}, ValueError, "mode must be one word"),
+        ({"idx": [0] * 10}, ValueError, "idx must name each input once"),
+        ({"seconds": -1.0}, ValueError, "seconds must be"),
+        ({"key": 3}, TypeError, "key must be"),
     ],
 )
 def test_rows_of_bad_arguments_are_refused(stored, change, error, match):

@@ -19,6 +19,9 @@ class Denoised(nn.Module):
     arXiv:2003.01908; Carlini et al. 2022, arXiv:2206.10550). What the network wants done to clean images belongs inside
     `model` (`WithPreprocessing`), and not into the `preprocessing` of a class, which comes before the denoiser.
 
+    `fit` of a class trains every parameter that requires a gradient, those of the denoiser too, and training mode
+    updates the batch normalisation of both.
+
     Args:
         model: the network, of clean images.
         denoiser: without a schedule, a module or function from noisy images to clean ones of the same shape and units.
@@ -62,12 +65,12 @@ class Denoised(nn.Module):
         """Return clean images from noisy ones."""
         if self.step is None:
             return like_x(self.denoiser(x), x)
-        image = self.step.noisy_image(x)
+        # The denoiser may be in another precision than the network.
+        own = self.denoiser if isinstance(self.denoiser, nn.Module) else nn.Identity()
+        dtype = next((tensor.dtype for tensor in own.parameters() if tensor.is_floating_point()), x.dtype)
+        image = self.step.noisy_image(x).to(dtype)
         output = self.denoiser(image, torch.full((len(x),), self.step.t, dtype=torch.int64, device=x.device))
-        if isinstance(output, dict):
-            output = output["sample"]
-        clean = self.step.clean_image(image, getattr(output, "sample", output))
-        return self.step.as_x(clean.clamp(-1, 1))
+        return self.step.as_x(self.step.clean_image(image, output).to(x.dtype).clamp(-1, 1))
 
     def forward(self, x: torch.Tensor) -> Any:
         """Return what the network returns for denoised images."""

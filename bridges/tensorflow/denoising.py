@@ -1,5 +1,6 @@
 """A Keras network behind a denoiser."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +20,13 @@ class Denoised(keras.Model):
     arXiv:2003.01908; Carlini et al. 2022, arXiv:2206.10550). What the network wants done to clean images belongs inside
     `model` (`WithPreprocessing`), and not into the `preprocessing` of the class, which comes before the denoiser.
 
+    `fit` of the class trains both parts; `denoiser.trainable = False` keeps the denoiser as it is.
+
     Args:
         model: the network, of clean images.
         denoiser: without a schedule, a model or function from noisy images to clean ones of the same shape and units.
-            With one, a diffusion model whose images are in [-1, 1]: a function `(image, t) -> output`, or a Keras model
-            of the two inputs [image, t], t being `i32[B]`. Keras copies and saves only functions that are registered
+            With one, a diffusion model whose images are in [-1, 1]: a function or model of (image, t), or a Keras model
+            that takes the list [image, t], t being `i32[B]`. Keras copies and saves only functions that are registered
             with it (`keras.saving.register_keras_serializable`).
         noise: with a schedule, the noise under which it will be certified; `step` says which step it leads to.
         schedule, prediction, clip_values: of the diffusion model: see `jaxsmooth.diffusion_step`.
@@ -61,13 +64,13 @@ class Denoised(keras.Model):
 
     def denoise(self, x: Any) -> Any:
         """Return clean images from noisy ones."""
+        x = keras.ops.convert_to_tensor(x)
         if self.step is None:
             return like_x(self.denoiser(x), x)
         image = self.step.noisy_image(x)
         rows: Any = keras.ops.shape(x)
         t = keras.ops.full((rows[0],), self.step.t, dtype="int32")
-        takes_list = len(getattr(self.denoiser, "inputs", None) or ()) == 2
-        output = self.denoiser([image, t]) if takes_list else self.denoiser(image, t)
+        output = self.denoiser([image, t]) if _takes_list(self.denoiser) else self.denoiser(image, t)
         return self.step.as_x(keras.ops.clip(self.step.clean_image(image, output), -1, 1))
 
     def call(self, x: Any) -> Any:
@@ -89,3 +92,14 @@ class Denoised(keras.Model):
         made = cls(*parts)
         made.step = None if config["step"] is None else DiffusionStep(*config["step"])
         return made
+
+
+def _takes_list(denoiser: Any) -> bool:
+    """Return whether a diffusion model takes its two inputs as a list: one of Keras's functions, or a `call` of one."""
+    if not isinstance(denoiser, keras.Model):
+        return False
+    if len(getattr(denoiser, "inputs", None) or ()) == 2:
+        return True
+    named = inspect.signature(denoiser.call).parameters.values()
+    own = [one for one in named if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return len([one for one in own if one.name not in ("training", "mask")]) == 1

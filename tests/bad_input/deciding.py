@@ -56,6 +56,12 @@ def is_a_loss(result):
     assert np.isfinite(float(result))
 
 
+def is_an_error(result):
+    """A squared error, which may be too large for float32."""
+    assert result.shape == ()
+    assert float(result) >= 0
+
+
 def is_zero(result):
     assert int(result) == 0
 
@@ -84,6 +90,23 @@ def deciding() -> Iterator[Subject]:
         return {**votes, "selection": counts(), "noise": Gaussian(0.5)}
 
     yield Subject("certificate", of_votes(jaxsmooth.certificate), both, odd, are_certificates, words)
+    odd = {**odd, "k": constants(0, 3, 1.5, "1", None, True, [1], -1), "labels": LABELS}
+    del odd["bound"]
+    words |= {"counts": ("k must", "labels", "selection", "lost"), "selection": ("counts", "labels"), "k": ("counts",)}
+
+    def best():
+        return {**both(), "k": 2, "labels": [0, 1, 2]}
+
+    best_of = of_votes(lambda votes, noise, k, **settings: jaxsmooth.top_k_certificate(votes, noise, k, **settings))
+    yield Subject("top_k_certificate", best_of, best, odd, are_certificates, words)
+    of_truth = of_votes(jaxsmooth.true_class_bounds)
+    odd = {name: odd[name] for name in ("counts", "n", "alpha", "rule")} | {"truth": VECTORS}
+    words |= {"counts": ("truth", "lost"), "truth": ("counts",)}
+
+    def known():
+        return {**votes, "truth": [0, 1, 2]}
+
+    yield Subject("true_class_bounds", of_truth, known, odd, are_shares, words)
     odd = {
         "count": [*ANYTHING, *constants(-1, 11, 0.5, [5, 11])],
         "n": [*constants(0, -1, 9, 2.5, "10", None, [10, 10], 10**400), *ANYTHING],
@@ -156,6 +179,18 @@ def training_functions() -> Iterator[Subject]:
         settings = {"clip_values": None} if name in ("smoothadv", "smoothmix") else {}
         run = partial(in_order, partial(getattr(losses, name), **settings))
         yield Subject(f"losses.{name}", run, good, odd, is_a_loss, words)
+    odd = {"f": CLASSIFIERS[:8], "noise": NOISES, "key": KEYS, "x": X}
+    words = {**WORDS, "f": ("denoiser",), "x": ("denoiser", "classifier", "f must")}
+
+    def restored(x):
+        return 0.5 * x
+
+    def denoising():
+        return {name: value for name, value in good().items() if name != "y"} | {"f": restored}
+
+    yield Subject("losses.denoising", losses.denoising, denoising, odd, is_an_error, words)
+    stability = partial(losses.denoising_stability, classifier=scores)
+    yield Subject("losses.denoising_stability", stability, denoising, odd, is_a_loss, words)
     parameters = Partial(lambda w, x: x[:, :3] * w, jnp.ones((1, 3)))
     odd = {
         "f": [*ANYTHING, lambda: scores, lambda: Partial(scores, np.zeros(3, int))],

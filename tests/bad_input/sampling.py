@@ -168,6 +168,66 @@ def certifying() -> Iterator[Subject]:
     yield Subject("certify_anytime", first_certificate, anytime, odd, are_certificates, WORDS)
 
 
+def enlarging() -> Iterator[Subject]:
+    """Certificates of the k best, of another version of f, at a level of noise, behind a denoiser."""
+    labels = [*ANYTHING, *constants([0, 1], [0, 1, 3], [0, 1, -1], [0.0, 1.0, 2.0], [[0], [1], [2]], ["0", "1", "2"])]
+    odd = {**DECIDED, "n0": N, "k": constants(0, 3, 1.5, "1", None, True, [1], -1), "labels": labels}
+    best = partial(good, k=2, labels=[0, 1, 2], n0=10, alpha=0.01)
+    words = {**WORDS, "f": ("k must", "labels"), "x": ("k must", "labels", "f must"), "k": ("f must",)}
+    yield Subject("certify_top_k", partial(in_order, jaxsmooth.certify_top_k), best, odd, are_certificates, words)
+
+    def changed(f, changed, noise, key, x, votes, **settings):
+        return jaxsmooth.certify_changed(f, changed, noise, key, x, votes, **settings)
+
+    def versions():
+        votes = jaxsmooth.certify(scores, Gaussian(0.5), jax.random.key(7), inputs(), n0=10, n=10, alpha=0.01).votes
+        return good("n", changed=scores, votes=votes, m=10, alpha=0.01)
+
+    names = ("f", "noise", "key", "x", "batch_size", "ids", "alpha")
+    odd = {name: DECIDED[name] for name in names} | {"changed": CLASSIFIERS, "m": N, "alpha_zeta": LEVELS}
+    odd["votes"] = ANYTHING
+    words = {**WORDS, "x": ("votes", "f must"), "f": ("votes", "changed"), "changed": ("f must", "votes")}
+    words |= {"alpha": ("alpha_zeta",), "m": ("n must",)}
+    yield Subject("certify_changed", changed, versions, odd, are_certificates, words)
+
+    def at_levels(selector, levels, noise, key, x, **settings):
+        mode = jaxsmooth.Fixed(n0=10, n=10)
+        return jaxsmooth.certify_levels(selector, levels, noise, key, x, mode=mode, **settings)
+
+    def leveled():
+        levels = [(scores, Gaussian(0.5)), (scores, Gaussian(1.0)), (scores, Gaussian(0.25))]
+        return good("f", "n", selector=scores, levels=levels, alpha=0.01)
+
+    names = ("noise", "key", "x", "batch_size", "ids", "alpha")
+    several = constants(
+        [(scores, Gaussian(0.5))], [scores] * 3, [(scores, 0.5)] * 3, [(scores, jaxsmooth.Laplace(1.0))] * 3
+    )
+    odd = {name: DECIDED[name] for name in names} | {"selector": CLASSIFIERS, "levels": [*several, *ANYTHING]}
+    odd["alpha_selector"] = LEVELS
+    words = {**WORDS, "selector": ("f must",), "levels": ("f must", "noise"), "x": ("f must", "selector")}
+    words |= {"alpha": ("alpha_selector",)}
+    yield Subject("certify_levels", at_levels, leveled, odd, are_certificates, words)
+
+    def behind(x, **arguments):
+        return jaxsmooth.denoised(**arguments)(jnp.asarray(x))
+
+    def denoising():
+        schedule = jaxsmooth.linear_schedule(100)
+        return {"f": scores, "denoiser": _predict, "noise": Gaussian(0.5), "schedule": schedule, "x": inputs()}
+
+    odd = {"f": CLASSIFIERS[:8], "denoiser": ANYTHING, "noise": NOISES}
+    odd["schedule"] = [*ANYTHING, *constants([], [0.5], [0.5, 0.6], [2.0, 1.0], [[0.9, 0.5]], [np.nan, 0.5])]
+    odd["prediction"] = [*constants("noise", Same("epsilon"), "sample"), *ANYTHING]
+    odd["clip_values"] = constants((1, 0), (0, 0), 1, "01", None, (0, np.inf), (0, 1, 2), Same((0, 1)))
+    words = {"f": ("denoiser",), "denoiser": ("f must",), "noise": ("the scale of", "sigma"), "schedule": ("noise",)}
+    yield Subject("denoised", behind, denoising, odd, are_finite, words)
+
+
+def _predict(image, t):
+    assert t.shape == (len(image),)
+    return 0.1 * image
+
+
 def checking() -> Iterator[Subject]:
     odd = {"f": CLASSIFIERS, "x": X, "noise": NOISES, "classes": constants(1, 2.5, "3", 4, True)}
     words = {**WORDS, "classes": ("f must",)}

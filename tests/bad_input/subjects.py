@@ -7,6 +7,7 @@ from tests.bridges.frameworks import FRAMEWORKS
 _CORE = (
     sampling.voting,
     sampling.certifying,
+    sampling.enlarging,
     sampling.checking,
     deciding.deciding,
     deciding.summing_up,

@@ -139,9 +139,13 @@ def test_a_model_of_diffusers_is_taken_as_it_is():
             torch.testing.assert_close(model.denoise(x), clean.clamp(-1, 1) / 2 + 0.5, rtol=1e-4, atol=1e-5)
         result = certify(bridges.pytorch.as_jax(model), Gaussian(0.5), KEY, x.numpy(), n0=20, n=60, batch_size=64)
         assert result.votes.counts.sum() == 120
+        with torch.no_grad():
+            expected = model.denoise(x)
+            unet.to(torch.bfloat16)
+            torch.testing.assert_close(model.denoise(x), expected, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("kind", ["list", "two arguments"])
+@pytest.mark.parametrize("kind", ["list", "one argument", "two arguments"])
 def test_keras_diffusion_models_of_two_inputs(kind):
     if kind == "list":
         image, t = keras.Input((8, 8, 1)), keras.Input((), dtype="int32")
@@ -154,18 +158,26 @@ def test_keras_diffusion_models_of_two_inputs(kind):
                 super().__init__()
                 self.table = keras.layers.Embedding(1000, 1)
 
-            def call(self, image, t):
+            def scaled(self, image, t):
                 return image * keras.ops.reshape(self.table(t), (-1, 1, 1, 1))
 
-        denoiser = Own()
+        class OfTwo(Own):
+            def call(self, image, t, training=None):
+                del training
+                return self.scaled(image, t)
+
+        class OfOne(Own):
+            def call(self, inputs, training=None):
+                del training
+                return self.scaled(*inputs)
+
+        denoiser = OfOne() if kind == "one argument" else OfTwo()
     model = bridges.tensorflow.Denoised(keras_network(), denoiser, Gaussian(SIGMA), schedule=SCHEDULE)
     assert bridges.tensorflow.as_jax(model)(X).shape == (3, 4)
     table = next(w for w in denoiser.weights if w.shape == (1000, 1))
     image = model.step.noisy_image(X)
     clean = np.clip(model.step.clean_image(image, image * table.numpy()[model.step.t, 0]), -1, 1)
-    np.testing.assert_allclose(
-        model.denoise(keras.ops.convert_to_tensor(X)), model.step.as_x(clean), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(model.denoise(X), model.step.as_x(clean), rtol=1e-5, atol=1e-6)
 
 
 def test_a_keras_one_is_saved_and_copied_with_its_step(tmp_path):
