@@ -201,7 +201,7 @@ def denoised(
     if (found := kind_of(denoiser)) is not None:
         raise TypeError(
             f"denoiser must be a JAX function, got {found[0]}, {type(denoiser).__name__}: {found[1]} takes it if it "
-            "is a function of x. bridges.pytorch.Denoised and bridges.tensorflow.Denoised take a network and a denoiser "
+            "is a function of x. bridges.pytorch.Denoised and bridges.tensorflow.Denoised take a network and denoiser "
             "of their framework, diffusion models too"
         )
     if schedule is not None and isinstance(getattr(denoiser, "framework", None), str):

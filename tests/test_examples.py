@@ -111,6 +111,37 @@ def test_train_mnist_in_another_framework(run):
     assert float(at_zero) >= 0.5
 
 
+def test_denoise_mnist(tmp_path, run):
+    done = run("denoise_mnist.py", "--count", "6", "--seconds", "4", "--n", "300", "--seed", "0")
+    assert done.returncode == 0, done.stderr
+    assert "behind the denoiser" in done.stdout
+    assert (tmp_path / "denoised_mnist.png").stat().st_size > 5_000
+
+
+def test_levels_mnist(tmp_path, run):
+    done = run("levels_mnist.py", "--training", "500", "--count", "10", "--n", "300", "--seed", "0")
+    assert done.returncode == 0, done.stderr
+    names = [line.rsplit(maxsplit=9)[0].strip() for line in done.stdout.splitlines()[5:10]]
+    assert names == ["sigma 0.25", "sigma 0.5", "sigma 1.0", "a level for each image", "if the level came free"]
+    assert (tmp_path / "levels_mnist.png").stat().st_size > 5_000
+
+
+def test_changed_mnist(tmp_path, run):
+    done = run("changed_mnist.py", "--count", "3", "--n", "500", "--m", "200", "--seed", "0")
+    assert done.returncode == 0, done.stderr
+    assert "bfloat16, from those of float32" in done.stdout
+    assert "of 600 samples changed their class" in done.stdout
+    log = str(tmp_path / "changed_mnist.tsv")
+    done = run("report.py", log, "--probabilities", "0.5", "--picture-of-probabilities", "p.png")
+    assert done.returncode == 0, done.stderr
+    assert "p > 0.5" in done.stdout
+    assert (tmp_path / "p.png").stat().st_size > 5_000
+    Path(f"{log}.votes").unlink()
+    done = run("report.py", log, "--probabilities", "0.5")
+    assert done.returncode == 2
+    assert "there is no" in done.stderr
+
+
 CIFAR = """
 import numpy as np
 from torch import nn

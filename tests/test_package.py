@@ -78,7 +78,7 @@ def run_python(page):
         ("migrating", 0),
         ("models", 4),
         ("training", 2),
-        ("larger_radii", 4),
+        ("larger_radii", 5),
     ],
 )
 def test_the_python_in_the_guides_runs(page, blocks):
@@ -87,10 +87,12 @@ def test_the_python_in_the_guides_runs(page, blocks):
     if page == "larger_radii":
         assert names[0]["result"].label[0] == 1
         assert names[0]["step"] == (259, pytest.approx(0.5024, abs=1e-4))
-        assert names[1]["chosen"].tolist() == [0, 1]
-        assert (names[2]["lost"] > 0).all()
-        assert names[3]["radii"][0][1] < names[3]["radii"][1][1] < names[3]["radii"][2][1]
-        assert "k 2" in names[3]["table"]
+        assert float(names[1]["error"]) < 0.2
+        assert names[2]["chosen"].tolist() == [0, 1]
+        assert (names[3]["lost"] > 0).all()
+        radii = names[4]["radii"]
+        assert radii[0][1] < radii[1][1] < radii[2][1]
+        assert "k 2" in names[4]["table"]
     if page == "guarantees":
         assert "those of 8 of 8 rows" in names[0]["fault"]
         assert (names[0]["failed"], len(names[0]["report"].statistics)) == ((), 20)

@@ -92,7 +92,11 @@ def deciding() -> Iterator[Subject]:
     yield Subject("certificate", of_votes(jaxsmooth.certificate), both, odd, are_certificates, words)
     odd = {**odd, "k": constants(0, 3, 1.5, "1", None, True, [1], -1), "labels": LABELS}
     del odd["bound"]
-    words |= {"counts": ("k must", "labels", "selection", "lost"), "selection": ("counts", "labels"), "k": ("counts",)}
+    words |= {
+        "counts": ("k must", "labels", "selection", "lost"),
+        "selection": ("counts", "labels", "k must"),
+        "k": ("counts",),
+    }
 
     def best():
         return {**both(), "k": 2, "labels": [0, 1, 2]}
