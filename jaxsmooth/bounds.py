@@ -33,6 +33,7 @@ __all__ = [
     "rounded_radius",
     "safe_scale",
     "scaled_radius",
+    "settled",
     "split_radii",
     "two_sided_p_value",
 ]
@@ -175,6 +176,13 @@ def reduced(xp: Any, label: Any, radius: Any, lost: Any) -> tuple[Any, Any]:
     left = xp.where(lost == 0, radius, xp.nextafter(radius - lost, xp.full_like(radius, -np.inf)))
     kept = (label != ABSTAIN) & ((lost == 0) | (left > 0))
     return xp.where(kept, label, ABSTAIN), xp.where(kept, left, xp.zeros_like(left))
+
+
+def settled(label: np.ndarray, radius: np.ndarray, lost: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return label and radius as a certificate has them: an abstention where no radius is left."""
+    certified = radius > 0
+    label = np.where(certified, label, ABSTAIN).astype(np.int32)
+    return reduced(np, label, np.where(certified, radius, np.float32(0)), None if lost is None else np.asarray(lost))
 
 
 def per_input(values: Any, ndim: int) -> Any:

@@ -26,10 +26,10 @@ from jaxsmooth._host_loop import (
 from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, is_traced, refuse_traced, refuse_uncallable
-from jaxsmooth.bounds import at_label, lower_bound, per_input, reduced, round_down, rounded_radius
+from jaxsmooth.bounds import at_label, lower_bound, per_input, round_down, rounded_radius, settled
 from jaxsmooth.stores import StoredRun
 from jaxsmooth.stream import Stream
-from jaxsmooth.types import ABSTAIN, MOST_VOTES, Certificate, Classifier, Noise, RandomClassifier, Votes
+from jaxsmooth.types import MOST_VOTES, Certificate, Classifier, Noise, RandomClassifier, Votes
 
 __all__ = ["Changes", "certify_changed"]
 
@@ -137,7 +137,7 @@ def certify_changed(
 
 def _decide(votes: Votes, found: np.ndarray, m: int, noise: Noise, alpha: float, alpha_zeta: float) -> Certificate:
     """Decide from the votes of f, at alpha, and from the changes, at alpha_zeta."""
-    label = np.asarray(votes.selection).argmax(axis=-1).astype(np.int32)
+    label = np.asarray(votes.selection).argmax(axis=-1)
     components = votes.components  # Bonferroni
     k = at_label(np, np.asarray(votes.counts), label)
     p_lower = lower_bound(k, per_input(np.asarray(votes.n), label.ndim), alpha / components)
@@ -145,10 +145,7 @@ def _decide(votes: Votes, found: np.ndarray, m: int, noise: Noise, alpha: float,
     kept = lower_bound(m - z, m, alpha_zeta / components)  # 1 - zeta
     p = np.clip(np.nextafter(p_lower - (1 - kept), -1), 0.0, 1.0)
     radius = rounded_radius(noise, np.where(p > 0.5, noise.unit_radius(np.maximum(p, 0.5)), 0.0))
-    certified = radius > 0
-    label = np.where(certified, label, ABSTAIN).astype(np.int32)
-    lost = None if votes.lost is None else np.asarray(votes.lost)
-    label, radius = reduced(np, label, np.where(certified, radius, np.float32(0)), lost)
+    label, radius = settled(label, radius, votes.lost)
     return Certificate(label, radius, round_down(p), replace(votes, rule="changed"), Changes(z.astype(np.int32), m))
 
 

@@ -11,10 +11,10 @@ from scipy import special
 from jaxsmooth._checks import as_host_inputs, as_noise, as_votes, refuse_stopped, shape_of_scores
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_array, as_flag, as_integer, in_brief, refuse_traced, refuse_uncallable
-from jaxsmooth.bounds import at_label, lower_bound, per_input, reduced, round_down, rounded_radius
+from jaxsmooth.bounds import at_label, lower_bound, per_input, round_down, rounded_radius, settled
 from jaxsmooth.certify import cast_votes
 from jaxsmooth.noise import Gaussian
-from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
+from jaxsmooth.types import Certificate, Classifier, Noise, Votes
 
 __all__ = ["TopK", "certify_top_k", "top_k_certificate"]
 
@@ -146,7 +146,6 @@ def _decide(votes: Votes, noise: Noise, k: int, labels: Any, alpha: float) -> Ce
     classes = counts.shape[-1]
     _refuse_misfit(k, labels, counts.shape)
     label = np.asarray(votes.selection).argmax(axis=-1) if labels is None else labels
-    label = label.astype(np.int32)
     n = per_input(np.asarray(votes.n), counts.ndim)
     # Bonferroni over components and classes.
     level = alpha / math.prod(counts.shape[1:-1]) / classes
@@ -156,11 +155,7 @@ def _decide(votes: Votes, noise: Noise, k: int, labels: Any, alpha: float) -> Ce
     largest = np.sort(np.where(is_label, -1.0, upper), axis=-1)[..., classes - k :]
     sums = np.minimum(np.cumsum(largest, axis=-1), 1 - p[..., None])
     unit = np.max([_unit_radius(p, sums[..., t - 1], t) for t in range(1, k + 1)], axis=0)
-    radius = rounded_radius(noise, unit)
-    certified = radius > 0
-    label = np.where(certified, label, ABSTAIN).astype(np.int32)
-    lost = None if votes.lost is None else np.asarray(votes.lost)
-    label, radius = reduced(np, label, np.where(certified, radius, np.float32(0)), lost)
+    label, radius = settled(label, rounded_radius(noise, unit), votes.lost)
     return Certificate(label, radius, round_down(p), votes, TopK(k))
 
 
