@@ -16,20 +16,15 @@ import pytest
 SETTINGS = ("rbg", "strict", "x64", "no jit", "leaks", "explicit", "guard")
 
 
-@pytest.fixture(scope="module")
-def report():
+@pytest.mark.slow
+def test_every_function_gives_the_same():
+    """One test of all settings: as several they would run the process once in each worker of pytest."""
     command = [sys.executable, "-m", "tests.test_setups"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1], timeout=600
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_every_function_gives_the_same_under(setting, report):
-    assert report[setting] == {}
+    assert json.loads(done.stdout.splitlines()[-1]) == {setting: {} for setting in SETTINGS}
 
 
 def functions():
