@@ -6,6 +6,7 @@ from jaxsmooth.bounds import anytime_lower_bound
 from jaxsmooth.certify import Fixed, certificate, certify
 from jaxsmooth.changes import Changes, certify_changed
 from jaxsmooth.classifiers import check_classifier
+from jaxsmooth.components import certify_components, components_certificate
 from jaxsmooth.curves import (
     abstention_rate,
     average_certified_radius,
@@ -79,6 +80,7 @@ __all__ = [
     "certify",
     "certify_anytime",
     "certify_changed",
+    "certify_components",
     "certify_dataset",
     "certify_levels",
     "certify_levels_dataset",
@@ -87,6 +89,7 @@ __all__ = [
     "certify_within",
     "check_classifier",
     "class_gradients",
+    "components_certificate",
     "cosine_schedule",
     "count_votes",
     "cross_entropy",
