@@ -30,6 +30,7 @@ from jaxsmooth.levels import Level, LevelState, certify_levels
 from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.noise_report import NoiseReport, noise_report
+from jaxsmooth.percentiles import Interval, certify_interval, interval_ranks
 from jaxsmooth.precision import Within, certify_within
 from jaxsmooth.predict import predict, prediction
 from jaxsmooth.reports import draw_curves, draw_probabilities, probability_table, report_table
@@ -55,6 +56,7 @@ __all__ = [
     "Gaussian",
     "Grid",
     "GridState",
+    "Interval",
     "Laplace",
     "LatticeGaussian",
     "Level",
@@ -82,6 +84,7 @@ __all__ = [
     "certify_changed",
     "certify_components",
     "certify_dataset",
+    "certify_interval",
     "certify_levels",
     "certify_levels_dataset",
     "certify_radii",
@@ -98,6 +101,7 @@ __all__ = [
     "diffusion_step",
     "draw_curves",
     "draw_probabilities",
+    "interval_ranks",
     "key_of_seed",
     "linear_schedule",
     "log_rows",

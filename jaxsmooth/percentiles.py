@@ -1,0 +1,218 @@
+"""Intervals for real outputs under every perturbation of a given size: percentile smoothing.
+
+The median of f(x + noise) moves little when x does, whatever f is. It stays between two other percentiles at x, which
+samples bound (Chiang et al. 2020, arXiv:2007.03730).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from scipy import special
+
+from jaxsmooth._checks import StaticCallable, as_batch_size, as_n, as_noise, merge_callable, split_callable
+from jaxsmooth._progress import progress_bar
+from jaxsmooth.arguments import (
+    as_alpha,
+    as_flag,
+    as_nonnegative,
+    as_numbers,
+    in_brief,
+    refuse_traced,
+    refuse_uncallable,
+)
+from jaxsmooth.bounds import safe_scale
+from jaxsmooth.noise import Gaussian
+from jaxsmooth.stream import Stream, stream_key, stream_samples
+from jaxsmooth.types import Array, Noise, RandomClassifier
+
+__all__ = ["Interval", "certify_interval", "interval_ranks"]
+
+_MARGIN = 1e-12  # of a probability, toward safety
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Between which values a percentile of the outputs stays, for each of `N` inputs.
+
+    Attributes:
+        lower, upper: `f32[N, *outputs]`, the ends of the interval; `f64` where f returns that, or integers. They are
+            infinite where n samples are too few.
+        estimate: `f32[N, *outputs]`, the percentile of the samples, which lies between them.
+        samples: number of samples behind it.
+    """
+
+    lower: Array
+    upper: Array
+    estimate: Array
+    samples: int
+
+
+def certify_interval(
+    f: Callable[..., Any],
+    noise: Noise,
+    key: jax.Array,
+    x: ArrayLike,
+    radius: float,
+    *,
+    percentile: float = 0.5,
+    n: int = 10_000,
+    alpha: float = 1e-3,
+    batch_size: int = 256,
+    ids: ArrayLike | None = None,
+    compiled: bool = True,
+    progress: bool = False,
+) -> Interval:
+    """Return an interval that the smoothed output does not leave under any perturbation of x up to a radius.
+
+    Let h(x) be the percentile of f(x + noise), for each output by itself. With probability at least 1 - alpha over the
+    samples, for each input, h(x + d) lies in [lower, upper] for every d whose L2 norm is at most `radius`, for all
+    outputs at once (Chiang et al. 2020, arXiv:2007.03730, Lemma 1). It holds for every f, with ties and jumps. Fix the
+    radius, percentile, n and alpha before you look at any outputs.
+
+    The ends are samples: order statistics that bound the percentiles Phi(Phi^-1(p) -+ radius / sigma) at x. So the n
+    outputs of an input are kept until they are sorted, 4 n bytes for each output. An output that is NaN counts as
+    infinite, at whichever end makes the interval wider.
+
+    Args:
+        f: function or callable pytree from a batch `[B, *event]` to real outputs `[B, *outputs]`, such as a regression
+            `[B]` or boxes `[B, 4]`.
+        noise: Gaussian, in the units of x, of a concrete sigma.
+        key, x, batch_size, ids: as for `certify`.
+        radius: largest L2 norm of a perturbation, at least 0, in the units of x.
+        percentile: in (0, 1); 0.5 is the median.
+        n: number of samples.
+        alpha: failure probability for each input, all of its outputs together, in [1e-12, 0.5).
+        compiled: compile f; if false call it, any function of a JAX array.
+        progress: show a bar over the samples (needs tqdm, the extra `progress`).
+
+    Returns:
+        An `Interval` of NumPy arrays.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+
+    Example:
+        >>> f = lambda x: x.sum(axis=1)
+        >>> x = jnp.array([[1.0, 2.0]])
+        >>> result = certify_interval(f, Gaussian(0.5), jax.random.key(0), x, radius=0.25)
+        >>> result.lower.round(1), result.estimate.round(1), result.upper.round(1)  # 3 -+ 0.25 sqrt(2)
+        (array([2.6], dtype=float32), array([3.], dtype=float32), array([3.4], dtype=float32))
+    """
+    radius = as_nonnegative("radius", radius)
+    percentile = _as_percentile(percentile)
+    n = as_n(n)
+    alpha = as_alpha(alpha)
+    batch_size = as_batch_size(batch_size)
+    if isinstance(f, RandomClassifier):
+        raise TypeError("f must be a function of the inputs for an interval, got a RandomClassifier")
+    refuse_uncallable(f)
+    noise = as_noise(noise)
+    if not isinstance(noise, Gaussian):
+        raise TypeError(f"noise must be Gaussian for an interval, got {in_brief(noise)}")
+    refuse_traced("certify_interval", (x, noise, key))
+    run = _compiled(f) if as_flag("compiled", compiled) else f
+    # The stream of the votes that bound a probability in `certify`.
+    samples = stream_samples(noise, stream_key(key, Stream.ESTIMATION), x, n=n, batch_size=batch_size, ids=ids)
+    inputs = len(x)  # pyright: ignore[reportArgumentType]
+    outputs = None
+    taken = np.zeros(inputs, np.int64)
+    with progress_bar("samples", inputs * n, progress) as advance:
+        for noisy, row in samples:
+            found = _as_outputs(run(noisy), len(noisy))
+            if outputs is None:
+                outputs = np.full((inputs, n, *found.shape[1:]), np.nan, found.dtype)
+            if found.shape[1:] != outputs.shape[2:]:
+                raise ValueError(
+                    f"f must always return outputs of one shape, got {outputs.shape[2:]} and {found.shape[1:]}"
+                )
+            # Rows of a batch that belong to no input are marked with N. Those of an input follow each other.
+            for index in np.unique(row[row < inputs]):
+                own = found[row == index]
+                outputs[index, taken[index] : taken[index] + len(own)] = own
+                taken[index] += len(own)
+            advance(int(taken.sum()))
+    if outputs is None:
+        outputs = np.zeros((0, n), np.float32)
+    low, high = interval_ranks(n, percentile, radius / safe_scale(noise), alpha / max(math.prod(outputs.shape[2:]), 1))
+    return _ends(outputs, low, high, percentile)
+
+
+def interval_ranks(n: int, percentile: float, shift: float, alpha: float) -> tuple[int, int]:
+    """Return which of n sorted samples are the ends of the interval, counted from 1; 0 and n + 1 where none is.
+
+    The lower one is the largest rank that is not above the percentile Phi(Phi^-1(p) - shift) with probability at least
+    1 - alpha / 2, the upper one the least that is not below Phi(Phi^-1(p) + shift).
+
+    Args:
+        n: number of samples.
+        percentile: p.
+        shift: radius / sigma.
+        alpha: failure probability of both together.
+
+    Example:
+        >>> interval_ranks(1000, 0.5, 0.5, 0.001)
+        (261, 740)
+    """
+    centre = special.ndtri(percentile)
+    low = special.ndtr(centre - shift) * (1 - _MARGIN)
+    high = special.ndtr(-centre - shift) * (1 - _MARGIN)  # of the mirrored samples
+    ranks = np.arange(1, n + 1)
+
+    def largest(q: float) -> int:
+        # P[Bin(n, q) >= i], which falls in i.
+        return int((special.betainc(ranks, n - ranks + 1.0, q) * (1 - _MARGIN) >= 1 - alpha / 2).sum())
+
+    return largest(low), n + 1 - largest(high)
+
+
+def _ends(outputs: np.ndarray, low: int, high: int, percentile: float) -> Interval:
+    """Return the interval from all outputs `[N, n, *outputs]`."""
+    n = outputs.shape[1]
+    invalid = np.isnan(outputs)
+    downward = np.sort(np.where(invalid, -np.inf, outputs), axis=1)
+    upward = np.sort(np.where(invalid, np.inf, outputs), axis=1) if invalid.any() else downward
+    none = np.full_like(outputs[:, 0], np.inf)
+    lower = downward[:, low - 1] if low > 0 else -none
+    upper = upward[:, high - 1] if high <= n else none
+    estimate = downward[:, max(math.ceil(percentile * n) - 1, 0)]
+    return Interval(lower, upper, estimate, n)
+
+
+def _compiled(f: Any) -> Callable[[jax.Array], Any]:
+    arrays, static = split_callable(f)
+    return lambda noisy: _run(arrays, static, noisy)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _run(arrays: list[Any], static: StaticCallable, noisy: jax.Array) -> Any:
+    return merge_callable(arrays, static)(noisy)
+
+
+def _as_outputs(found: Any, rows: int) -> np.ndarray:
+    """Return real outputs `[B, *outputs]`, in float32 where that holds them as they are, else in float64."""
+    expected = f"real outputs of shape [{rows}, ...]"
+    dtype = getattr(found, "dtype", None)
+    if dtype is None or not hasattr(found, "shape"):
+        raise TypeError(f"f must return {expected}, got {type(found).__name__}")
+    found = np.asarray(found)
+    if not (jnp.issubdtype(found.dtype, jnp.floating) or jnp.issubdtype(found.dtype, jnp.integer)):
+        raise TypeError(f"f must return {expected}, got dtype {found.dtype}")
+    if found.ndim == 0 or len(found) != rows or 0 in found.shape[1:]:
+        raise ValueError(f"f must return {expected}, got shape {found.shape}")
+    is_narrow = jnp.issubdtype(found.dtype, jnp.floating) and found.dtype.itemsize <= 4
+    return found.astype(np.float32 if is_narrow else np.float64)
+
+
+def _as_percentile(percentile: Any) -> float:
+    value = as_numbers("percentile", percentile, "a number in (0, 1)")
+    if value.shape != () or not 0 < value < 1:
+        raise ValueError(f"percentile must be a number in (0, 1), got {in_brief(percentile)}")
+    return float(value)
