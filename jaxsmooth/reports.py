@@ -216,7 +216,7 @@ def _rows_at(runs: Mapping[str, StoredRun], alpha: float) -> dict[str, list[LogR
 
 def _wrapped(title: str) -> str:
     """Return a title in lines that fit over the axes."""
-    return textwrap.fill(title, 85, break_long_words=False)
+    return textwrap.fill(title, 75, break_long_words=False)
 
 
 def _make_figure(function: str) -> tuple[Any, Any]:
