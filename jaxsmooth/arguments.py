@@ -7,6 +7,7 @@ JAX traces cannot be read, so only its shape and dtype are checked.
 import inspect
 import math
 import operator
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -173,7 +174,8 @@ def as_nonnegative(name: str, value: Any) -> float:
         0.5
     """
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:
+    # An integer may be finite and larger than every float.
+    if not is_number or not 0 <= value <= sys.float_info.max:
         error = ValueError if is_number else TypeError
         raise error(f"{name} must be a finite number >= 0, got {in_brief(value)}")
     return float(value)

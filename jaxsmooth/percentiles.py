@@ -161,6 +161,10 @@ def interval_ranks(n: int, percentile: float, shift: float, alpha: float) -> tup
         >>> interval_ranks(1000, 0.5, 0.5, 0.001)
         (261, 740)
     """
+    n = as_n(n)
+    percentile = _as_percentile(percentile)
+    shift = as_nonnegative("shift", shift)
+    alpha = as_alpha(alpha)
     centre = special.ndtri(percentile)
     low = special.ndtr(centre - shift) * (1 - _MARGIN)
     high = special.ndtr(-centre - shift) * (1 - _MARGIN)  # of the mirrored samples

@@ -103,6 +103,14 @@ def deciding() -> Iterator[Subject]:
 
     best_of = of_votes(lambda votes, noise, k, **settings: jaxsmooth.top_k_certificate(votes, noise, k, **settings))
     yield Subject("top_k_certificate", best_of, best, odd, are_certificates, words)
+    together = {name: values for name, values in odd.items() if name not in ("k", "labels")}
+    together["tau"] = constants(0.5, 1.0, np.nan, "0.75", None, [0.75], Same(np.float64(0.75)), True)
+
+    def joint():
+        return {**both(), "tau": 0.75}
+
+    decided = of_votes(lambda votes, noise, tau, **more: jaxsmooth.components_certificate(votes, noise, tau, **more))
+    yield Subject("components_certificate", decided, joint, together, are_certificates, words)
     of_truth = of_votes(jaxsmooth.true_class_bounds)
     odd = {name: odd[name] for name in ("counts", "n", "alpha", "rule")} | {"truth": VECTORS}
     words |= {"counts": ("truth", "lost"), "truth": ("counts",)}

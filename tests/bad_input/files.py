@@ -162,6 +162,72 @@ def reports() -> Iterator[Subject]:
     yield Subject("write_log", written, good, {"rows": rows}, are_rows, words, lambda a: names_in(a["path"]))
 
 
+def stored_reports() -> Iterator[Subject]:
+    """Reports of stored votes, and rows of certificates."""
+    path = folder() / "run.tsv"
+    data = inputs(), np.arange(3)
+    settings = {"mode": Fixed(n=20), "verbose": False}
+    jaxsmooth.certify_dataset(scores, Gaussian(0.5), jax.random.key(7), data, path, **settings)
+    run = read_votes(f"{path}.votes")
+    runs = [*constants({"a": []}, {"a": [1]}, {"a": None}), *ANYTHING]
+    words = {"runs": ("run",)}
+    odd = {"runs": runs, "alpha": LEVELS, "style": [*constants("html", None, 3), *ANYTHING]}
+    odd["probabilities"] = [*constants([], [-1.0], [np.nan], "r", None, [[0.1]], ["a"], [2.0]), *ANYTHING]
+    of_runs = {"runs": {"a": run}, "probabilities": [0.5]}
+    yield Subject("probability_table", jaxsmooth.probability_table, lambda: dict(of_runs), odd, is_text, words)
+
+    def drawn(path, **settings):
+        assert jaxsmooth.draw_probabilities(path=path, **settings) is None
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+    odd = {"runs": runs, "alpha": LEVELS}
+    picture = partial(dict, runs={"a": run})
+    yield Subject("draw_probabilities", drawn, lambda: picture(path=folder() / "a.png"), odd, is_nothing, words)
+
+    def good():
+        return {"result": run.certificate, "truth": [0, 1, 2], "noise": Gaussian(0.5), "alpha": 0.01, "idx": [0, 1, 2]}
+
+    classes = constants([0, 1], [0.5, 1, 2], [-1, 0, 1], [[0], [1], [2]], ["a", "b", "c"])
+    odd = {"result": ANYTHING, "truth": [*ANYTHING, *classes], "noise": NOISES, "alpha": LEVELS}
+    odd |= {"idx": [*ANYTHING[1:], *classes, *constants([0, 0, 1])], "seconds": constants(-1, np.nan, "1", None)}
+    yield Subject("log_rows", jaxsmooth.log_rows, good, odd, are_rows, {"noise": ("the scale of", "sigma")})
+
+
+def at_levels() -> Iterator[Subject]:
+    """A run over a data set at a level of noise for each input."""
+    data = inputs(), np.arange(3)
+
+    def good():
+        levels = [(scores, Gaussian(0.5)), (scores, Gaussian(1.0)), (scores, Gaussian(0.25))]
+        settings = {"path": folder() / "run.tsv", "mode": Fixed(n0=10, n=20), "batch_size": 20, "verbose": False}
+        return {
+            "selector": scores,
+            "levels": levels,
+            "noise": Gaussian(0.5),
+            "key": jax.random.key(7),
+            "data": data,
+            **settings,
+        }
+
+    def rows(selector, levels, noise, key, data, path, **settings):
+        found = jaxsmooth.certify_levels_dataset(selector, levels, noise, key, data, path, **settings)
+        are_rows(found)
+        return [row[:4] for row in found]
+
+    one = [(scores, Gaussian(0.5))]
+    odd = {"selector": CLASSIFIERS[:8], "noise": NOISES, "key": KEYS, "data": ANYTHING, "batch_size": INTEGERS}
+    odd |= {"levels": [*constants(one, [scores] * 3, [(scores, 0.5)] * 3), *ANYTHING], "alpha": LEVELS}
+    odd |= {"mode": [*ANYTHING, *constants(Fixed, "fixed", Anytime(n=300))], "skip": INTEGERS, "group": GIVEN}
+    words = {**WORDS, "selector": ("f must",), "levels": ("f must", "noise"), "data": ("x must", "f must", "the label")}
+    words |= {"alpha": ("alpha_selector",)}
+    yield Subject("certify_levels_dataset", rows, good, odd, are_fields, words, lambda a: names_in(a["path"]))
+
+
+def is_text(result):
+    assert isinstance(result, str)
+    assert "a" in result
+
+
 def broken(content):
     """Return contents of files that are cut, bent, doubled or something else."""
     cuts = [content[:k] for k in range(0, len(content), max(1, len(content) // 12))]

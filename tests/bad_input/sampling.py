@@ -223,6 +223,55 @@ def enlarging() -> Iterator[Subject]:
     yield Subject("denoised", behind, denoising, odd, are_finite, words)
 
 
+def answering() -> Iterator[Subject]:
+    """Certificates of answers that are not one class."""
+    tau = constants(0.5, 1.0, 0.0, np.nan, "0.75", None, [0.75], Same(np.float64(0.75)), True)
+    odd = {**DECIDED, "n0": N, "tau": tau}
+    together = partial(good, tau=0.75, n0=10, alpha=0.01)
+    run = partial(in_order, jaxsmooth.certify_components)
+    yield Subject("certify_components", run, together, odd, are_certificates, WORDS)
+
+    def interval(f, noise, key, x, radius, **settings):
+        found = jaxsmooth.certify_interval(f, noise, key, x, radius, **settings)
+        return found.lower, found.estimate, found.upper
+
+    odd = {**DECIDED, "f": CLASSIFIERS[:8], "radius": LEVELS, "percentile": LEVELS}
+    real = partial(good, radius=0.1, alpha=0.01)
+    yield Subject("certify_interval", interval, real, odd, are_ordered, {**WORDS, "x": ("f must",)})
+
+    def ranks(n, percentile, shift, alpha):
+        return jaxsmooth.interval_ranks(n, percentile, shift, alpha)
+
+    numbers = {"n": 10, "percentile": 0.5, "shift": 0.2, "alpha": 0.01}
+    odd = {"n": N, "percentile": LEVELS, "shift": LEVELS, "alpha": ALPHA}
+    yield Subject("interval_ranks", ranks, lambda: dict(numbers), odd, are_finite)
+
+
+def schedules() -> Iterator[Subject]:
+    """The schedules of diffusion models, and their step for a noise."""
+    for function in (jaxsmooth.linear_schedule, jaxsmooth.cosine_schedule):
+        yield Subject(function.__name__, function, lambda: {"steps": 100}, {"steps": INTEGERS}, are_finite)
+
+    def step(**arguments):
+        return jaxsmooth.diffusion_step(**arguments).t
+
+    def usual():
+        return {"noise": Gaussian(0.5), "schedule": jaxsmooth.linear_schedule(100)}
+
+    odd = {"noise": NOISES, "prediction": [*constants("noise", Same("epsilon")), *ANYTHING]}
+    odd["schedule"] = [*ANYTHING, *constants([], [0.5, 0.6], [2.0, 1.0], [[0.9, 0.5]], [np.nan, 0.5])]
+    odd["clip_values"] = constants((1, 0), (0, 0), 1, "01", None, (0, np.inf), (0, 1, 2), Same((0, 1)))
+    words = {"noise": ("the scale of", "sigma"), "schedule": ("noise",)}
+    yield Subject("diffusion_step", step, usual, odd, are_finite, words)
+
+
+def are_ordered(result):
+    """The ends of an interval, with the estimate between them. They may be infinite, and are no NaN."""
+    lower, estimate, upper = result
+    assert (lower <= estimate).all()
+    assert (estimate <= upper).all()
+
+
 def _predict(image, t):
     assert t.shape == (len(image),)
     return 0.1 * image

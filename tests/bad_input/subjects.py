@@ -8,6 +8,8 @@ _CORE = (
     sampling.voting,
     sampling.certifying,
     sampling.enlarging,
+    sampling.answering,
+    sampling.schedules,
     sampling.checking,
     deciding.deciding,
     deciding.summing_up,
@@ -15,6 +17,8 @@ _CORE = (
     deciding.training_functions,
     files.whole_data,
     files.reports,
+    files.stored_reports,
+    files.at_levels,
     files.files,
 )
 
