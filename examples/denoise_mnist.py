@@ -1,4 +1,4 @@
-"""Certify a pretrained PyTorch network that was never trained on noise, alone and behind a small denoiser.
+"""Certify a pretrained PyTorch network that was never trained on noise, by itself and behind a small denoiser.
 
 The network is the CNN that the package digit-recognizer-py ships, which nobody here trained:
 `pip install --no-deps digit-recognizer-py==0.1.0`. The denoiser is trained on 4,000 MNIST images, first to restore

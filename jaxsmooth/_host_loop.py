@@ -361,9 +361,7 @@ def _finish_called(f: Callable[..., Any], started: Any, batch: Batch) -> tuple[n
     if not isinstance(scores, (jax.Array, np.ndarray)) and hasattr(scores, "shape"):
         scores = jnp.asarray(scores)
     row = shape_of_scores(scores, len(noisy))
-    flat = np.asarray(scores)
-    if flat.dtype.kind == "V" or flat.dtype.itemsize < 4:  # NumPy is slow with small floats, and knows not all of them
-        flat = flat.astype(np.float32)
+    flat = widened(np.asarray(scores))
     flat = flat.reshape(len(flat), -1, row[-1])
     # Padding and rows with a score that is not finite vote for no class.
     slot = batch.slot[0].astype(np.int64)
@@ -376,6 +374,11 @@ def _finish_called(f: Callable[..., Any], started: Any, batch: Batch) -> tuple[n
     slots = int(slot[real].max()) + 1
     votes = np.bincount((cells * row[-1] + flat.argmax(axis=-1))[valid], minlength=slots * flat[0].size)
     return votes.reshape(slots, *row).astype(np.int32), scores
+
+
+def widened(scores: np.ndarray) -> np.ndarray:
+    """Return scores in float32 where they are narrower: NumPy is slow with small floats, and does not know all."""
+    return scores.astype(np.float32) if scores.dtype.kind == "V" or scores.dtype.itemsize < 4 else scores
 
 
 def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.ndarray, Any]:

@@ -10,7 +10,7 @@ from jaxsmooth._claims import input_digest
 from jaxsmooth._datasets import Item
 from jaxsmooth.stores import VoteRow
 
-_VOTE_AGAIN = 4  # finished inputs of each file
+VOTE_AGAIN = 4  # finished inputs of each file
 
 
 class Resumption:
@@ -64,7 +64,7 @@ class Resumption:
             others = {
                 row.idx
                 for rows in self._files
-                for row in sorted(rows, key=lambda row: (_margin(row), row.input))[:_VOTE_AGAIN]
+                for row in sorted(rows, key=lambda row: (_margin(row), row.input))[:VOTE_AGAIN]
             }
             # The last one, too, in case the data have become fewer.
             others |= {max(row.idx for row in rows) for rows in self._files if rows}
@@ -116,7 +116,7 @@ class Resumption:
         # Among equal margins by the digest: the first inputs of a data set may be of one kind.
         closest.append(((_margin(row), row.input), item.idx, x))
         closest.sort(key=lambda entry: entry[:2])
-        del closest[_VOTE_AGAIN:]
+        del closest[VOTE_AGAIN:]
 
     def _vote_again(self) -> None:
         """Refuse a classifier that votes otherwise than in the file."""
@@ -131,12 +131,16 @@ class Resumption:
         ids = np.array([idx for _, idx, _ in chosen])
         selection = self._select(np.stack([x for *_, x in chosen]), ids)
         for idx, votes in zip(ids.tolist(), selection, strict=True):
-            before = self._done[idx].selection
-            if not np.array_equal(before, votes):
-                raise ValueError(
-                    f"f must be the classifier of the run, on such a machine: input {idx} got the selection votes "
-                    f"{before.tolist()} in the file, and now {votes.tolist()}"
-                )
+            refuse_other_votes(idx, self._done[idx].selection, votes)
+
+
+def refuse_other_votes(idx: int, before: np.ndarray, votes: np.ndarray) -> None:
+    """Refuse a classifier whose selection votes on an input are not those in the file."""
+    if not np.array_equal(before, votes):
+        raise ValueError(
+            f"f must be the classifier of the run, on such a machine: input {idx} got the selection votes "
+            f"{before.tolist()} in the file, and now {votes.tolist()}"
+        )
 
 
 def _margin(row: VoteRow) -> int:

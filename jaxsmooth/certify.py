@@ -161,11 +161,7 @@ def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound
     noise = as_noise(noise)
     votes = as_votes(votes)
     refuse_bound(bound, noise)
-    refuse_stopped(votes)
-    if votes.selection is None:
-        raise ValueError("votes must have selection votes: the votes that are counted may not choose the class, too")
-    if votes.lost is None and hasattr(noise, "lost_radius"):
-        raise ValueError(f"votes.lost must be noise.lost_radius(x) for {type(noise).__name__}, which rounds x")
+    refuse_unsupported(votes, noise)
     return decide(votes, noise, alpha, bound)
 
 
@@ -235,6 +231,15 @@ class FixedState(NamedTuple):
     """The votes."""
 
     votes: Votes
+
+
+def refuse_unsupported(votes: Votes, noise: Noise) -> None:
+    """Refuse checked votes that do not support a certificate for a fixed n."""
+    refuse_stopped(votes)
+    if votes.selection is None:
+        raise ValueError("votes must have selection votes: the votes that are counted may not choose the class, too")
+    if votes.lost is None and hasattr(noise, "lost_radius"):
+        raise ValueError(f"votes.lost must be noise.lost_radius(x) for {type(noise).__name__}, which rounds x")
 
 
 def refuse_bound(bound: Any, noise: Any) -> None:

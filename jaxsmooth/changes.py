@@ -22,8 +22,10 @@ from jaxsmooth._host_loop import (
     key_data,
     make_step,
     samples_of_each,
+    widened,
 )
 from jaxsmooth._progress import progress_bar
+from jaxsmooth._resumption import VOTE_AGAIN, refuse_other_votes
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, is_traced, refuse_traced, refuse_uncallable
 from jaxsmooth.bounds import at_label, lower_bound, per_input, round_down, rounded_radius, settled
@@ -32,8 +34,6 @@ from jaxsmooth.stream import Stream
 from jaxsmooth.types import MOST_VOTES, Certificate, Classifier, Noise, RandomClassifier, Votes
 
 __all__ = ["Changes", "certify_changed"]
-
-_VOTE_AGAIN = 4  # inputs of a stored run
 
 
 class Changes(NamedTuple):
@@ -77,7 +77,7 @@ def certify_changed(
     Args:
         f: the classifier that cast the votes.
         changed: the other version, with the same classes.
-        noise: the one under which the votes were cast. Votes alone do not show it; a stored run does.
+        noise: the noise under which f cast the votes. A stored run shows it, `Votes` do not.
         key: the key of the votes, whose first m estimation samples are drawn again, or any other key. None for that of
             a stored run, on some of whose inputs f then votes again.
         x, ids, batch_size, compiled, progress: as for `certify`.
@@ -182,8 +182,8 @@ class _Pair:
 
 def _classes(xp: Any, scores: Any) -> Any:
     """Return the class of each row, K where a row is invalid: in the scores' own dtype, as votes are counted."""
-    if xp is np and (scores.dtype.kind == "V" or scores.dtype.itemsize < 4):  # NumPy does not know all small floats
-        scores = scores.astype(np.float32)
+    if xp is np:
+        scores = widened(scores)
     return xp.where(xp.isfinite(scores).all(axis=-1), scores.argmax(axis=-1), scores.shape[-1])
 
 
@@ -220,16 +220,12 @@ def _refuse_other_votes(run: StoredRun, f: Any, task: HostTask, batch_size: int,
     if selection is None or len(run.idx) == 0:
         return
     top = np.sort(np.asarray(selection).reshape(len(run.idx), -1), axis=-1)
-    some = np.argsort(top[:, -1] - top[:, -2], kind="stable")[:_VOTE_AGAIN]
+    some = np.argsort(top[:, -1] - top[:, -2], kind="stable")[:VOTE_AGAIN]
     few = task._replace(x=task.x[some], ids=task.ids[some])
     n0 = int(run.settings["n0"])
     found = count_requests(make_step(f, compiled), few, samples_of_each(len(some), n0), batch_size)
     for i, votes in zip(some.tolist(), found, strict=True):
-        if not np.array_equal(votes, selection[i]):
-            raise ValueError(
-                f"f must be the classifier of the run, on such a machine: input {run.idx[i]} got the selection votes "
-                f"{selection[i].tolist()} in the file, and now {votes.tolist()}"
-            )
+        refuse_other_votes(int(run.idx[i]), selection[i], votes)
 
 
 def _refuse_other_classes(found: tuple[int, ...], row: tuple[int, ...]) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import as_noise, as_votes, refuse_stopped
+from jaxsmooth._checks import as_noise, as_votes
 from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_traced
 from jaxsmooth.bounds import at_label, per_input, round_down, rounded_radius, settled
-from jaxsmooth.certify import cast_votes
+from jaxsmooth.certify import cast_votes, refuse_unsupported
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes
 
 __all__ = ["certify_components", "components_certificate"]
@@ -85,7 +85,7 @@ def components_certificate(votes: Votes, noise: Noise, tau: float = 0.75, *, alp
 
     Args:
         votes: of the rule "fixed", with selection votes: counts `[N, *components, K]`.
-        noise: the one under which they were counted.
+        noise: the noise under which they were counted.
         tau, alpha: as for `certify_components`.
 
     Raises:
@@ -103,11 +103,7 @@ def components_certificate(votes: Votes, noise: Noise, tau: float = 0.75, *, alp
     noise = as_noise(noise)
     refuse_traced("components_certificate", (votes, noise))
     votes = as_votes(votes)
-    refuse_stopped(votes)
-    if votes.selection is None:
-        raise ValueError("votes must have selection votes: the votes that are counted may not choose the class, too")
-    if votes.lost is None and hasattr(noise, "lost_radius"):
-        raise ValueError(f"votes.lost must be noise.lost_radius(x) for {type(noise).__name__}, which rounds x")
+    refuse_unsupported(votes, noise)
     return _decide(votes, noise, tau, alpha)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsmooth._claims import NO_TRUTH, claim, level_words, noise_words
+from jaxsmooth._claims import NO_TRUTH, claim, level_words
 from jaxsmooth._datasets import Item
 from jaxsmooth._share_files import list_stores, share_path
 from jaxsmooth.arguments import as_key, in_brief, refuse_unpaired
@@ -16,7 +16,7 @@ from jaxsmooth.certify import Fixed
 from jaxsmooth.levels import Level, as_levels, as_modes, as_shares, one_shape, refuse_other_levels
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.precision import Within
-from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job, settings_of
+from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job
 from jaxsmooth.sequential import Grid
 from jaxsmooth.stores import VoteStore
 from jaxsmooth.stream import Stream, stream_key
@@ -122,7 +122,7 @@ def certify_levels_dataset(
                     f"data must be the same each time that they are gone through: input {min(other)} was another one "
                     "for its level than for the selector"
                 )
-    words = _claim_of(levels, jobs[0].settings, mode, alpha, noise, of_selector, alpha_selector, chosen)
+    words = _claim_of(levels, select, jobs[0], alpha, chosen)
     inputs = as_run_inputs(data, skip, most, share)
     rows = [_joined(item, chosen[item.idx], found.get(item.idx), classes, words) for item in inputs.items]
     # A call for fewer inputs than an earlier one leaves the log as long as it was.
@@ -167,20 +167,19 @@ def _joined(item: Item, chosen: LogRow, found: LogRow | None, classes: int, word
     return LogRow(item.idx, found.label, found.predict, radius, seconds, found.votes + chosen.votes, words)
 
 
-def _claim_of(
-    levels: list[Level],
-    settings: Any,
-    mode: Any,
-    alpha: float,
-    noise: Noise,
-    of_selector: Any,
-    alpha_selector: float,
-    chosen: dict[int, LogRow],
-) -> str:
-    """Return what the certificates claim."""
+def _claim_of(levels: list[Level], select: Job, job: Job, alpha: float, chosen: dict[int, LogRow]) -> str:
+    """Return what the certificates claim.
+
+    Args:
+        levels: with their noises.
+        select: of the selector.
+        job: of a level: the settings of its mode are those of all.
+        alpha: of both together.
+        chosen: rows of the selector.
+    """
     said = next((row.settings for row in chosen.values()), {})
-    own = settings_of(of_selector) | {"noise": noise_words(noise), "alpha": alpha_selector}
-    words = {**settings, "noise": level_words(levels), "mode": f"levels-{mode.name}", "alpha": alpha}
+    own = {name: value for name, value in select.settings.items() if name not in ("norm", "key", "truth", "versions")}
+    words = {**job.settings, "noise": level_words(levels), "mode": f"levels-{job.settings['mode']}", "alpha": alpha}
     words["selector"] = ";".join(claim(own).split())
     return claim(words | {name: said[name] for name in ("dtype", "inputs") if name in said})
 

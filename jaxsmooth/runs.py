@@ -127,7 +127,7 @@ def certify_job(
         certify=lambda x, ids: run(mode, voter.sampler(x, ids), alpha),
         select=lambda x, ids: np.asarray(voter.sampler(x, ids).first(mode.n0, 0, mode.rule).selection),
         examine=partial(_examine, voter),
-        settings={**voter.settings, **settings_of(mode), "alpha": alpha},
+        settings={**voter.settings, **_settings_of(mode), "alpha": alpha},
         rule=mode.rule,
         selects=True,
         n=mode.n,
@@ -295,7 +295,7 @@ def _spread(f: Any, batch_size: int, compiled: bool, devices: Sequence[Any] | No
     return (f, batch_size) if devices is None and count == 1 else (over_devices(f, devices), count * batch_size)
 
 
-def settings_of(mode: Mode) -> dict[str, Any]:
+def _settings_of(mode: Mode) -> dict[str, Any]:
     """Return what a mode fixes in advance, in a form that JSON can hold."""
     names = ("n0", "n", "bound", "radii", "beta", "looks", "precision", "votes")
     values = {name: getattr(mode, name) for name in names if hasattr(mode, name)}

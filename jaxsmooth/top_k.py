@@ -108,7 +108,7 @@ def top_k_certificate(
 
     Args:
         votes: of the rule "fixed". They need selection votes where there are no labels.
-        noise: Gaussian, the one under which they were counted.
+        noise: Gaussian, the noise under which they were counted.
         k, labels, alpha: as for `certify_top_k`.
 
     Raises:
