@@ -16,7 +16,7 @@ from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_tra
 from jaxsmooth.types import MOST_VOTES, Noise, RandomClassifier, Votes
 
 _ARRAY = object()
-_RULES = ("fixed", "grid", "anytime", "levels", "changed")
+_RULES = ("fixed", "grid", "anytime", "levels", "changed", "splitting")
 _NOISE_MEMBERS = {name for name in vars(Noise) if not name.startswith("_")}
 
 
@@ -89,9 +89,14 @@ def _without_weak_type(leaf: Any) -> ArrayLike:
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
 
 
-def as_inputs(x: Any) -> jax.Array:
-    """Return inputs `[N, *event]` of a floating dtype as a JAX array, finite unless they are traced."""
-    x = as_host_inputs(x)
+def as_inputs(x: Any, noise: Any = None) -> jax.Array:
+    """Return inputs `[N, *event]` of a floating dtype as a JAX array, finite unless they are traced.
+
+    Args:
+        x: inputs.
+        noise: what is done to them. If it counts features (norm 0), they may be integers.
+    """
+    x = as_host_inputs(x, noise)
     if isinstance(x, jax.Array):
         return _gathered(x)
     # Under jit even NumPy's arrays would be traced: this evaluates them now. A copy, because JAX reads NumPy's memory
@@ -116,23 +121,31 @@ def _gathered(x: jax.Array) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec())) if used & explicit else x
 
 
-def as_host_inputs(x: Any) -> jax.Array | np.ndarray:
+def as_host_inputs(x: Any, noise: Any = None) -> jax.Array | np.ndarray:
     """Return inputs as `as_inputs` does, but arrays that are not JAX's as NumPy's, in a dtype that JAX has."""
-    expected = "a batch [N, *event] of real floating-point inputs"
+    is_counted = getattr(noise, "norm", None) == 0
+    expected = f"a batch [N, *event] of {'integers or ' if is_counted else ''}real floating-point inputs"
     array = as_array("x", x, expected)
     dtype = array.dtype
     shape = array.shape
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"x must be {expected}, got dtype {dtype}: convert it, since the noise is in its units")
+    if not jnp.issubdtype(dtype, jnp.floating) and not (is_counted and jnp.issubdtype(dtype, jnp.integer)):
+        units = "" if is_counted else ", since the noise is in its units"
+        raise TypeError(f"x must be {expected}, got dtype {dtype}: convert it{units}")
     if len(shape) < 2:
         raise ValueError(f"x must be {expected}, got shape {shape}: one input is x[None]")
     if 0 in shape[1:]:
         raise ValueError(f"x must be {expected} with at least one feature, got shape {shape}")
+    refuse: Callable[[Any], None] | None = getattr(noise, "refuse_inputs", None)
+    if refuse is not None:
+        refuse(array if not is_traced(x) else x)
     if is_traced(x):
         return x
     if isinstance(array, np.ndarray) and dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):
         with np.errstate(over="ignore"):
-            array = array.astype(canonical)
+            narrow = array.astype(canonical)
+        if jnp.issubdtype(dtype, jnp.integer) and not np.array_equal(narrow, array):
+            raise ValueError(f"x must fit into {canonical}, got values from {array.min()} to {array.max()}")
+        array = narrow
     # Whether each input is finite is computed where the array is. On a CPU NumPy has nothing to compile first.
     axes = tuple(range(1, array.ndim))
     if isinstance(array, np.ndarray) or next(iter(array.devices())).platform == "cpu":
@@ -223,6 +236,7 @@ def refuse_stopped(votes: Votes) -> None:
     reasons = {
         "levels": "each input was voted on under a noise that other votes chose",
         "changed": "they are votes of another version of the classifier",
+        "splitting": "they are the votes of all places of the cuts, which is no sample",
     }
     stopped = "their sampling stopped because of the votes, and a bound or test for a fixed n would be false"
     reason = reasons.get(votes.rule, stopped)

@@ -24,6 +24,7 @@ CLAIMED = (
     "k",
     "radii",
     "precision",
+    "levels",
     "alpha",
     "n0",
     "n",

@@ -115,7 +115,7 @@ class Step(NamedTuple):
 def as_host_task(noise: Any, keys: np.ndarray, x: Any, ids: Any) -> HostTask:
     """Check what samples are drawn from; the keys are checked by `key_data`."""
     noise = as_noise(noise)
-    x = as_host_inputs(x)
+    x = as_host_inputs(x, noise)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
     # The loop reads its inputs, so it cannot run under jit.
     refuse_traced(_HOST, (noise, x, ids))
@@ -355,25 +355,35 @@ def _start_with_keys(noise: Noise, batch: Batch, batches: int) -> tuple[jax.Arra
 def _finish_called(f: Callable[..., Any], started: Any, batch: Batch) -> tuple[np.ndarray, Any]:
     """Call a classifier and count its votes, with NumPy: nothing needs to be compiled for them."""
     arguments = started if isinstance(started, tuple) else (started,)
-    noisy = arguments[0]
     scores = f(*arguments)
     # Tensors of other frameworks are arrays, too. What has no shape is refused below.
     if not isinstance(scores, (jax.Array, np.ndarray)) and hasattr(scores, "shape"):
         scores = jnp.asarray(scores)
-    row = shape_of_scores(scores, len(noisy))
+    slot = batch.slot[0].astype(np.int64)
+    used = slot[slot < len(batch.ids)]
+    return row_votes(scores, slot, int(used.max()) + 1), scores
+
+
+def row_votes(scores: Any, slot: np.ndarray, slots: int) -> np.ndarray:
+    """Return the votes of each slot, `i32[slots, *components, K]`.
+
+    Args:
+        scores: of a batch, `[B, *components, K]`.
+        slot: `i[B]`, of each row; at least `slots` for padding.
+        slots: how many there are.
+    """
+    row = shape_of_scores(scores, len(slot))
     flat = widened(np.asarray(scores))
     flat = flat.reshape(len(flat), -1, row[-1])
     # Padding and rows with a score that is not finite vote for no class.
-    slot = batch.slot[0].astype(np.int64)
-    real = slot < len(batch.ids)
+    real = slot < slots
     valid = np.broadcast_to(real[:, None], flat.shape[:2])
     if not np.isfinite(flat).all():  # the test of all at once is fast, and usually enough
         valid = valid & np.isfinite(flat).all(axis=-1)
     # One number for each (slot, component, class), and a histogram of these numbers.
     cells = slot[:, None] * flat.shape[1] + np.arange(flat.shape[1])
-    slots = int(slot[real].max()) + 1
     votes = np.bincount((cells * row[-1] + flat.argmax(axis=-1))[valid], minlength=slots * flat[0].size)
-    return votes.reshape(slots, *row).astype(np.int32), scores
+    return votes.reshape(slots, *row).astype(np.int32)
 
 
 def widened(scores: np.ndarray) -> np.ndarray:

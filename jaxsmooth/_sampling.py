@@ -65,9 +65,10 @@ class Pairs(NamedTuple):
 
 def as_task(noise: Any, key: Any, x: Any, ids: Any, first: ArrayLike = _NONE) -> Task:
     """Check what samples are drawn from; `first` is checked."""
-    x = as_inputs(x)
+    noise = as_noise(noise)
+    x = as_inputs(x, noise)
     ids = np.arange(x.shape[0], dtype=np.uint32) if ids is None else as_ids(ids, x.shape[0])
-    return Task(as_noise(noise), as_key(key), x, ids, first)
+    return Task(noise, as_key(key), x, ids, first)
 
 
 def rows_of_chunks(samples: int, batch_size: int) -> int:
@@ -236,8 +237,10 @@ def _pairs(position: Position, lengths: Lengths, rows: int) -> Pairs:
 
 
 def sample_noise(noise: Noise, keys: jax.Array, event: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Return the noise of each key, `[B, *event]`, in float32 or a wider dtype of the inputs."""
+    """Return the noise of each key, `[B, *event]`, in float32 or a wider dtype of the inputs; `i32` for integers."""
     wide = np.dtype(dtype) if np.dtype(dtype).itemsize > 4 else np.dtype(np.float32)
+    if jnp.issubdtype(dtype, jnp.integer):
+        wide = np.dtype(np.int32)
     sampled = jax.vmap(lambda key: noise.sample(key, event, wide))(keys)
     if sampled.shape != (len(keys), *event):  # it would be broadcast, one number for many features
         raise ValueError(f"noise.sample must return the shape {event} that it is asked for, got {sampled.shape[1:]}")
@@ -247,6 +250,15 @@ def sample_noise(noise: Noise, keys: jax.Array, event: tuple[int, ...], dtype: A
 def add_noise(noise: Noise, x: jax.Array, row: jax.Array, sampled: jax.Array) -> jax.Array:
     """Return noisy inputs, in the dtype of x: one for each row of noise, made from that row of x."""
     return add_flat_noise(noise, x, row, sampled).reshape(sampled.shape)
+
+
+def with_noise(noise: Noise, x: jax.Array, sampled: jax.Array) -> jax.Array:
+    """Return inputs with what was drawn for them, in the dtype of x, for training."""
+    own: Callable[[jax.Array, jax.Array], jax.Array] | None = getattr(noise, "add", None)
+    if own is None:
+        return x + sampled.astype(x.dtype)
+    is_integer = jnp.issubdtype(x.dtype, jnp.integer)  # integers stay exact
+    return own(x if is_integer else x.astype(sampled.dtype), sampled).astype(x.dtype)
 
 
 def add_flat_noise(noise: Noise, x: jax.Array, row: jax.Array, sampled: jax.Array) -> jax.Array:
@@ -259,7 +271,10 @@ def add_flat_noise(noise: Noise, x: jax.Array, row: jax.Array, sampled: jax.Arra
         rows = x.reshape(len(x), features).at[row].get(mode="clip")
         noisy = rows.astype(sampled.dtype) + sampled.reshape(len(sampled), features)
     else:
-        noisy = own(x.at[row].get(mode="clip").astype(sampled.dtype), sampled).reshape(len(sampled), features)
+        copies = x.at[row].get(mode="clip")
+        if not jnp.issubdtype(x.dtype, jnp.integer):  # integers stay exact
+            copies = copies.astype(sampled.dtype)
+        noisy = own(copies, sampled).reshape(len(sampled), features)
     # The barrier makes f see the same rounded sum in every program, however XLA would fuse it.
     return lax.optimization_barrier(noisy.astype(x.dtype))
 

@@ -12,7 +12,7 @@ from jaxsmooth._checks import as_sizes
 from jaxsmooth._host_loop import own_inputs
 from jaxsmooth._modes import Sampler, as_sampler
 from jaxsmooth.arguments import as_alpha, as_integer
-from jaxsmooth.bounds import anytime_lower_bound, at_label, per_input, round_down, rounded_radius, settled
+from jaxsmooth.bounds import anytime_lower_bound, at_label, per_input, round_down, rounded_radius, settled, unit_radii
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes
 
 __all__ = ["Anytime", "certify_anytime"]
@@ -152,7 +152,7 @@ class Anytime:
         # By Ville's inequality the bounds at all numbers of votes hold together, so the largest one holds.
         p_lower = state.p_lower
         # The bound is a float64 number for each input, so no table is needed: the radius is rounded down from it.
-        radius = rounded_radius(plan.noise, np.maximum(plan.noise.unit_radius(p_lower), 0.0))
+        radius = rounded_radius(plan.noise, unit_radii(plan.noise, p_lower))
         label, radius = settled(state.votes.selection.argmax(axis=-1), radius, state.votes.lost)
         votes = replace(state.votes, n=int(state.votes.n.max(initial=0)))
         return Certificate(label, radius, round_down(p_lower), votes)

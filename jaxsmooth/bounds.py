@@ -36,6 +36,7 @@ __all__ = [
     "settled",
     "split_radii",
     "two_sided_p_value",
+    "unit_radii",
 ]
 
 _TABLES = 4  # of each kind that are kept: one for n = 10^6 has 8 MB
@@ -179,8 +180,8 @@ def reduced(xp: Any, label: Any, radius: Any, lost: Any) -> tuple[Any, Any]:
 
 
 def settled(label: np.ndarray, radius: np.ndarray, lost: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return label and radius as a certificate has them: an abstention where no radius is left."""
-    certified = radius > 0
+    """Return label and radius as a certificate has them: an abstention where the radius is negative."""
+    certified = radius >= 0
     label = np.where(certified, label, ABSTAIN).astype(np.int32)
     return reduced(np, label, np.where(certified, radius, np.float32(0)), None if lost is None else np.asarray(lost))
 
@@ -294,20 +295,40 @@ def round_down(value: ArrayLike) -> np.ndarray:
 
 
 def safe_scale(noise: Noise) -> float:
-    """Return the scale, one float32 step down: below what was given, and below what noise is drawn with."""
+    """Return the scale, one float32 step down: below what was given, and below what noise is drawn with.
+
+    A noise of norm 0 counts features, and its scale is 1.
+    """
+    if noise.norm == 0:
+        return 1.0
     return float(np.nextafter(np.asarray(noise.scale, np.float32), np.float32(0)))
 
 
 def rounded_radius(noise: Noise, unit_radius: np.ndarray) -> np.ndarray:
     """Return a noise's radius in float32, rounded down, from float64 radii at scale 1; for a concrete scale."""
+    if noise.norm == 0:  # whole numbers
+        return unit_radius.astype(np.float32)
     return round_down(safe_scale(noise) * unit_radius * (1 - _MARGIN))
 
 
-def split_radii(unit_radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unit_radii(noise: Noise, p_lower: np.ndarray) -> np.ndarray:
+    """Return a noise's radius at scale 1 for each lower bound, in float64; -1 where it certifies nothing.
+
+    A radius of 0 is a certificate for norm 0 only: that of the class of x itself.
+    """
+    is_above = p_lower > 0.5
+    unit = np.where(is_above, noise.unit_radius(np.where(is_above, p_lower, 0.5)), -1.0)
+    return unit if noise.norm == 0 else np.where(unit > 0, unit, -1.0)
+
+
+def split_radii(noise: Noise, unit_radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split float64 radii at scale 1 into two float32 parts for `scaled_radius`, whose sum is never above them.
 
-    They are stepped down by half a float32 rounding error, which covers a scale that float32 rounded up.
+    They are stepped down by half a float32 rounding error, which covers a scale that float32 rounded up. Those of norm
+    0 are whole numbers, and stay as they are.
     """
+    if noise.norm == 0:
+        return unit_radius.astype(np.float32), np.zeros(np.shape(unit_radius), np.float32)
     # One float32 does not hold a float64 radius: `high` takes its leading bits and `low` the rest.
     safe = unit_radius * (1 - 2.0**-24) * (1 - _MARGIN)
     high = safe.astype(np.float32)

@@ -32,6 +32,7 @@ from jaxsmooth.bounds import (
     rounded_radius,
     scaled_radius,
     split_radii,
+    unit_radii,
 )
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes, batch_size_of
@@ -277,8 +278,9 @@ def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tupl
     if bound == "cohen":
         # pA <- LowerConfBound(k, n, 1 - alpha); if pA > 1/2 the radius is sigma Phi^-1(pA), else ABSTAIN
         p_lower = lower_bound(k, n, alpha)
-        unit = np.where(p_lower > 0.5, noise.unit_radius(p_lower), 0.0)
-        high, low = split_radii(unit)
+        unit = unit_radii(noise, p_lower)
+        is_above = unit >= 0
+        high, low = split_radii(noise, np.maximum(unit, 0.0))
     else:
         # Theorem 1 with both bounds. No union over classes is needed: the bound of the largest other count is at least
         # the bound of the true runner-up's own count.
@@ -286,12 +288,12 @@ def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tupl
         rival_lower = lower_bound(n - largest_rival(np, votes.counts, label, n), n, alpha / 2)  # 1 - U
         unit = (special.ndtri(p_lower) + special.ndtri(rival_lower)) / 2
         high, low = _runner_up_radius(np, *map(_quantile, (p_lower, rival_lower)))
+        is_above = (high > 0) if is_static else (unit > 0)
     if is_static:
         radius = scaled_radius(np.asarray(noise.scale, np.float32), high, low)
     else:
         radius = rounded_radius(noise, np.maximum(unit, 0.0))
-        high = unit
-    return (*_abstain(np, votes, noise, label, radius, high > 0), round_down(p_lower))
+    return (*_abstain(np, votes, noise, label, radius, is_above), round_down(p_lower))
 
 
 @partial(jax.jit, static_argnames=("alpha", "bound"))
@@ -302,9 +304,9 @@ def _decide_traced(votes: Votes, noise: Noise, *, alpha: float, bound: Bound) ->
     # float32 arithmetic is not sound here: compiled code looks up what the host computed in float64 for every count.
     if bound == "cohen":
         bounds = lower_bounds(votes.n, alpha)
-        unit = np.where(bounds > 0.5, noise.unit_radius(bounds), 0.0)
-        high, low = (jnp.asarray(table)[k] for table in split_radii(unit))
-        is_above = jnp.asarray(unit > 0)[k]
+        unit = unit_radii(noise, bounds)
+        high, low = (jnp.asarray(table)[k] for table in split_radii(noise, np.maximum(unit, 0.0)))
+        is_above = jnp.asarray(unit >= 0)[k]
     else:
         bounds = lower_bounds(votes.n, alpha / 2)
         quantiles = jnp.asarray(_quantile(bounds))

@@ -28,7 +28,7 @@ from jaxsmooth._progress import progress_bar
 from jaxsmooth._resumption import VOTE_AGAIN, refuse_other_votes
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, is_traced, refuse_traced, refuse_uncallable
-from jaxsmooth.bounds import at_label, lower_bound, per_input, round_down, rounded_radius, settled
+from jaxsmooth.bounds import at_label, lower_bound, per_input, round_down, rounded_radius, settled, unit_radii
 from jaxsmooth.stores import StoredRun
 from jaxsmooth.stream import Stream
 from jaxsmooth.types import MOST_VOTES, Certificate, Classifier, Noise, RandomClassifier, Votes
@@ -111,7 +111,7 @@ def certify_changed(
     batch_size = as_batch_size(batch_size)
     refuse_traced("certify_changed", (x, noise, key))
     noise = as_noise(noise)
-    x = as_host_inputs(x)
+    x = as_host_inputs(x, noise)
     if isinstance(votes, StoredRun):
         _refuse_other_run(votes, f, noise, np.asarray(x))
         ids = votes.idx if ids is None else ids
@@ -144,8 +144,7 @@ def _decide(votes: Votes, found: np.ndarray, m: int, noise: Noise, alpha: float,
     z = at_label(np, found, label)
     kept = lower_bound(m - z, m, alpha_zeta / components)  # 1 - zeta
     p = np.clip(np.nextafter(p_lower - (1 - kept), -1), 0.0, 1.0)
-    radius = rounded_radius(noise, np.where(p > 0.5, noise.unit_radius(np.maximum(p, 0.5)), 0.0))
-    label, radius = settled(label, radius, votes.lost)
+    label, radius = settled(label, rounded_radius(noise, unit_radii(noise, p)), votes.lost)
     return Certificate(label, radius, round_down(p), replace(votes, rule="changed"), Changes(z.astype(np.int32), m))
 
 

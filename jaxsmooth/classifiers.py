@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_host_inputs, as_noise, shape_of_scores
+from jaxsmooth._sampling import sample_noise
 from jaxsmooth.arguments import as_integer, refuse_traced, refuse_uncallable
 from jaxsmooth.types import Noise, RandomClassifier
 
@@ -66,21 +67,17 @@ def check_classifier(
         ValueError: f must be a function of each row, but its scores depend on the batch: those of 8 of 8 rows...
     """
     refuse_uncallable(f)
-    x = as_host_inputs(x)
+    x = as_host_inputs(x, noise)
     classes = None if classes is None else as_integer("classes", classes, 2)
     inputs = len(x)
     if inputs == 0:
         raise ValueError("x must have at least one input, got none")
     refuse_traced("check_classifier", (f, x, noise))
-    exact = np.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-    scale = float(np.std(exact, dtype=np.float64)) or 1.0 if noise is None else float(np.asarray(as_noise(noise).scale))
-    # NumPy's noise will do here, and needs no program to be compiled.
-    moves = np.random.default_rng(0).standard_normal((2, *exact.shape)).astype(exact.dtype)
-    moved = [exact + exact.dtype.type(scale) * move for move in moves]
+    exact, moved = _moved(x, noise)
     wide = [np.concatenate(rows) for rows in ((exact, moved[0]), (moved[1], exact))]
     first, second = (jax.device_put(batch.astype(x.dtype)) for batch in wide)
     shared = np.arange(inputs), np.arange(inputs, 2 * inputs)
-    in_float32 = jax.device_put(wide[0]) if x.dtype.itemsize < 4 else None
+    in_float32 = jax.device_put(wide[0]) if exact.dtype != x.dtype else None
     if not isinstance(f, RandomClassifier):
         return refuse_faults(f, first, second, 2 * inputs, shared, in_float32, classes, finite)
     # The same row under the same key must have the same scores.
@@ -94,6 +91,21 @@ def check_classifier(
         shared = np.arange(inputs), np.arange(inputs)
     pairs = (first, of_first), (second, of_second)
     return refuse_faults(lambda pair: f(*pair), *pairs, 2 * inputs, shared, in_float32, classes, finite)
+
+
+def _moved(x: Any, noise: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return inputs without loss of precision, and two noisy copies of them."""
+    if getattr(noise, "norm", None) == 0:
+        keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 2 * len(x))
+        drawn = sample_noise(noise, keys, x.shape[1:], x.dtype)
+        exact = np.asarray(x)
+        noisy = np.asarray(noise.add(jnp.concatenate([exact, exact]), drawn))
+        return exact, [noisy[: len(x)], noisy[len(x) :]]
+    exact = np.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    scale = float(np.std(exact, dtype=np.float64)) or 1.0 if noise is None else float(np.asarray(as_noise(noise).scale))
+    # NumPy's noise will do here, and needs no program to be compiled.
+    moves = np.random.default_rng(0).standard_normal((2, *exact.shape)).astype(exact.dtype)
+    return exact, [exact + exact.dtype.type(scale) * move for move in moves]
 
 
 def refuse_faults(

@@ -11,9 +11,9 @@ from scipy import special
 
 from jaxsmooth._checks import as_noise, as_votes
 from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_traced
-from jaxsmooth.bounds import at_label, per_input, round_down, rounded_radius, settled
+from jaxsmooth.bounds import at_label, per_input, round_down, rounded_radius, settled, unit_radii
 from jaxsmooth.certify import cast_votes, refuse_unsupported
-from jaxsmooth.types import Certificate, Classifier, Noise, Votes
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
 __all__ = ["certify_components", "components_certificate"]
 
@@ -123,9 +123,9 @@ def _decide(votes: Votes, noise: Noise, tau: float, alpha: float) -> Certificate
     # P[Bin(n, tau) >= k], which is 1 for k = 0.
     p_value = np.where(hits > 0, special.betainc(np.maximum(hits, 1), n - hits + 1.0, tau), 1.0) * (1 + _MARGIN)
     is_certified = holm(p_value.reshape(len(label), -1), alpha).reshape(label.shape)
-    (of_tau,) = np.ravel(rounded_radius(noise, noise.unit_radius(np.float64(tau))))
-    label, radius = settled(label, np.where(is_certified, of_tau, np.float32(0)), votes.lost)
-    p_lower = np.where(radius > 0, round_down(tau), np.float32(0))
+    (of_tau,) = np.ravel(rounded_radius(noise, unit_radii(noise, np.array(tau))))
+    label, radius = settled(label, np.where(is_certified, of_tau, np.float32(-1)), votes.lost)
+    p_lower = np.where(label != ABSTAIN, round_down(tau), np.float32(0))
     return Certificate(label, radius, p_lower, votes)
 
 

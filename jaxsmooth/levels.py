@@ -119,7 +119,7 @@ def certify_levels(
     for level in levels:
         mode.refuse_noise(level.noise)
     key = as_key(key)
-    x = np.asarray(as_host_inputs(x))
+    x = np.asarray(as_host_inputs(x, noise))
     ids = np.arange(len(x), dtype=np.uint32) if ids is None else np.asarray(as_ids(ids, len(x)))
     batch_size = as_batch_size(batch_size)
     compiled = as_flag("compiled", compiled)

@@ -23,6 +23,7 @@ from jaxsmooth import _attacks
 from jaxsmooth._attacks import log_mean, log_probabilities, noisy_copies
 from jaxsmooth._checks import as_inputs, as_noise, shape_of_scores
 from jaxsmooth._labels import along_rows, as_labels, at_labels
+from jaxsmooth._sampling import with_noise
 from jaxsmooth.arguments import as_integer, as_key, as_nonnegative, in_brief, is_traced, refuse_uncallable
 from jaxsmooth.denoising import like_x
 from jaxsmooth.networks import FunctionNetwork, Network, as_network
@@ -162,6 +163,7 @@ def smoothadv(
         True
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
+    _refuse_counted(noise)
     m = as_integer("m", m, 1)
     steps = as_integer("steps", steps, 0)
     if attack not in ("pgd", "ddn"):
@@ -281,6 +283,7 @@ def smoothmix(
         ()
     """
     network, noise, key, x, y = _checked(f, noise, key, x, y)
+    _refuse_counted(noise)
     m = as_integer("m", m, 1)
     steps = as_integer("steps", steps, 0)
     mix_step = as_integer("mix_step", mix_step, 0)
@@ -430,10 +433,16 @@ def _checked_network(f: Any, noise: Any, key: Any, x: Any) -> tuple[Network, Noi
         refuse_uncallable(f)
     noise = as_noise(noise)
     key = as_key(key, any_generator=True)
-    x = as_inputs(x)
+    x = as_inputs(x, noise)
     if len(x) == 0:
         raise ValueError("x must have at least one input, got none")
     return as_network(f), noise, key, x
+
+
+def _refuse_counted(noise: Noise) -> None:
+    """Refuse a noise that is not added to the inputs: an attack in steps of L2 says nothing about it."""
+    if noise.norm == 0:
+        raise TypeError(f"noise must be one that is added to the inputs, for an L2 attack, got {in_brief(noise)}")
 
 
 def _weight(name: str, value: Any) -> Any:
@@ -489,7 +498,11 @@ def _draw(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=3)
 def _noisy(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
     """Return m noisy copies of each input, `[m N, *event]`: drawn and added in one program."""
-    return noisy_copies(x, _draw(noise, key, x, m), x.dtype)
+    drawn = _draw(noise, key, x, m)
+    if not hasattr(noise, "add"):
+        return noisy_copies(x, drawn, x.dtype)
+    copies = jnp.broadcast_to(x[None], drawn.shape).reshape(-1, *x.shape[1:])
+    return with_noise(noise, copies, drawn.reshape(copies.shape))
 
 
 def _cross_entropy(scores: list[jax.Array], y: jax.Array) -> jax.Array:

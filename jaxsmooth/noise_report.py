@@ -111,7 +111,7 @@ def noise_report(
     false_alarm = as_alpha(false_alarm, "false_alarm")
     if n is not None:
         n = as_integer("n", n, 1)
-    x = as_inputs(x)
+    x = as_inputs(x, noise)
     number = len(x)
     features = math.prod(x.shape[1:])
     if number == 0:

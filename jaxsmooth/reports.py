@@ -65,7 +65,7 @@ def report_table(
     lines = [head]
     for name, rows in runs.items():
         columns = _columns(name, rows)
-        bound = certified_accuracy_bound(*columns, radii, alpha=_alpha(name, rows, alpha), delta=delta)
+        bound = _bound(columns, radii, _alpha(name, rows, alpha), delta)
         votes = sum(row.votes for row in rows) / len(rows)
         tail = [f"{average_certified_radius(*columns):.3f}", f"{abstention_rate(columns[0]):.3f}"]
         accuracy = [f"{value:.3f}" for value in certified_accuracy(*columns, radii)]
@@ -96,10 +96,11 @@ def draw_curves(
     for name, run in columns.items():
         accuracy = certified_accuracy(*run, grid)
         (line,) = axes.step(grid, accuracy, where="post", label=name)
-        bound = certified_accuracy_bound(*run, grid, alpha=alphas[name], delta=delta)
+        bound = _bound(run, grid, alphas[name], delta)
         axes.fill_between(grid, bound, accuracy, step="post", color=line.get_color(), alpha=0.25, linewidth=0)
     norms = {rows[0].settings.get("norm", "2") for rows in runs.values()}
-    label = f"L{norms.pop()} radius" if len(norms) == 1 else "radius"
+    norm = norms.pop()
+    label = "number of changed features" if norm == "0" else f"L{norm} radius"
     axes.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, grid[-1]))
     axes.set_title(_wrapped(title or _in_words(_common(runs, _TITLE))), fontsize=9)
     axes.grid(alpha=0.3)
@@ -246,6 +247,10 @@ def _check_runs(runs: Any) -> None:
             said = {row.settings.get(word) for row in rows}
             if len(said) > 1:
                 raise ValueError(f"run {name!r} must be of one {word}, got {sorted(map(str, said))}")
+    norms = {row.settings["norm"] for rows in runs.values() for row in rows if "norm" in row.settings}
+    if len(norms) > 1:
+        names = " and ".join(f"L{norm}" for norm in sorted(norms))
+        raise ValueError(f"runs must be of one norm, got {names}: radii in different norms do not compare")
 
 
 def _inputs(rows: Sequence[LogRow]) -> str:
@@ -267,7 +272,20 @@ def _alpha(name: str, rows: Sequence[LogRow], default: float) -> float:
     if len(claimed) > 1:
         raise ValueError(f"run {name!r} must be of one alpha, got {sorted(map(str, claimed))}")
     said = claimed.pop()
+    if said == "0":  # nothing was left to chance
+        return 0.0
     return as_alpha(default if said is None else float(said))
+
+
+def _bound(
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray], radii: np.ndarray, alpha: float, delta: float
+) -> np.ndarray:
+    """Return the certified accuracy less the inputs that may be falsely certified."""
+    return (
+        certified_accuracy_bound(*columns, radii, alpha=alpha, delta=delta)
+        if alpha
+        else certified_accuracy(*columns, radii)
+    )
 
 
 def _check_radii(radii: ArrayLike) -> np.ndarray:
@@ -295,10 +313,6 @@ def _claims(runs: Mapping[str, Sequence[LogRow]]) -> list[str]:
     for name, rows in runs.items():
         own = _common({name: rows}, [word for word in _SHOWN if word not in shared])
         lines += [f"{name}: {_in_words(own)}"] if own else []
-    norms = {rows[0].settings.get("norm") for rows in runs.values()} - {None}
-    if len(norms) > 1:
-        names = ", ".join(f"L{norm}" for norm in sorted(norms, key=str))
-        lines.append(f"The radii are in different norms ({names}): they do not compare.")
     return lines
 
 

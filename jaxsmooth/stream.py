@@ -17,6 +17,7 @@ from jaxsmooth._checks import as_batch_size, as_first, as_host_inputs, as_n, as_
 from jaxsmooth._draws import STREAM_TAG, fold_words
 from jaxsmooth._host_loop import as_host_task, draw_requests, key_data, own_inputs, samples_of_each
 from jaxsmooth._programs import WideJit
+from jaxsmooth._sampling import with_noise
 from jaxsmooth.arguments import as_integer, as_key, refuse_traced
 from jaxsmooth.types import Noise
 
@@ -46,6 +47,8 @@ class Stream(IntEnum):
     """Dropout and fresh weights of a Flax module."""
     LEVELS = 7
     """The key of the selector's votes in `certify_levels`."""
+    SPLITTING = 8
+    """Offsets of the cuts in `certify_splitting`."""
 
 
 def key_of_seed(seed: int | jax.Array | np.ndarray | None = None) -> jax.Array:
@@ -112,7 +115,7 @@ def add_noise(noise: Noise, key: jax.Array, x: ArrayLike) -> jax.Array:
     Args:
         noise: the noise, in the units of x.
         key: one Threefry key; another key draws other noise.
-        x: inputs `[N, *event]`, floating-point.
+        x: inputs `[N, *event]`, floating-point; integers, too, for noises of norm 0.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -123,14 +126,15 @@ def add_noise(noise: Noise, key: jax.Array, x: ArrayLike) -> jax.Array:
         >>> add_noise(Gaussian(0.5), jax.random.key(0), jnp.zeros((2, 3))).shape
         (2, 3)
     """
-    x = as_host_inputs(x)
+    noise = as_noise(noise)
+    x = as_host_inputs(x, noise)
     # A copy, because JAX reads NumPy's memory later, and the caller may have written to it by then.
-    return _add(as_noise(noise), as_key(key), x.copy() if isinstance(x, np.ndarray) else x)
+    return _add(noise, as_key(key), x.copy() if isinstance(x, np.ndarray) else x)
 
 
 @WideJit
 def _add(noise: Noise, key: jax.Array, x: jax.Array) -> jax.Array:
-    return x + noise.sample(key, x.shape).astype(x.dtype)
+    return with_noise(noise, x, noise.sample(key, x.shape))
 
 
 def stream_samples(

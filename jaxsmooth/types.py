@@ -45,6 +45,7 @@ class Votes:
         rule: what decided how many samples were drawn. "fixed": nothing in `counts` did, so that `certificate` holds.
             "grid" and "anytime": the sampling stopped because of the counts. "levels": each input was voted on under a
             noise that other votes chose. "changed": they are of another version of what was certified.
+            "splitting": they are of all places of the cuts, and nothing was drawn.
         batch_size: the rows of a batch, where votes depend on it: those of a `RandomClassifier` that draws for the
             batch as a whole. None where they do not.
 
