@@ -24,20 +24,22 @@ from jaxsmooth.denoising import (
     linear_schedule,
 )
 from jaxsmooth.devices import over_devices
+from jaxsmooth.discrete import Ablation, BitFlips, DiscreteNoise, Replacement
 from jaxsmooth.lattice import LatticeGaussian
 from jaxsmooth.level_runs import certify_levels_dataset
 from jaxsmooth.levels import Level, LevelState, certify_levels
 from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Uniform
 from jaxsmooth.noise_report import NoiseReport, noise_report
-from jaxsmooth.percentiles import Interval, certify_interval, interval_ranks
 from jaxsmooth.precision import Within, certify_within
 from jaxsmooth.predict import predict, prediction
+from jaxsmooth.regression import AtMost, Interval, certify_regression, interval_ranks, regression_interval
 from jaxsmooth.reports import draw_curves, draw_probabilities, probability_table, report_table
 from jaxsmooth.runs import certify_dataset, predict_dataset
 from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
+from jaxsmooth.splitting import Splitting, certify_splitting, certify_splitting_dataset, splitting_certificate
 from jaxsmooth.stores import StoredRun, read_votes
 from jaxsmooth.stream import Stream, add_noise, decision_keys, key_of_seed, stream_key, stream_samples
 from jaxsmooth.top_k import TopK, certify_top_k, top_k_certificate
@@ -46,12 +48,16 @@ from jaxsmooth.votes import count_votes, stream_votes
 
 __all__ = [
     "ABSTAIN",
+    "Ablation",
     "Anytime",
+    "AtMost",
+    "BitFlips",
     "Certificate",
     "Changes",
     "Classifier",
     "Denoised",
     "DiffusionStep",
+    "DiscreteNoise",
     "Fixed",
     "Gaussian",
     "Grid",
@@ -66,6 +72,8 @@ __all__ = [
     "NoiseReport",
     "Prediction",
     "RandomClassifier",
+    "Replacement",
+    "Splitting",
     "StoredRun",
     "Stream",
     "TopK",
@@ -84,10 +92,12 @@ __all__ = [
     "certify_changed",
     "certify_components",
     "certify_dataset",
-    "certify_interval",
     "certify_levels",
     "certify_levels_dataset",
     "certify_radii",
+    "certify_regression",
+    "certify_splitting",
+    "certify_splitting_dataset",
     "certify_top_k",
     "certify_within",
     "check_classifier",
@@ -116,8 +126,10 @@ __all__ = [
     "probability_table",
     "read_log",
     "read_votes",
+    "regression_interval",
     "report_table",
     "smooth",
+    "splitting_certificate",
     "stream_key",
     "stream_samples",
     "stream_votes",

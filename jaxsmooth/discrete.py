@@ -322,12 +322,11 @@ class Replacement(DiscreteNoise):
         return jnp.where(is_kept, 0, 1 + other.astype(jnp.int32)).astype(dtype)
 
     def add(self, x: jax.Array, noise: jax.Array) -> jax.Array:
-        """Return the values after the moves, in the dtype of x."""
-        return ((x.astype(jnp.int32) + noise.astype(jnp.int32)) % self.values).astype(x.dtype)
+        """Return the values after the moves, in the dtype of x.
 
-    def lost_radius(self, x: ArrayLike) -> jax.Array:
-        """Return `f32[N]`: 0, but infinite for a traced input with a value out of range, which could not be refused."""
-        return _lost_outside(x, self.values)
+        A traced value out of range, which could not be refused, counts as its remainder. The certificate is true then.
+        """
+        return ((x.astype(jnp.int32) + noise.astype(jnp.int32)) % self.values).astype(x.dtype)
 
     def refuse_inputs(self, x: Any) -> None:
         """Refuse inputs that are not integers in [0, values)."""
@@ -387,13 +386,13 @@ class BitFlips(DiscreteNoise):
         return (flips[0] + 2 * flips[1]).astype(dtype)
 
     def add(self, x: jax.Array, noise: jax.Array) -> jax.Array:
-        """Return the bits after the flips, in the dtype of x."""
-        flips = (noise.astype(jnp.int32) >> (x != 0).astype(jnp.int32)) & 1
-        return jnp.where(flips != 0, 1 - x, x)
+        """Return the bits after the flips, in the dtype of x.
 
-    def lost_radius(self, x: ArrayLike) -> jax.Array:
-        """Return `f32[N]`: 0, but infinite for a traced input with other values, which could not be refused."""
-        return _lost_outside(x, 2)
+        A traced value that is not 0, and could not be refused, counts as 1. The certificate is true then.
+        """
+        bit = (x != 0).astype(jnp.int32)
+        flips = (noise.astype(jnp.int32) >> bit) & 1
+        return (bit ^ flips).astype(x.dtype)
 
     def refuse_inputs(self, x: Any) -> None:
         """Refuse inputs that are not 0 and 1."""
@@ -456,12 +455,6 @@ def _is_below(high: jax.Array, low: jax.Array, bar: int) -> jax.Array:
     """Tell which numbers, of two words each, are below a bar of 64 bits."""
     first, second = np.uint32(bar >> 32), np.uint32(bar & 0xFFFFFFFF)
     return (high < first) | ((high == first) & (low < second))
-
-
-def _lost_outside(x: ArrayLike, values: int) -> jax.Array:
-    inputs = jnp.asarray(x)
-    inside = ((inputs >= 0) & (inputs < values)).all(axis=tuple(range(1, inputs.ndim)))
-    return jnp.where(inside, jnp.float32(0), jnp.inf)
 
 
 def _refuse_outside(x: Any, values: int) -> None:

@@ -491,8 +491,9 @@ def _with_rank(value: np.ndarray, rank: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=3)
 def _draw(noise: Noise, key: jax.Array, x: jax.Array, m: int) -> jax.Array:
-    """Return noise for m copies of each input, `f32[m, N, *event]`."""
-    return noise.sample(key, (m, *x.shape), jnp.float32)
+    """Return noise for m copies of each input, `f32[m, N, *event]`; `i32` for integers."""
+    dtype = jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32
+    return noise.sample(key, (m, *x.shape), dtype)
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -224,10 +224,11 @@ def certify_splitting_dataset(
         del ids
         rows = _rows(_as_levels(x, levels), _offsets(key, x.shape[1:], shifts), (shifts, levels))
         first = np.arange(batch_size) % shifts
-        # In the second batch every row is at another place, beside other rows.
-        second = np.roll(first, 1)
+        # In the second batch every other row is one place further on, and those beside it are of one shift.
         none = np.zeros(batch_size, int)
-        places = np.arange(batch_size - 1)
+        places = np.arange(0, batch_size - 1, 2)
+        second = none.copy()
+        second[places + 1] = first[places]
         refuse_faults(lambda at: run(rows(none, at)), first, second, batch_size, (places, places + 1))
 
     def select(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -273,11 +274,11 @@ def _as_levels(x: Any, levels: int) -> np.ndarray:
     x = np.asarray(as_host_inputs(x)).astype(np.float64)
     scaled = x * levels
     whole = np.round(scaled)
-    off = np.abs(scaled - whole).reshape(len(x), -1).max(axis=1, initial=0.0)
-    if (off > _TOLERANCE).any() or (whole.size and (whole.min() < 0 or whole.max() > levels)):
+    off = np.abs(scaled - whole).max(initial=0.0)
+    if off > _TOLERANCE or whole.min(initial=0) < 0 or whole.max(initial=0) > levels:
         raise ValueError(
             f"x must hold multiples of 1 / {levels} in [0, 1], got values from {x.min():g} to {x.max():g}, up to "
-            f"{off.max():.2g} of a level away from such a multiple: round them first"
+            f"{off:.2g} of a level away from such a multiple: round them first"
         )
     return whole.astype(np.int32)
 

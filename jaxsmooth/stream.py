@@ -17,7 +17,7 @@ from jaxsmooth._checks import as_batch_size, as_first, as_host_inputs, as_n, as_
 from jaxsmooth._draws import STREAM_TAG, fold_words
 from jaxsmooth._host_loop import as_host_task, draw_requests, key_data, own_inputs, samples_of_each
 from jaxsmooth._programs import WideJit
-from jaxsmooth._sampling import with_noise
+from jaxsmooth._sampling import noise_dtype, with_noise
 from jaxsmooth.arguments import as_integer, as_key, refuse_traced
 from jaxsmooth.types import Noise
 
@@ -134,7 +134,7 @@ def add_noise(noise: Noise, key: jax.Array, x: ArrayLike) -> jax.Array:
 
 @WideJit
 def _add(noise: Noise, key: jax.Array, x: jax.Array) -> jax.Array:
-    return with_noise(noise, x, noise.sample(key, x.shape))
+    return with_noise(noise, x, noise.sample(key, x.shape, noise_dtype(x.dtype)))
 
 
 def stream_samples(

@@ -124,10 +124,13 @@ def test_an_unfinished_run_is_marked():
     assert " of " not in report_table({"mine": rows[:1] * 50}, [0.0])
 
 
-def test_norms_that_differ_are_said():
+def test_runs_in_norms_that_differ_are_refused(tmp_path):
     runs = {name: [LogRow(0, 1, 1, 0.5, 1.0, 10, f"norm={norm}")] for name, norm in (("one", 1), ("two", 2))}
-    assert "The radii are in different norms (L1, L2): they do not compare." in report_table(runs, [0.0])
-    assert "different norms" not in report_table({"two": runs["two"], "again": runs["two"]}, [0.0])
+    for report in (lambda: report_table(runs, [0.0]), lambda: draw_curves(runs, tmp_path / "a.png")):
+        with pytest.raises(ValueError, match="of one norm, got L1 and L2"):
+            report()
+    assert not list(tmp_path.iterdir())
+    assert "norm 2" in report_table({"two": runs["two"], "again": runs["two"]}, [0.0])
 
 
 @pytest.mark.parametrize("word", ["noise", "norm", "mode"])

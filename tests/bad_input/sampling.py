@@ -232,12 +232,12 @@ def answering() -> Iterator[Subject]:
     yield Subject("certify_components", run, together, odd, are_certificates, WORDS)
 
     def interval(f, noise, key, x, radius, **settings):
-        found = jaxsmooth.certify_interval(f, noise, key, x, radius, **settings)
+        found = jaxsmooth.certify_regression(f, noise, key, x, radius, **settings)
         return found.lower, found.estimate, found.upper
 
     odd = {**DECIDED, "f": CLASSIFIERS[:8], "radius": LEVELS, "percentile": LEVELS}
     real = partial(good, radius=0.1, alpha=0.01)
-    yield Subject("certify_interval", interval, real, odd, are_ordered, {**WORDS, "x": ("f must",)})
+    yield Subject("certify_regression", interval, real, odd, are_ordered, {**WORDS, "x": ("f must",)})
 
     def ranks(n, percentile, shift, alpha):
         return jaxsmooth.interval_ranks(n, percentile, shift, alpha)

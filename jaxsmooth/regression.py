@@ -16,7 +16,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import StaticCallable, as_batch_size, as_n, as_noise, merge_callable, split_callable
+from jaxsmooth._checks import (
+    StaticCallable,
+    as_batch_size,
+    as_n,
+    as_noise,
+    as_votes,
+    merge_callable,
+    refuse_stopped,
+    split_callable,
+)
 from jaxsmooth._progress import progress_bar
 from jaxsmooth.arguments import (
     as_alpha,
@@ -24,15 +33,16 @@ from jaxsmooth.arguments import (
     as_nonnegative,
     as_numbers,
     in_brief,
+    is_traced,
     refuse_traced,
     refuse_uncallable,
 )
 from jaxsmooth.bounds import safe_scale
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.stream import Stream, stream_key, stream_samples
-from jaxsmooth.types import Array, Noise, RandomClassifier
+from jaxsmooth.types import Array, Noise, RandomClassifier, Votes
 
-__all__ = ["Interval", "certify_interval", "interval_ranks"]
+__all__ = ["AtMost", "Interval", "certify_regression", "interval_ranks", "regression_interval"]
 
 _MARGIN = 1e-12  # of a probability, toward safety
 
@@ -55,7 +65,7 @@ class Interval:
     samples: int
 
 
-def certify_interval(
+def certify_regression(
     f: Callable[..., Any],
     noise: Noise,
     key: jax.Array,
@@ -102,7 +112,7 @@ def certify_interval(
     Example:
         >>> f = lambda x: x.sum(axis=1)
         >>> x = jnp.array([[1.0, 2.0]])
-        >>> result = certify_interval(f, Gaussian(0.5), jax.random.key(0), x, radius=0.25)
+        >>> result = certify_regression(f, Gaussian(0.5), jax.random.key(0), x, radius=0.25)
         >>> result.lower.round(1), result.estimate.round(1), result.upper.round(1)  # 3 -+ 0.25 sqrt(2)
         (array([2.6], dtype=float32), array([3.], dtype=float32), array([3.4], dtype=float32))
     """
@@ -114,10 +124,8 @@ def certify_interval(
     if isinstance(f, RandomClassifier):
         raise TypeError("f must be a function of the inputs for an interval, got a RandomClassifier")
     refuse_uncallable(f)
-    noise = as_noise(noise)
-    if not isinstance(noise, Gaussian):
-        raise TypeError(f"noise must be Gaussian for an interval, got {in_brief(noise)}")
-    refuse_traced("certify_interval", (x, noise, key))
+    noise = as_regression_noise(noise)
+    refuse_traced("certify_regression", (x, noise, key))
     run = _compiled(f) if as_flag("compiled", compiled) else f
     # The stream of the votes that bound a probability in `certify`.
     samples = stream_samples(noise, stream_key(key, Stream.ESTIMATION), x, n=n, batch_size=batch_size, ids=ids)
@@ -143,6 +151,109 @@ def certify_interval(
         outputs = np.zeros((0, n), np.float32)
     low, high = interval_ranks(n, percentile, radius / safe_scale(noise), alpha / max(math.prod(outputs.shape[2:]), 1))
     return _ends(outputs, low, high, percentile)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class AtMost:
+    """A classifier that says of each real output of f whether it is at most t, for each t of some thresholds.
+
+    Its votes are all that `regression_interval` needs of the outputs: to count them takes no memory that grows with n,
+    and runs inside compiled code.
+
+    Attributes:
+        f: function or callable pytree from a batch `[B, *event]` to floating-point outputs `[B, *outputs]`.
+        thresholds: `[T]`, finite and rising in float32, in which outputs are compared with them.
+
+    Called with a batch it returns scores `f32[B, *outputs, T, 2]`: class 0 where the output is at most t, class 1 where
+    it is above t, and none where it is NaN.
+
+    Example:
+        >>> AtMost(lambda x: x.sum(axis=1), jnp.array([2.0, 3.0, 4.0]))(jnp.array([[1.0, 2.0]])).argmax(axis=-1)
+        Array([[1, 0, 0]], dtype=int32)
+    """
+
+    f: Any
+    thresholds: ArrayLike
+
+    def __call__(self, x: jax.Array, /) -> jax.Array:
+        """Return the scores of a batch."""
+        thresholds = jnp.asarray(_as_thresholds(self.thresholds), jnp.float32)
+        found = jnp.asarray(self.f(x))
+        if not jnp.issubdtype(found.dtype, jnp.floating):
+            raise TypeError(f"f must return real outputs of a floating dtype, got {found.dtype}")
+        wide = jnp.promote_types(found.dtype, jnp.float32)
+        output = found[..., None].astype(wide)
+        at = thresholds.reshape((1,) * found.ndim + (-1,))
+        is_below = jnp.where(jnp.isnan(output), jnp.nan, (output <= at.astype(wide)).astype(jnp.float32))
+        return jnp.stack([is_below, 1 - is_below], axis=-1)
+
+
+def regression_interval(
+    votes: Votes,
+    thresholds: ArrayLike,
+    noise: Noise,
+    radius: float,
+    *,
+    percentile: float = 0.5,
+    alpha: float = 1e-3,
+) -> Interval:
+    """Return the interval of `certify_regression` from counts of outputs that are at most each of some thresholds.
+
+    The ends are thresholds: the largest one that is below the lower end which the outputs themselves would give, and
+    the smallest one that is not below the upper end. An end is infinite where there is no such threshold. The guarantee
+    is that of `certify_regression`, whatever the thresholds are. Fix them before you look at any outputs. It runs under
+    `jax.jit`, where the ends are as exact, and is an array of JAX where the counts are.
+
+    Args:
+        votes: of `AtMost(f, thresholds)`, of the rule "fixed": counts `[N, *outputs, T, 2]`. `n` is one static int.
+        thresholds: `[T]`, those of the votes. The ends are in float32, as they were compared.
+        noise: Gaussian, of a concrete sigma, under which they were counted.
+        radius, percentile, alpha: as for `certify_regression`; concrete numbers.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
+
+    Example:
+        >>> from jaxsmooth import count_votes
+        >>> noise, thresholds = Gaussian(0.5), np.linspace(0.0, 6.0, 61)
+        >>> f = AtMost(lambda x: x.sum(axis=1), thresholds)
+        >>> @jax.jit
+        ... def interval(key, x):
+        ...     votes = Votes(counts=count_votes(f, noise, key, x, n=10_000), n=10_000)
+        ...     return regression_interval(votes, thresholds, noise, radius=0.25)
+        >>> found = interval(jax.random.key(0), jnp.array([[1.0, 2.0]]))
+        >>> found.lower.round(1), found.upper.round(1)
+        (Array([2.5], dtype=float32), Array([3.4], dtype=float32))
+    """
+    radius = as_nonnegative("radius", radius)
+    percentile = _as_percentile(percentile)
+    alpha = as_alpha(alpha)
+    noise = as_regression_noise(noise)
+    if is_traced(noise.sigma):
+        raise TypeError("noise must have a concrete sigma for an interval: it decides which counts are the ends")
+    votes = as_votes(votes)
+    refuse_stopped(votes)
+    if not isinstance(votes.n, int):
+        raise TypeError("votes.n must be one static int: it decides which counts are the ends")
+    thresholds = _as_thresholds(thresholds)
+    counts = votes.counts
+    if counts.ndim < 3 or counts.shape[-2:] != (len(thresholds), 2):
+        raise ValueError(
+            f"votes must be of AtMost(f, thresholds) with {len(thresholds)} thresholds, counts [N, *outputs, "
+            f"{len(thresholds)}, 2], got shape {counts.shape}"
+        )
+    xp: Any = jnp if isinstance(counts, jax.Array) else np
+    outputs = max(math.prod(counts.shape[1:-2]), 1)
+    low, high = interval_ranks(votes.n, percentile, radius / safe_scale(noise), alpha / outputs)
+    at_most = counts[..., 0]
+    # A NaN is an output at whichever end makes the interval wider. Neither count has it.
+    at_most_or_invalid = votes.n - counts[..., 1]
+    padded = xp.asarray(np.concatenate([[-np.inf], thresholds, [np.inf]]).astype(np.float32))
+    lower = padded[(at_most_or_invalid < low).sum(axis=-1)]
+    upper = padded[(at_most < high).sum(axis=-1) + 1]
+    estimate = padded[(at_most < math.ceil(percentile * votes.n)).sum(axis=-1) + 1]
+    return Interval(lower, upper, estimate, votes.n)
 
 
 def interval_ranks(n: int, percentile: float, shift: float, alpha: float) -> tuple[int, int]:
@@ -175,6 +286,25 @@ def interval_ranks(n: int, percentile: float, shift: float, alpha: float) -> tup
         return int((special.betainc(ranks, n - ranks + 1.0, q) * (1 - _MARGIN) >= 1 - alpha / 2).sum())
 
     return largest(low), n + 1 - largest(high)
+
+
+def as_regression_noise(noise: Any) -> Gaussian:
+    """Return a Gaussian noise."""
+    noise = as_noise(noise)
+    if not isinstance(noise, Gaussian):
+        raise TypeError(f"noise must be Gaussian for an interval, got {in_brief(noise)}")
+    return noise
+
+
+def _as_thresholds(thresholds: Any) -> np.ndarray:
+    """Return rising finite thresholds in float32. Traced ones are as they are."""
+    if is_traced(thresholds):
+        return thresholds
+    with np.errstate(over="ignore"):
+        values = as_numbers("thresholds", thresholds, "a rising list of finite numbers").astype(np.float32)
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all() or not (np.diff(values) > 0).all():
+        raise ValueError(f"thresholds must be a rising list of finite numbers, got {in_brief(thresholds)}")
+    return values
 
 
 def _ends(outputs: np.ndarray, low: int, high: int, percentile: float) -> Interval:
