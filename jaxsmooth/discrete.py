@@ -219,7 +219,7 @@ class Ablation(DiscreteNoise):
         event = shape[len(shape) - rank :]
         if len(shape) < rank or any(own not in (1, size) for own, size in zip(self.positions, event, strict=True)):
             raise ValueError(
-                f"positions must broadcast against the shape of an input, {event}, with as many axes, got "
+                f"positions of the noise must broadcast against the shape of an input, {event}, with as many axes, got "
                 f"{self.positions}"
             )
         batch = shape[: len(shape) - rank]

@@ -62,6 +62,16 @@ def is_an_error(result):
     assert float(result) >= 0
 
 
+def are_ends(result):
+    lower, upper = result
+    assert (lower <= upper).all()
+
+
+def are_finite_radii(result):
+    assert ((result.radius >= 0) & np.isfinite(result.radius)).all()
+    assert result.label.shape == result.radius.shape == (3,)
+
+
 def is_zero(result):
     assert int(result) == 0
 
@@ -108,6 +118,29 @@ def deciding() -> Iterator[Subject]:
 
     def joint():
         return {**both(), "tau": 0.75}
+
+    def ends(votes, thresholds, noise, radius, **settings):
+        found = jaxsmooth.regression_interval(votes, thresholds, noise, radius, **settings)
+        return found.lower, found.upper
+
+    def outputs():
+        counts = np.array([[[9, 1], [9, 1], [10, 0]], [[0, 10], [5, 5], [9, 1]]], np.int32)
+        return {"counts": counts, "thresholds": [0.0, 1.0, 2.0], "n": 10, "noise": Gaussian(0.5), "radius": 0.1}
+
+    of_outputs = of_votes(ends)
+    odd_outputs = {"noise": NOISES, "radius": LEVELS, "percentile": LEVELS, "alpha": LEVELS}
+    odd_outputs["thresholds"] = constants([1.0, 1.0, 2.0], [0.0, 1.0], "012", None, [0.0, np.nan, 1.0])
+    yield Subject("regression_interval", of_outputs, outputs, odd_outputs, are_ends, WORDS)
+
+    def places():
+        return {"counts": counts(), "n": 10, "levels": 255}
+
+    def split(counts, n, levels, rule="splitting"):
+        return jaxsmooth.splitting_certificate(jaxsmooth.Votes(counts=counts, n=n, rule=rule), levels)
+
+    odd_places = {"levels": INTEGERS, "counts": COUNTS, "n": INTEGERS, "rule": constants("fixed", "grid", None, 1)}
+    words_of = {"counts": ("votes", "n must"), "n": ("counts", "votes"), "rule": ("votes",)}
+    yield Subject("splitting_certificate", split, places, odd_places, are_finite_radii, words_of)
 
     decided = of_votes(lambda votes, noise, tau, **more: jaxsmooth.components_certificate(votes, noise, tau, **more))
     yield Subject("components_certificate", decided, joint, together, are_certificates, words)

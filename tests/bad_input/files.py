@@ -223,6 +223,26 @@ def at_levels() -> Iterator[Subject]:
     yield Subject("certify_levels_dataset", rows, good, odd, are_fields, words, lambda a: names_in(a["path"]))
 
 
+def without_chance() -> Iterator[Subject]:
+    """A run over a data set with every place of the cuts."""
+    data = np.random.default_rng(0).integers(0, 5, (3, 5)) / 4, np.arange(3)
+
+    def good():
+        settings = {"path": folder() / "run.tsv", "levels": 4, "batch_size": 20, "verbose": False}
+        return {"f": scores, "noise": jaxsmooth.Splitting(0.5), "key": jax.random.key(7), "data": data, **settings}
+
+    def rows(f, noise, key, data, path, **settings):
+        found = jaxsmooth.certify_splitting_dataset(f, noise, key, data, path, **settings)
+        are_rows(found)
+        return [row[:4] for row in found]
+
+    odd = {"f": CLASSIFIERS[:8], "key": KEYS, "data": ANYTHING, "batch_size": INTEGERS, "levels": INTEGERS}
+    odd |= {"skip": INTEGERS, "group": GIVEN, "noise": [*constants(Gaussian(0.5), jaxsmooth.Splitting(0.0)), *ANYTHING]}
+    words = {**WORDS, "noise": ("half_width",), "levels": ("x must", "half_width")}
+    words |= {"data": ("x must", "f must", "the label")}
+    yield Subject("certify_splitting_dataset", rows, good, odd, are_fields, words, lambda a: names_in(a["path"]))
+
+
 def is_text(result):
     assert isinstance(result, str)
     assert "a" in result

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsmooth
-from jaxsmooth import Gaussian
+from jaxsmooth import Gaussian, Splitting
 from tests.bad_input.arrays import ALPHA, FIRST, IDS, LEVELS, SAMPLING, WORDS, N, X, inputs, scores
 from tests.bad_input.harness import Same, Subject
 from tests.bad_input.values import ANYTHING, CLASSIFIERS, INTEGERS, KEYS, NOISES, constants, forms_of_integer
@@ -239,12 +239,37 @@ def answering() -> Iterator[Subject]:
     real = partial(good, radius=0.1, alpha=0.01)
     yield Subject("certify_regression", interval, real, odd, are_ordered, {**WORDS, "x": ("f must",)})
 
+    def split(f, noise, key, x, **settings):
+        return jaxsmooth.certify_splitting(f, noise, key, x, **settings)
+
+    def whole():
+        given = good("n", noise=Splitting(0.5), levels=4)
+        return {**given, "x": np.random.default_rng(0).integers(0, 5, (3, 5)) / 4}
+
+    kinds = (Gaussian(0.5), Splitting, Splitting(0.0), Splitting(np.nan), Splitting(1e-9), Splitting(1e9), 0.5)
+    odd = {"f": CLASSIFIERS[:8], "key": KEYS, "batch_size": N, "levels": [*INTEGERS, *constants(3, 2**16)]}
+    odd |= {"noise": [*constants(*kinds, Same(Splitting(np.float64(0.5)))), *ANYTHING]}
+    odd |= {"x": [*ANYTHING, *constants(np.full((3, 5), 0.3), np.full((3, 5), 2.0), np.ones((3, 5), int))]}
+    words = {**WORDS, "levels": ("half_width", "x must"), "noise": ("half_width",), "x": ("f must",)}
+    yield Subject("certify_splitting", split, whole, odd, are_certain, words)
+
     def ranks(n, percentile, shift, alpha):
         return jaxsmooth.interval_ranks(n, percentile, shift, alpha)
 
     numbers = {"n": 10, "percentile": 0.5, "shift": 0.2, "alpha": 0.01}
     odd = {"n": N, "percentile": LEVELS, "shift": LEVELS, "alpha": ALPHA}
     yield Subject("interval_ranks", ranks, lambda: dict(numbers), odd, are_finite)
+
+
+def are_certain(result):
+    """What `certify_splitting` gives: the radius follows from the votes, and may be 0."""
+    counts = np.asarray(result.votes.counts)
+    assert result.label.shape == result.radius.shape == counts.shape[:1]
+    assert ((result.label >= -1) & (result.label < counts.shape[1])).all()
+    top = np.sort(counts, axis=1)
+    assert (result.radius <= np.maximum(top[:, -1] - top[:, -2], 0) / 2).all()
+    assert (result.radius >= 0).all()
+    assert (counts.sum(axis=1) <= result.votes.n).all()
 
 
 def schedules() -> Iterator[Subject]:

@@ -19,6 +19,7 @@ _CORE = (
     files.reports,
     files.stored_reports,
     files.at_levels,
+    files.without_chance,
     files.files,
 )
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsmooth import Gaussian, Laplace, LatticeGaussian, Uniform
+from jaxsmooth import Ablation, Gaussian, Laplace, LatticeGaussian, Replacement, Uniform
 from tests.bad_input.harness import Same
 
 
@@ -155,7 +155,7 @@ KEYS = [
 NOISES = [
     *(lambda kind=kind, value=value: kind(value) for kind in (Gaussian, Laplace, Uniform) for value in
       (0.0, -1.0, float("nan"), float("inf"), 1e-50, 1e300, None, "1", True, np.ones(2), 1j, [0.5], object())),
-    *constants(Gaussian, Laplace, 0.5, LatticeGaussian),
+    *constants(Gaussian, Laplace, 0.5, LatticeGaussian, Ablation((5,), 2), Ablation((4,), 2), Replacement(5, 0.5)),
     lambda: Same(Gaussian(np.float64(0.5))),
     lambda: Same(Gaussian(jnp.float32(0.5))),
     lambda: Same(Gaussian(np.array(0.5, ">f4"))),
