@@ -44,10 +44,11 @@ class BridgedFunction(ABC):
         self.reading = reading
 
     def __call__(self, x: jax.Array, /) -> jax.Array:
-        """Run the model on a batch `[B, *event]`."""
+        """Run the model on a batch `[B, *event]`: floats, which it gets in its own dtype, or integers as they are."""
         x = x if is_traced(x) else jnp.asarray(x)
-        if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim == 0:
-            raise TypeError(f"a model takes a floating-point batch [B, *event], got dtype {x.dtype}, shape {x.shape}")
+        is_number = jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)
+        if not is_number or x.ndim == 0:
+            raise TypeError(f"a model takes a batch [B, *event] of numbers, got dtype {x.dtype}, shape {x.shape}")
         return _run(self, x)
 
     def __eq__(self, other: object) -> bool:
@@ -133,7 +134,9 @@ def _run_forward(function: BridgedFunction, x: jax.Array) -> tuple[jax.Array, ja
     return _run(function, x), x
 
 
-def _run_backward(function: BridgedFunction, x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+def _run_backward(function: BridgedFunction, x: jax.Array, cotangent: jax.Array) -> tuple[Any]:
+    if jnp.issubdtype(x.dtype, jnp.integer):  # tokens have no gradient
+        return (np.zeros(x.shape, jax.dtypes.float0),)
     return (_gradient(function, x, cotangent),)
 
 

@@ -71,7 +71,7 @@ def log_rows(
         result: of `certify` or another mode, for inputs with one class each.
         truth: `[N]` true classes.
         noise, alpha: what the certificates were made with. The rows claim it. For a result of `certify_levels` give
-            its levels as the noise.
+            its levels as the noise. For one of `certify_splitting` alpha is 0.
         idx: `[N]` indices of the inputs in their data set; 0, 1, 2, ... by default.
         seconds: time that a certificate took.
         **settings: more for the rows to claim, by name, such as `mode`, `n0`, `n`, `radii`, `key`. What the result
@@ -105,9 +105,19 @@ def log_rows(
     if chosen is not None:  # of `certify_levels`: the votes of both
         votes = votes + np.asarray(chosen.votes.n)
     own = {name: getattr(result.state, name) for name in ("k", "m") if hasattr(result.state, name)}
-    said = claim({**_as_settings({**own, **settings}, own), **_noise_words(result, noise), "alpha": as_alpha(alpha)})
+    words = {**_as_settings({**own, **settings}, own), **_noise_words(result, noise)}
+    said = claim({**words, "alpha": _as_alpha_of(result, alpha)})
     columns = zip(at, known, label, np.asarray(result.radius), votes, strict=True)
     return [LogRow(int(i), int(y), int(c), float(r), seconds, int(n), said) for i, y, c, r, n in columns]
+
+
+def _as_alpha_of(result: Certificate, alpha: Any) -> float:
+    """Return the failure probability of a result: 0 where nothing was left to chance."""
+    if result.votes.rule != "splitting":
+        return as_alpha(alpha)
+    if as_nonnegative("alpha", alpha) != 0:
+        raise ValueError(f"alpha must be 0 for a result of certify_splitting, which has none, got {alpha}")
+    return 0
 
 
 def _noise_words(result: Certificate, noise: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from jaxsmooth import (
     certify_splitting,
     certify_splitting_dataset,
     key_of_seed,
+    log_rows,
     noise_report,
     read_log,
     read_votes,
@@ -198,6 +199,15 @@ def test_the_votes_are_no_sample():
         splitting_certificate(Votes(counts=result.votes.counts, n=255))
     with pytest.raises(ValueError, match="only votes of the rule 'fixed'"):
         result.votes + result.votes
+
+
+def test_rows_claim_no_alpha():
+    result = certify_splitting(lambda x: x, Splitting(0.5), KEY, np.eye(2))
+    rows = log_rows(result, [0, 1], noise=Splitting(0.5), alpha=0, mode="splitting")
+    assert rows[0].settings["alpha"] == "0"
+    assert "alpha 0" in report_table({"split": rows}, [0.0])
+    with pytest.raises(ValueError, match="alpha must be 0"):
+        log_rows(result, [0, 1], noise=Splitting(0.5), alpha=0.001)
 
 
 def scaled(weights, x):

@@ -52,11 +52,12 @@ def as_jax(module: Any, *, output: Callable[[Any], Any] | None = None, random: b
             the caller stays as it was.
 
     Returns:
-        A function of one floating-point array `[B, *event]`. Two functions of the same module are equal. Results have
-        the module's dtype, float64 becoming float32 unless `jax_enable_x64` is set.
+        A function of one array `[B, *event]`: floats, or integers, which reach the module as they are. Two functions of
+        the same module are equal. Results have the module's dtype, float64 becoming float32 unless `jax_enable_x64` is
+        set.
 
     Raises:
-        TypeError: `module` is not an `nn.Module`, returns no tensor, or the input is not floating-point.
+        TypeError: `module` is not an `nn.Module`, returns no tensor, or the input holds no numbers.
         ValueError: the result of a batch has another number of rows, or it is ambiguous which part of it is meant.
         NotImplementedError: inside jit on a platform without buffer callbacks (TPU) or that PyTorch has not, and second
             derivatives.
@@ -264,6 +265,9 @@ def _on_stream(pointer: int, device: torch.device) -> Generator[None]:
 
 
 def _move(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None, private: bool) -> torch.Tensor:
-    """Return the tensor on this device and in this dtype: itself where it is, unless it is to be private."""
-    moved = x.to(device, dtype or x.dtype)
+    """Return the tensor on this device and in this dtype: itself where it is, unless it is to be private.
+
+    Integers stay what they are.
+    """
+    moved = x.to(device, dtype if dtype is not None and x.is_floating_point() else x.dtype)
     return moved.clone() if private and moved is x else moved

@@ -54,11 +54,12 @@ def as_jax(model: Any, *, output: Callable[[Any], Any] | None = None, random: bo
             depend on the batch size. They are put back afterwards.
 
     Returns:
-        A function of one floating-point array `[B, *event]`. Two functions of the same model are equal. Results have
-        the model's dtype, float64 becoming float32 unless `jax_enable_x64` is set.
+        A function of one array `[B, *event]`: floats, or integers, which reach the model as they are. Two functions of
+        the same model are equal. Results have the model's dtype, float64 becoming float32 unless `jax_enable_x64` is
+        set.
 
     Raises:
-        TypeError: `model` cannot be called, returns no tensor, or the input is not floating-point.
+        TypeError: `model` cannot be called, returns no tensor, or the input holds no numbers.
         ValueError: the result of a batch has another number of rows, or it is ambiguous which part of it is meant.
         NotImplementedError: inside jit on anything but a CPU, and second derivatives.
         An exception in the model arrives as it is outside of jit, and inside of it as JAX's runtime error with the
@@ -249,4 +250,4 @@ def _generators(layer: Any) -> list[Any]:
 
 
 def _cast(x: tf.Tensor, dtype: tf.DType | None) -> tf.Tensor:
-    return x if dtype is None else tf.cast(x, dtype)
+    return x if dtype is None or not x.dtype.is_floating else tf.cast(x, dtype)  # integers stay what they are
