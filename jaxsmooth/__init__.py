@@ -35,7 +35,7 @@ from jaxsmooth.precision import Within, certify_within
 from jaxsmooth.predict import predict, prediction
 from jaxsmooth.regression import AtMost, Interval, certify_regression, interval_ranks, regression_interval
 from jaxsmooth.reports import draw_curves, draw_probabilities, probability_table, report_table
-from jaxsmooth.runs import certify_dataset, predict_dataset
+from jaxsmooth.runs import certify_dataset, count_dataset, predict_dataset
 from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
@@ -104,6 +104,7 @@ __all__ = [
     "class_gradients",
     "components_certificate",
     "cosine_schedule",
+    "count_dataset",
     "count_votes",
     "cross_entropy",
     "decision_keys",

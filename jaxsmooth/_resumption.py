@@ -137,16 +137,19 @@ class Resumption:
 def refuse_other_votes(idx: int, before: np.ndarray, votes: np.ndarray) -> None:
     """Refuse a classifier whose selection votes on an input are not those in the file."""
     if not np.array_equal(before, votes):
+        differs = (before != votes).any(axis=-1)
+        at = np.unravel_index(np.argmax(differs), differs.shape)  # of several components, the first that differs
+        place = f" at component {tuple(map(int, at))}" if at else ""
         raise ValueError(
             f"f must be the classifier of the run, on such a machine: input {idx} got the selection votes "
-            f"{before.tolist()} in the file, and now {votes.tolist()}"
+            f"{before[at].tolist()} in the file{place}, and now {votes[at].tolist()}"
         )
 
 
 def _margin(row: VoteRow) -> int:
-    """Return by how many selection votes the class leads."""
-    second, top = np.sort(row.selection)[-2:]
-    return int(top - second)
+    """Return by how many selection votes the class leads; of several components, in the closest one."""
+    votes = np.sort(row.selection, axis=-1)
+    return int((votes[..., -1] - votes[..., -2]).min())
 
 
 def _loaded_before() -> Any:

@@ -1,7 +1,6 @@
 """Certify a data set at a level of noise for each input, so that a crash loses nothing."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import numpy as np
 from jaxsmooth._claims import NO_TRUTH, claim, level_words
 from jaxsmooth._datasets import Item
 from jaxsmooth._share_files import list_stores, share_path
-from jaxsmooth.arguments import as_key, in_brief, refuse_unpaired
+from jaxsmooth.arguments import as_key, in_brief
 from jaxsmooth.certify import Fixed
 from jaxsmooth.levels import Level, as_levels, as_modes, as_shares, one_shape, refuse_other_levels
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.precision import Within
-from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job
+from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job, unlabelled
 from jaxsmooth.sequential import Grid
 from jaxsmooth.stores import VoteStore
 from jaxsmooth.stream import Stream, stream_key
@@ -106,7 +105,7 @@ def certify_levels_dataset(
     classes = _refuse_other_classes(select, jobs, inputs.items)
     settings = {"check": check, "verbose": verbose}
     inputs = as_run_inputs(data, skip, most, share)
-    chosen = {row.idx: row for row in do_job(select, _unlabelled(inputs), selector_path, group, **settings)}
+    chosen = {row.idx: row for row in do_job(select, unlabelled(inputs), selector_path, group, **settings)}
     seen = _digests(selector_path)
     found: dict[int, LogRow] = {}
     for index, job in enumerate(jobs):
@@ -182,23 +181,6 @@ def _claim_of(levels: list[Level], select: Job, job: Job, alpha: float, chosen: 
     words = {**job.settings, "noise": level_words(levels), "mode": f"levels-{job.settings['mode']}", "alpha": alpha}
     words["selector"] = ";".join(claim(own).split())
     return claim(words | {name: said[name] for name in ("dtype", "inputs") if name in said})
-
-
-def _unlabelled(inputs: RunInputs) -> RunInputs:
-    """Return inputs whose label is the first level: the selector's truth is not known."""
-
-    def without_label(item: Item) -> Item:
-        return Item(item.idx, partial(_first_part, item))
-
-    at = inputs.at
-    wrapped: Callable[[int], Item] | None = None if at is None else lambda idx: without_label(at(idx))
-    return inputs._replace(items=map(without_label, inputs.items), at=wrapped)
-
-
-def _first_part(item: Item) -> Any:
-    pair = item.get()
-    refuse_unpaired("data", pair, f"at index {item.idx}")
-    return pair[0], 0
 
 
 def _only(inputs: RunInputs, indices: set[int]) -> RunInputs:

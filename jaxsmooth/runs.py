@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxsmooth._checks import as_batch_size, as_n, as_noise
-from jaxsmooth._claims import NOT_IDENTIFIED, claim, input_digest, origin
+from jaxsmooth._claims import NO_TRUTH, NOT_IDENTIFIED, claim, input_digest, origin
 from jaxsmooth._datasets import Item, count_items, describe, item_at, list_items
 from jaxsmooth._host_loop import (
     DECISION,
@@ -31,7 +31,7 @@ from jaxsmooth._progress import progress_bar
 from jaxsmooth._resumption import Resumption
 from jaxsmooth._share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
 from jaxsmooth.anytime import Anytime
-from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, refuse_uncallable
+from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, refuse_uncallable, refuse_unpaired
 from jaxsmooth.certify import Fixed
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.devices import over_devices
@@ -40,10 +40,10 @@ from jaxsmooth.noise_report import NoiseReport, noise_report
 from jaxsmooth.precision import Within
 from jaxsmooth.predict import prediction
 from jaxsmooth.sequential import Grid
-from jaxsmooth.stores import VoteHeader, VoteRow, VoteStore
+from jaxsmooth.stores import StoredRun, VoteHeader, VoteRow, VoteStore, stored_run, undecided
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes, batch_size_of
 
-__all__ = ["certify_dataset", "predict_dataset"]
+__all__ = ["certify_dataset", "count_dataset", "predict_dataset"]
 
 _FIXED = Fixed()
 
@@ -204,6 +204,96 @@ def predict_dataset(
     return do_job(job, inputs, path, group, check, verbose)
 
 
+def count_dataset(
+    f: Classifier,
+    noise: Noise,
+    key: jax.Array,
+    data: Any,
+    path: str | Path,
+    *,
+    n0: int = 100,
+    n: int = 100_000,
+    batch_size: int = 256,
+    group: int | None = None,
+    skip: int = 1,
+    most: int | None = None,
+    compiled: bool = True,
+    devices: Sequence[Any] | None = None,
+    share: tuple[int, int] | None = None,
+    check: bool = True,
+    verbose: bool = True,
+) -> StoredRun:
+    """Count votes on a data set into a file, decide nothing, and go on where an earlier call was ended.
+
+    For decisions that `certify_dataset` has no mode for, and for classifiers with components: `components_certificate`,
+    `top_k_certificate`, and `regression_interval` of votes of `AtMost(f, thresholds)` decide from the votes of the run.
+    Input i gets the votes of `certify(f, noise, key, x[i : i + 1], n0=n0, n=n, ids=[i])`. Fix n0 and n, and what the
+    decision asks for, before you look at any votes. What makes a run go on, or refuses it, is as in `certify_dataset`.
+
+    Args:
+        f, noise, key, n0, n, batch_size: as for `certify`; f may return scores `[B, *components, K]`.
+        data: an array of inputs `[N, *event]`, or as for `certify_dataset`: the second part of each pair is ignored.
+        path: of the file of votes, `<name>.votes`. An input takes 8 bytes for each of its components and classes.
+        group, skip, most, compiled, devices, share, check, verbose: as for `certify_dataset`.
+
+    Returns:
+        What `read_votes` returns for the file, or of a shared run for those of all shares: the inputs that were asked
+        for, in order. Its certificate abstains, since nothing was decided.
+
+    Raises:
+        ValueError, TypeError, OSError: as `certify_dataset`.
+
+    Example:
+        >>> import jaxsmooth, tempfile
+        >>> f = lambda x: jax.numpy.stack([x, -x], axis=-1)  # one component for each feature
+        >>> path, noise = Path(tempfile.mkdtemp()) / "run.votes", jaxsmooth.Gaussian(0.5)
+        >>> run = count_dataset(f, noise, jax.random.key(0), np.eye(3, dtype=np.float32), path, n=500, verbose=False)
+        >>> run.votes.counts.shape
+        (3, 3, 2)
+        >>> jaxsmooth.components_certificate(run.votes, noise, tau=0.75).label
+        array([[ 0, -1, -1],
+               [-1,  0, -1],
+               [-1, -1,  0]], dtype=int32)
+    """
+    mode = Fixed(n0=n0, n=n)
+    path = Path(path)
+    if path.suffix != ".votes":
+        raise ValueError(f"path must be that of a file of votes, <name>.votes, got {path}")
+    voter = _as_voter(f, noise, key, batch_size, compiled, devices, streams=DECISION)
+
+    def count(x: np.ndarray, ids: np.ndarray) -> Certificate:
+        votes = voter.sampler(x, ids).first(mode.n0, mode.n, mode.rule)
+        return undecided(votes)
+
+    job = Job(
+        certify=count,
+        select=lambda x, ids: np.asarray(voter.sampler(x, ids).first(mode.n0, 0, mode.rule).selection),
+        examine=partial(_examine, voter),
+        settings={**voter.settings, "mode": "votes", "n0": mode.n0, "n": mode.n, "truth": NO_TRUTH},
+        rule=mode.rule,
+        selects=True,
+        n=mode.n,
+        group=_group_of(mode, voter.batch_size),
+        has_truth=False,
+        decides=False,
+    )
+    if getattr(data, "ndim", 0) > 1 and not hasattr(data, "iloc"):
+        data = data, np.zeros(len(data), int)
+    inputs = unlabelled(as_run_inputs(data, skip, most, share))
+    log = path.with_suffix("")
+    wanted = {row.idx for row in do_job(job, inputs, log, group, check, verbose)}
+    stores = list_stores(log)
+    if not stores:
+        raise ValueError("data must have at least one input, got none")
+    return stored_run([row for row in _rows_of(log) if row.idx in wanted], VoteStore.read(stores[0])[0])
+
+
+def _rows_of(log: Path) -> list[VoteRow]:
+    """Return the rows of all files of votes of a run, in the order of the inputs."""
+    rows = {row.idx: row for store in list_stores(log) for row in VoteStore.read(store)[1]}
+    return [rows[idx] for idx in sorted(rows)]
+
+
 class Job(NamedTuple):
     """What a run does with each group of inputs.
 
@@ -219,6 +309,7 @@ class Job(NamedTuple):
         group: how many inputs to certify together, by default.
         bar: what the bar says that it counts.
         has_truth: whether the labels of the data are classes of f.
+        decides: whether there is a log of one class for each input. If not, there are votes only.
     """
 
     certify: Callable[[np.ndarray, np.ndarray], Certificate]
@@ -232,6 +323,7 @@ class Job(NamedTuple):
     is_settled: Callable[[VoteRow], bool] | None = None
     bar: str = "inputs"
     has_truth: bool = True
+    decides: bool = True
 
 
 class _Voter(NamedTuple):
@@ -382,6 +474,23 @@ def as_run_inputs(data: Any, skip: Any, most: Any, share: Any) -> RunInputs:
     return RunInputs(items, total, of_run, part, item_at(data))
 
 
+def unlabelled(inputs: RunInputs) -> RunInputs:
+    """Return inputs whose label is 0: their truth is not known, or no class."""
+
+    def without_label(item: Item) -> Item:
+        return Item(item.idx, partial(_first_part, item))
+
+    at = inputs.at
+    wrapped: Callable[[int], Item] | None = None if at is None else lambda idx: without_label(at(idx))
+    return inputs._replace(items=map(without_label, inputs.items), at=wrapped)
+
+
+def _first_part(item: Item) -> Any:
+    pair = item.get()
+    refuse_unpaired("data", pair, f"at index {item.idx}")
+    return pair[0], 0
+
+
 class _Request(NamedTuple):
     """What a run is asked for, checked.
 
@@ -416,7 +525,7 @@ def _as_request(inputs: RunInputs, path: str | Path, group: Any, check: bool, ve
     if path.suffix == ".votes":
         raise ValueError(f"path must be that of the log, got {path}: the votes go to <log>.votes")
     own = share_path(path, *inputs.share)
-    check = as_flag("check", check) and not own.exists()
+    check = as_flag("check", check) and not votes_path(own).exists()
     # The bar is a convenience of the default: without tqdm the run goes on without it.
     verbose = as_flag("verbose", verbose) and importlib.util.find_spec("tqdm") is not None
     return _Request(inputs, path, own, group, check, verbose)
@@ -439,15 +548,57 @@ class _Progress(NamedTuple):
         return notes | {"votes_saved": f"{saved:.1%}"} if saved > 0 else notes
 
 
+class _Log(NamedTuple):
+    """The log of a run; none of a job that decides nothing.
+
+    Attributes:
+        path: of the log of this share.
+        is_kept: whether there is one.
+    """
+
+    path: Path
+    is_kept: bool
+
+    def refuse_foreign(self, whole: Path) -> None:
+        """Refuse a log of the whole run that no file of votes is beside."""
+        if not self.is_kept or not whole.exists() or list_stores(whole):
+            return
+        if whole.read_text("utf-8", "replace").strip() not in ("", HEADER):
+            raise ValueError(
+                f"{whole} is there without a file of votes: it is no log to go on from, and is not overwritten"
+            )
+
+    def begin(self, store: VoteStore, words: str) -> None:
+        """Write the log from the votes on the disk: a crash may have left lines out."""
+        if not self.is_kept:
+            return
+        if store.rows:
+            self.write([log_row(row, words) for row in store.rows])
+        else:
+            self.path.write_text(HEADER + "\n", encoding="utf-8")
+
+    def add(self, rows: list[LogRow]) -> None:
+        """Add lines at the end."""
+        if self.is_kept:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(format_row(row) + "\n" for row in rows)
+
+    def write(self, rows: list[LogRow]) -> None:
+        """Replace the log."""
+        if self.is_kept:
+            write_log(self.path, rows)
+
+
 def _run(job: Job, request: _Request) -> list[LogRow]:
     """Do a job over the inputs that are asked for, and return their rows of the log."""
     path = request.path
     own = request.own
     items = request.inputs.items
     first = next(items, None)
+    log = _Log(own, job.decides)
     if first is None:
         if not own.exists():
-            write_log(own, [])
+            log.write([])
         return []
     items = itertools.chain([first], items)
     x, _ = first.load()
@@ -457,17 +608,16 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
     planned = max(request.inputs.of_run or 0, planned_inputs(own))
     words = claim({**settings, "inputs": planned or None})
     # Everything that can be refused is refused before a file is touched.
-    if path.exists() and not list_stores(path) and path.read_text("utf-8", "replace").strip() not in ("", HEADER):
-        raise ValueError(f"{path} is there without a file of votes: it is no log to go on from, and is not overwritten")
+    log.refuse_foreign(path)
     report = job.examine(x[None], np.array([first.idx])) if request.check else None
     # The votes of the first input show how many classes there are, and whether f can be called at all.
     selection = job.select(x[None], np.array([first.idx]))[0]
-    if selection.ndim > 1:
+    if selection.ndim > 1 and job.decides:
         raise ValueError(
             f"f must return scores [B, K], got components of shape {selection.shape[:-1]}: a log has one class for "
-            "each input. certify and the like certify components"
+            "each input. count_dataset counts the votes of components"
         )
-    classes = len(selection)
+    classes = selection.shape[-1]
     if settings["classifier"] == NOT_IDENTIFIED and request.inputs.share[1] > 1 and request.inputs.at is None:
         raise ValueError(
             "data must be indexed (a list, two arrays, a Dataset) where processes share the inputs and the classifier "
@@ -484,7 +634,7 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
     own.parent.mkdir(parents=True, exist_ok=True)
     with VoteStore(votes_path(own), header) as store:
         done |= {row.idx: row for row in store.rows}  # another process may have written until the lock was taken
-        _begin_log(own, store, words)
+        log.begin(store, words)
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
         with progress_bar(job.bar, request.inputs.total, request.verbose) as advance:
@@ -496,8 +646,7 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
                     for row in rows:
                         store.append(row)
                         done[row.idx] = row
-                    with own.open("a", encoding="utf-8") as log:
-                        log.writelines(format_row(log_row(row, words)) + "\n" for row in rows)
+                    log.add([log_row(row, words) for row in rows])
                 wanted += [done[item.idx] for item in batch]
                 progress = progress.add(wanted[-len(batch) :])
                 notes = progress.notes(job.n)
@@ -505,7 +654,7 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
                     progress.done, **{name: note for name, note in notes.items() if job.has_truth or name != "accuracy"}
                 )
         # The log in the order of the inputs replaces the one in the order of their certificates.
-        write_log(own, in_order(done.values() if own == path else store.rows, words))
+        log.write(in_order(done.values() if own == path else store.rows, words))
     return in_order(wanted, words)
 
 
@@ -519,8 +668,10 @@ def _certified(job: Job, batch: list[Item], like: dict[str, Any], classes: int) 
     began = time.perf_counter()
     found = job.certify(np.stack([x for x, _ in pairs]), ids)
     seconds = (time.perf_counter() - began) / len(ids)
-    label, radius, p_lower = (np.asarray(values) for values in (found.label, found.radius, found.p_lower))
     votes = found.votes
+    decided = (np.asarray(values) for values in (found.label, found.radius, found.p_lower))
+    # Of components nothing was decided, so all are alike.
+    label, radius, p_lower = (values.reshape(len(ids), -1)[:, 0] for values in decided)
     n = np.broadcast_to(votes.n, len(ids))
     lost = np.full(len(ids), np.nan) if votes.lost is None else votes.lost
     return [
@@ -539,14 +690,6 @@ def _certified(job: Job, batch: list[Item], like: dict[str, Any], classes: int) 
         )
         for i, (item, (x, truth)) in enumerate(zip(batch, pairs, strict=True))
     ]
-
-
-def _begin_log(path: Path, store: VoteStore, words: str) -> None:
-    """Write the log from the votes on the disk: a crash may have left lines out."""
-    if store.rows:
-        write_log(path, [log_row(row, words) for row in store.rows])
-    else:
-        path.write_text(HEADER + "\n", encoding="utf-8")
 
 
 def _write_report(path: Path, report: NoiseReport) -> None:

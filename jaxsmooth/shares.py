@@ -45,6 +45,8 @@ def merge_shares(path: str | Path) -> list[LogRow]:
     if not found:
         raise ValueError(f"there is no file of votes of {path}: expected {path.name}.votes or those of its shares")
     first = next(iter(found))
+    if found[first][0].settings.get("mode") == "votes":
+        raise ValueError(f"{path} has votes only, of which there is no log: count_dataset without share= returns all")
     done: dict[int, VoteRow] = {}
     for store, (header, rows) in found.items():
         refuse_other(store, header, found[first][0])

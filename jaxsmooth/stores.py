@@ -21,7 +21,7 @@ from jaxsmooth._claims import claim, differences
 from jaxsmooth._locks import FileLock
 from jaxsmooth.arguments import in_brief
 from jaxsmooth.logs import LogRow
-from jaxsmooth.types import Certificate, Votes
+from jaxsmooth.types import ABSTAIN, Certificate, Votes
 
 __all__ = ["StoredRun", "VoteHeader", "VoteRow", "VoteStore", "read_votes"]
 
@@ -53,7 +53,13 @@ class StoredRun(NamedTuple):
         return self.certificate.votes
 
     def rows(self) -> list[LogRow]:
-        """Return what was certified as rows of a log, which claim what the run claims."""
+        """Return what was certified as rows of a log, which claim what the run claims.
+
+        Raises:
+            ValueError: nothing was decided, as in a run of `count_dataset`.
+        """
+        if self.settings.get("mode") == "votes":
+            raise ValueError("the run has votes only: log_rows makes rows of what is decided from them")
         words = claim(self.settings)
         n = np.broadcast_to(np.asarray(self.votes.n), self.idx.shape)
         label, radius = self.certificate.label, self.certificate.radius
@@ -236,6 +242,11 @@ def read_votes(path: str | Path) -> StoredRun:
         True
     """
     header, rows = VoteStore.read(path)
+    return stored_run(rows, header)
+
+
+def stored_run(rows: list[VoteRow], header: VoteHeader) -> StoredRun:
+    """Return what the rows of a file, or of several of one header, say."""
 
     def column(name: str, dtype: Any) -> np.ndarray:
         return np.array([getattr(row, name) for row in rows], dtype)
@@ -259,8 +270,15 @@ def read_votes(path: str | Path) -> StoredRun:
     idx = column("idx", np.int64)
     truth = column("label", np.int64)
     seconds = column("seconds", np.float64)
-    certificate = Certificate(*decided, votes)  # pyright: ignore
+    # Of components nothing was decided: see `count_dataset`.
+    certificate = Certificate(*decided, votes) if len(header.row) == 1 else undecided(votes)  # pyright: ignore
     return StoredRun(dict(header.settings), idx, truth, seconds, certificate, column("input", np.int64))
+
+
+def undecided(votes: Votes) -> Certificate:
+    """Return votes as a certificate that abstains."""
+    none = np.zeros(votes.counts.shape[:-1], np.float32)
+    return Certificate(np.full(none.shape, ABSTAIN, np.int32), none, none, votes)
 
 
 def _record_type(row: tuple[int, ...]) -> np.dtype[Any]:

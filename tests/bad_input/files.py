@@ -223,6 +223,30 @@ def at_levels() -> Iterator[Subject]:
     yield Subject("certify_levels_dataset", rows, good, odd, are_fields, words, lambda a: names_in(a["path"]))
 
 
+def votes_only() -> Iterator[Subject]:
+    """A run over a data set that counts votes."""
+
+    def good():
+        settings = {"path": folder() / "run.votes", "n0": 10, "n": 20, "batch_size": 20, "verbose": False}
+        return {"f": scores, "noise": Gaussian(0.5), "key": jax.random.key(7), "data": inputs(), **settings}
+
+    def counts(f, noise, key, data, path, **settings):
+        run = jaxsmooth.count_dataset(f, noise, key, data, path, **settings)
+        assert (run.votes.counts.sum(axis=-1) <= run.votes.n).all()
+        return run.idx, run.votes.counts
+
+    odd = {"f": CLASSIFIERS[:8], "noise": NOISES, "key": KEYS, "data": ANYTHING, "batch_size": INTEGERS}
+    odd |= {"n": INTEGERS, "n0": INTEGERS, "skip": INTEGERS, "group": GIVEN, "path": constants("run.tsv", "a/b", "run")}
+    words = {**WORDS, "data": ("x must", "f must", "the label"), "n": ("n0",), "n0": ("n must",)}
+    yield Subject("count_dataset", counts, good, odd, are_counted, words)
+
+
+def are_counted(result):
+    idx, counts = result
+    assert len(idx) == len(counts)
+    assert (counts >= 0).all()
+
+
 def without_chance() -> Iterator[Subject]:
     """A run over a data set with every place of the cuts."""
     data = np.random.default_rng(0).integers(0, 5, (3, 5)) / 4, np.arange(3)

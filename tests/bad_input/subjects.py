@@ -20,6 +20,7 @@ _CORE = (
     files.stored_reports,
     files.at_levels,
     files.without_chance,
+    files.votes_only,
     files.files,
 )
 
