@@ -29,7 +29,7 @@ from jaxsmooth.lattice import LatticeGaussian
 from jaxsmooth.level_runs import certify_levels_dataset
 from jaxsmooth.levels import Level, LevelState, certify_levels
 from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
-from jaxsmooth.noise import Gaussian, Laplace, Uniform
+from jaxsmooth.noise import Gaussian, Laplace, Splitting, Uniform
 from jaxsmooth.noise_report import NoiseReport, noise_report
 from jaxsmooth.precision import Within, certify_within
 from jaxsmooth.predict import predict, prediction
@@ -39,7 +39,12 @@ from jaxsmooth.runs import certify_dataset, count_dataset, predict_dataset
 from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
 from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
-from jaxsmooth.splitting import Splitting, certify_splitting, certify_splitting_dataset, splitting_certificate
+from jaxsmooth.splitting import (
+    SplittingState,
+    certify_splitting,
+    certify_splitting_dataset,
+    splitting_certificate,
+)
 from jaxsmooth.stores import StoredRun, read_votes
 from jaxsmooth.stream import Stream, add_noise, decision_keys, key_of_seed, stream_key, stream_samples
 from jaxsmooth.top_k import TopK, certify_top_k, top_k_certificate
@@ -74,6 +79,7 @@ __all__ = [
     "RandomClassifier",
     "Replacement",
     "Splitting",
+    "SplittingState",
     "StoredRun",
     "Stream",
     "TopK",

@@ -1,5 +1,6 @@
 """Checks of what the core works on: classifier, noise, inputs, ids, scores, votes."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -73,10 +74,22 @@ def as_noise(noise: Any) -> Noise:
     if isinstance(noise, type) or not all(map(partial(hasattr, noise), _NOISE_MEMBERS)):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {in_brief(noise)}")
     as_scale(f"the scale of {type(noise).__name__}", noise.scale)
+    if noise.norm == 0:
+        _refuse_untold(noise)
     try:
         return jax.tree.map(_without_weak_type, noise)
     except TypeError:
-        raise TypeError(f"noise must be a pytree of numbers and arrays, got {in_brief(noise)}") from None
+        how = "; register its class with jax.tree_util.register_static" if noise.norm == 0 else ""
+        raise TypeError(f"noise must be a pytree of numbers and arrays, got {in_brief(noise)}{how}") from None
+
+
+def _refuse_untold(noise: Any) -> None:
+    """Refuse a static noise that nothing tells from another one: a run could go on under other settings."""
+    told = dataclasses.is_dataclass(noise) and all(field.compare for field in dataclasses.fields(noise))
+    if not told and not hasattr(noise, "_fields"):
+        raise TypeError(
+            f"noise must be a dataclass with all of its settings as fields that are compared, got {in_brief(noise)}"
+        )
 
 
 def _without_weak_type(leaf: Any) -> ArrayLike:
@@ -129,8 +142,13 @@ def as_host_inputs(x: Any, noise: Any = None) -> jax.Array | np.ndarray:
     dtype = array.dtype
     shape = array.shape
     if not jnp.issubdtype(dtype, jnp.floating) and not (is_counted and jnp.issubdtype(dtype, jnp.integer)):
-        units = "" if is_counted else ", since the noise is in its units"
-        raise TypeError(f"x must be {expected}, got dtype {dtype}: convert it{units}")
+        cure = (
+            "convert it to integers"
+            if is_counted
+            else "convert numbers such as pixels, since the noise is in their units; token ids need a noise of norm 0, "
+            "such as Ablation"
+        )
+        raise TypeError(f"x must be {expected}, got dtype {dtype}: {cure}")
     if len(shape) < 2:
         raise ValueError(f"x must be {expected}, got shape {shape}: one input is x[None]")
     if 0 in shape[1:]:

@@ -41,9 +41,7 @@ CLAIMED = (
 def origin(f: Classifier, noise: Noise, key: jax.Array) -> dict[str, Any]:
     """Return what the votes of a run come from, in a form that JSON can hold."""
     return {
-        "noise": noise_words(noise),
-        "norm": noise.norm,
-        "noise_arrays": digest(noise_arrays(noise)),
+        **noise_identity(noise),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "classifier": identity(f),
         "versions": {name: version(name) for name in _PACKAGES},
@@ -91,6 +89,12 @@ def noise_words(noise: Noise) -> str:
 def level_words(levels: Sequence[tuple[Any, Noise]]) -> str:
     """Return the noises of several levels, pairs (f, noise), as one word."""
     return f"levels({','.join(noise_words(noise) for _, noise in levels)})"
+
+
+def noise_identity(noise: Noise) -> dict[str, Any]:
+    """Return what tells a noise from another one: its words, and exactly, its arrays and what is static in it."""
+    exactly = f"{digest(noise_arrays(noise))} {described(jax.tree.structure(noise))}"
+    return {"noise": noise_words(noise), "norm": noise.norm, "noise_exactly": exactly}
 
 
 def noise_arrays(noise: Noise) -> list[np.ndarray]:

@@ -41,7 +41,7 @@ __all__ = [
 LEAST_ALPHA = 1e-12
 LEAST_SCALE = np.float32(1e-30)  # below it, products of a scale and a radius would be rounded as subnormal numbers
 _INT32 = 2**31 - 1
-_UNDER_JIT = "under jax.jit use count_votes, or certify or predict with compiled=True"
+_COUNTING = "use count_votes, or certify or predict with compiled=True"
 
 
 def in_brief(value: Any) -> str:
@@ -264,10 +264,10 @@ def refuse_unpaired(name: str, pair: Any, place: str) -> None:
     raise ValueError(f"{name} must hold pairs (x, label), got {came} {place}")
 
 
-def refuse_traced(name: str, values: Any) -> None:
-    """Refuse traced values in the function `name`, which runs on the host."""
+def refuse_traced(name: str, values: Any, instead: str = _COUNTING) -> None:
+    """Refuse traced values in the function `name`, which runs on the host, and say what to do under jit instead."""
     if any(map(is_traced, jax.tree.leaves(values))):
-        raise TypeError(f"{name} runs on the host and takes no traced values: {_UNDER_JIT}")
+        raise TypeError(f"{name} runs on the host and takes no traced values: under jax.jit {instead}")
 
 
 def refuse_uncallable(f: Any) -> None:

@@ -65,8 +65,9 @@ def certify(
     bounds for a whole data set need them: give a loop `ids=[i]`.
 
     With probability at least 1 - alpha over the samples, for each input, the smoothed classifier g(x) = argmax_c
-    P(f(x + noise) = c) returns `label` for every perturbation of x whose norm (L2 for `Gaussian`, L1 for `Laplace` and
-    `Uniform`) is below `radius`, or else `label` is `ABSTAIN` (Cohen et al. 2019, arXiv:1902.02918, Theorem 1 and
+    P(f(x + noise) = c) returns `label` for every perturbation of x whose norm (L2 for `Gaussian`, L1 for `Laplace`,
+    `Uniform` and `Splitting`) is below `radius`, or, for a noise of norm 0 such as `Ablation`, that changes at most
+    `radius` features; or else `label` is `ABSTAIN` (Cohen et al. 2019, arXiv:1902.02918, Theorem 1 and
     Proposition 3). Fix n and alpha before you look at any votes.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_host_inputs, as_noise, as_votes, refuse_stopped, shape_of_scores
-from jaxsmooth._claims import NOT_IDENTIFIED, identity, input_digest, noise_words
+from jaxsmooth._claims import NOT_IDENTIFIED, identity, input_digest, noise_identity, noise_words
 from jaxsmooth._host_loop import (
     DECISION,
     HostTask,
@@ -237,7 +237,7 @@ def _refuse_other_classes(found: tuple[int, ...], row: tuple[int, ...]) -> None:
 def _refuse_other_run(run: StoredRun, f: Any, noise: Noise, x: np.ndarray) -> None:
     """Refuse what a stored run is not of."""
     said = run.settings
-    if said.get("noise") != noise_words(noise):
+    if any(said.get(name) != value for name, value in noise_identity(noise).items()):
         raise ValueError(f"noise must be that of the run, {said.get('noise')}, got {noise_words(noise)}")
     if said.get("classifier") not in (NOT_IDENTIFIED, identity(f)):
         raise ValueError("f must be the classifier of the run, got one with other weights")

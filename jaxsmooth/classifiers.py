@@ -49,7 +49,7 @@ def check_classifier(
         f: classifier, `[B, *event] -> [B, K]` scores; it is called a few times, with 2N rows.
         x: some inputs `[N, *event]`, of the kind and dtype that are to be certified.
         noise: half of the rows are moved by normal numbers of its scale; by default of the standard deviation of x,
-            or 1 if that is 0.
+            or 1 if that is 0. A noise of norm 0 moves them itself: give it where x holds integers.
         classes: the number of classes that f should have.
         finite: whether scores must be finite. A row that has others votes for no class, which may be meant.
 

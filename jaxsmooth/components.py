@@ -4,13 +4,16 @@ Every function here certifies components, each at its share of alpha. `certify_c
 advance instead, and then needs much less of alpha for each (Fischer et al. 2021, SegCertify).
 """
 
+import math
+
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import as_noise, as_votes
-from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_traced
+from jaxsmooth._checks import as_host_inputs, as_n, as_noise, as_votes, shape_of_scores
+from jaxsmooth._sampling import shaped_scores
+from jaxsmooth.arguments import as_alpha, as_flag, as_numbers, in_brief, refuse_traced, refuse_uncallable
 from jaxsmooth.bounds import at_label, per_input, round_down, rounded_radius, settled, unit_radii
 from jaxsmooth.certify import cast_votes, refuse_unsupported
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
@@ -38,12 +41,12 @@ def certify_components(
     """Certify as many components of each answer as possible, all at the radius of one probability tau.
 
     With probability at least 1 - alpha over the samples, for each input, *all* components that are certified keep
-    their class at once, for every perturbation of x whose norm is below the radius that tau has under the noise. The
-    others are `ABSTAIN`. It tests for each component whether its class is more probable than tau, and corrects for
-    the number of components by Holm's method, which holds however they depend on each other (Fischer et al. 2021,
-    arXiv:2107.00228, SegCertify). Fix tau, n0, n and alpha before you look at any votes. `certify` gives each component
-    a radius of its own, at level alpha / M for M components. The decision is made on the host, so this function does
-    not run under `jax.jit`.
+    their class at once, for every perturbation of x whose norm is below the radius that tau has under the noise (norm
+    0: of at most so many features). The others are `ABSTAIN`. It tests for each component whether its class is more
+    probable than tau, and corrects for the number of components by Holm's method, which holds however they depend on
+    each other (Fischer et al. 2021, arXiv:2107.00228, SegCertify). Fix tau, n0, n and alpha before you look at any
+    votes. `certify` gives each component a radius of its own, at level alpha / M for M components. The decision is made
+    on the host, so this function does not run under `jax.jit`.
 
     The votes of an input take 8 M K bytes for K classes, whatever n is: 42 MB for 512 x 512 pixels and 20 classes.
 
@@ -58,7 +61,8 @@ def certify_components(
         same for all certified components, and `p_lower` is tau there.
 
     Raises:
-        ValueError, TypeError: an argument is not as described.
+        ValueError, TypeError: an argument is not as described. With so few votes no component could be certified, not
+            even if all agreed: the message says how many it takes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,7 +75,13 @@ def certify_components(
     """
     tau = as_tau(tau)
     alpha = as_alpha(alpha)
-    refuse_traced("certify_components", (x, key, noise))
+    refuse_traced("certify_components", (x, key, noise), "use count_votes, and components_certificate outside of it")
+    noise = as_noise(noise)
+    if as_flag("compiled", compiled):  # otherwise only calling f shows how many components there are
+        refuse_uncallable(f)
+        x = as_host_inputs(x, noise)
+        row = shape_of_scores(shaped_scores(f, x), len(x)) if len(x) else (2,)
+        _refuse_few(as_n(n), tau, alpha, math.prod(row[:-1]))
     votes, noise = cast_votes(f, noise, key, x, n0, n, batch_size, ids, compiled, progress)
     return _decide(votes, noise, tau, alpha)
 
@@ -115,6 +125,16 @@ def as_tau(tau: object) -> float:
     return float(value)
 
 
+def _refuse_few(n: int, tau: float, alpha: float, components: int) -> None:
+    """Refuse so few votes that no component could be certified, not even if all votes agreed."""
+    least = math.ceil(math.log(alpha / components) / math.log(tau))
+    if n < least:
+        raise ValueError(
+            f"n must be at least {least} for {components} components at tau = {tau:g} and alpha = {alpha:g}, got {n}: "
+            "with fewer votes none can be certified, even if all agree"
+        )
+
+
 def _decide(votes: Votes, noise: Noise, tau: float, alpha: float) -> Certificate:
     """Decide from checked votes."""
     label = np.asarray(votes.selection).argmax(axis=-1)
@@ -122,7 +142,7 @@ def _decide(votes: Votes, noise: Noise, tau: float, alpha: float) -> Certificate
     n = per_input(np.asarray(votes.n), label.ndim)
     # P[Bin(n, tau) >= k], which is 1 for k = 0.
     p_value = np.where(hits > 0, special.betainc(np.maximum(hits, 1), n - hits + 1.0, tau), 1.0) * (1 + _MARGIN)
-    is_certified = holm(p_value.reshape(len(label), -1), alpha).reshape(label.shape)
+    is_certified = holm(p_value.reshape(len(label), math.prod(label.shape[1:])), alpha).reshape(label.shape)
     (of_tau,) = np.ravel(rounded_radius(noise, unit_radii(noise, np.array(tau))))
     label, radius = settled(label, np.where(is_certified, of_tau, np.float32(-1)), votes.lost)
     p_lower = np.where(label != ABSTAIN, round_down(tau), np.float32(0))

@@ -83,7 +83,7 @@ def certified_accuracy_bound(
     """Return `certified_accuracy`, with the inputs taken off that may be falsely certified.
 
     With probability at least 1 - delta over the noise, for all radii together, the smoothed classifier gives at least
-    this share of the inputs their true class on every perturbation below r.
+    this share of the inputs their true class on every perturbation below r (norm 0: of at most r features).
 
     Args:
         predicted, radius, truth, radii: as for `certified_accuracy`.

@@ -38,17 +38,27 @@ class DiscreteNoise(ABC):
     """A noise that replaces features, for inputs of integers or floats; certifies how many features may change.
 
     A certificate of radius r holds for every input that differs from x in at most r features. A label with radius 0 is
-    the class of x itself. Inherit from it to certify under a kernel of your own: in a frozen dataclass whose fields can
-    be hashed, registered with `jax.tree_util.register_static`, that has the methods `sample`, `add` and `regions`.
+    the class of x itself. Settings are static: others compile other programs.
+
+    Inherit from it to certify under a kernel of your own: in a frozen dataclass, registered with
+    `jax.tree_util.register_static`, that has the methods `sample`, `add` and `regions`. Its fields tell it from another
+    one. A certificate is true only if these three belong together, for every input that is let in:
+
+    - give `domain`, if the inputs are integers in [0, domain). Others are refused, but traced ones cannot be: let `add`
+      take their remainder;
+    - override `refuse_inputs(x)` for any other condition;
+    - give `variation`, if what `sample` draws is not exactly distributed as `regions` says.
 
     Example:
         >>> @jax.tree_util.register_static
         ... @dataclass(frozen=True)
         ... class HalfOfTheBits(DiscreteNoise):  # each bit is drawn anew with probability 1/2
+        ...     domain = 2
+        ...     variation = Fraction(1, 2**40)  # for 2^20 features and more: draws of `bernoulli` have 32 bits
         ...     def sample(self, key, shape, dtype=jnp.int32):
         ...         return jax.random.bernoulli(key, 0.25, shape).astype(dtype)
         ...     def add(self, x, noise):
-        ...         return x ^ noise
+        ...         return (x % 2) ^ noise
         ...     def regions(self, changes):
         ...         row = [math.comb(changes, i) * Fraction(3**i, 4**changes) for i in range(changes + 1)]
         ...         return [list(zip(row, row[::-1]))]
@@ -61,6 +71,29 @@ class DiscreteNoise(ABC):
     """A bound on the total variation between what is drawn for an input and the exact distribution."""
     most_changes = 128
     """The largest radius that is computed: larger ones are given as this one."""
+    domain: Any = None
+    """How many values a feature may have, integers from 0 on; None for any inputs."""
+
+    def refuse_inputs(self, x: Any) -> None:
+        """Refuse inputs `[N, *event]` that are not integers in [0, domain), if that is given. Traced ones pass."""
+        if self.domain is None:
+            return
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise TypeError(
+                f"x must be integers in [0, {self.domain}) for this noise, got dtype {x.dtype}: convert it with "
+                ".astype(int)"
+            )
+        if jnp.iinfo(x.dtype).max < self.domain - 1:
+            raise TypeError(f"x must have a dtype that holds {self.domain} values for this noise, got {x.dtype}")
+        if math.prod(x.shape[1:]) > _MOST_FEATURES:
+            raise ValueError(f"x must have at most {_MOST_FEATURES} features for this noise, got shape {x.shape}")
+        if is_traced(x) or x.size == 0:
+            return
+        least, most = int(x.min()), int(x.max())
+        if least < 0 or most >= self.domain:
+            raise ValueError(
+                f"x must be integers in [0, {self.domain}) for this noise, got values from {least} to {most}"
+            )
 
     @property
     def scale(self) -> ArrayLike:
@@ -126,6 +159,17 @@ def threshold(regions: Regions) -> Fraction:
     raise AssertionError("Q adds up to the total")
 
 
+def _as_regions(kind: Any) -> Regions:
+    """Return a list of pairs of exact numbers."""
+    try:
+        pairs = [(p, q) for p, q in kind]
+    except TypeError:
+        raise TypeError(f"regions must return lists of pairs (P, Q), got {in_brief(kind)}") from None
+    if not all(isinstance(number, (int, Fraction)) for pair in pairs for number in pair):
+        raise TypeError(f"regions must return pairs of integers or of fractions.Fraction, got {in_brief(pairs)}")
+    return pairs
+
+
 def _by_ratio(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> Any:
     """Compare two regions: negative where P / Q is larger in the first one."""
     return ours[1] * theirs[0] - theirs[1] * ours[0]
@@ -137,7 +181,10 @@ def _least_floats(noise: DiscreteNoise) -> np.ndarray:
     variation = Fraction(noise.variation)
     least = [_above(Fraction(1, 2) + variation)]
     for changes in range(1, noise.most_changes + 1):
-        worst = max(threshold(list(kind)) for kind in noise.regions(changes)) + variation
+        kinds = [_as_regions(kind) for kind in noise.regions(changes)]
+        if not kinds:
+            raise ValueError(f"regions({changes}) must return at least one list of pairs (P, Q), got none")
+        worst = max(map(threshold, kinds)) + variation
         if worst >= _NEAR_ONE:
             break
         # A radius holds for all smaller numbers of changes, too.
@@ -169,13 +216,14 @@ class Ablation(DiscreteNoise):
             pixels of a grey image or, with all its channels, of a coloured one of shape (28, 28, 3); `(1, 32, 32)`
             where channels come first; `(64,)` for 64 tokens. At most 2^20 positions.
         kept: how many are kept.
-        mask: what the others become, a number that the dtype of the inputs holds.
+        mask: what the others become, a number that the dtype of the inputs holds: say -1 for pixels in [0, 1], and the
+            id of a word that no text has for tokens.
 
     Raises:
         ValueError, TypeError: an argument is not as described, or an input does not fit.
 
     Example:
-        >>> noise = Ablation(positions=(784,), kept=45)
+        >>> noise = Ablation(positions=(784,), kept=45, mask=-1)
         >>> noise.unit_radius([0.7, 0.99])
         array([ 3., 11.])
         >>> noise = Ablation(positions=(6,), kept=2, mask=0)
@@ -185,7 +233,7 @@ class Ablation(DiscreteNoise):
 
     positions: tuple[int, ...]
     kept: int
-    mask: float = -1
+    mask: float
 
     def __post_init__(self) -> None:
         positions: Any = (self.positions,) if isinstance(self.positions, int) else self.positions
@@ -212,16 +260,31 @@ class Ablation(DiscreteNoise):
         """All positions."""
         return math.prod(self.positions)
 
-    def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.int32) -> jax.Array:
-        """Draw which positions are kept: 1 there, and 0 elsewhere, for inputs of this shape or batches of them."""
-        shape = tuple(shape)
-        rank = len(self.positions)
-        event = shape[len(shape) - rank :]
-        if len(shape) < rank or any(own not in (1, size) for own, size in zip(self.positions, event, strict=True)):
+    def refuse_inputs(self, x: Any) -> None:
+        """Refuse inputs `[N, *event]` whose shape the positions do not fit, or whose dtype the mask does not."""
+        event = tuple(x.shape[1:])
+        if len(event) != len(self.positions) or not self._fit(event):
             raise ValueError(
                 f"positions of the noise must broadcast against the shape of an input, {event}, with as many axes, got "
                 f"{self.positions}"
             )
+        is_integer = jnp.issubdtype(x.dtype, jnp.integer)
+        with np.errstate(over="ignore"):
+            kept = float(np.asarray(self.mask).astype(x.dtype))
+        if not np.isfinite(kept) or (is_integer and kept != self.mask):
+            raise ValueError(
+                f"mask of the noise must be a number that inputs of dtype {x.dtype} can have, got {self.mask}"
+            )
+
+    def _fit(self, event: Sequence[int]) -> bool:
+        return all(own in (1, size) for own, size in zip(self.positions, event, strict=True))
+
+    def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.int32) -> jax.Array:
+        """Draw which positions are kept: 1 there, and 0 elsewhere, for inputs of this shape or batches of them."""
+        shape = tuple(shape)
+        rank = len(self.positions)
+        if len(shape) < rank or not self._fit(shape[len(shape) - rank :]):
+            raise ValueError(f"shape must end with one that {self.positions} broadcasts against, got {shape}")
         batch = shape[: len(shape) - rank]
         number = math.prod(self.positions)
         words = random_words(as_key(key), 2 * math.prod(batch) * number).reshape(2, -1, number)
@@ -230,10 +293,7 @@ class Ablation(DiscreteNoise):
 
     def add(self, x: jax.Array, noise: jax.Array) -> jax.Array:
         """Return inputs with the mask value where a position is not kept, in the dtype of x."""
-        mask = np.asarray(self.mask).astype(x.dtype)
-        if jnp.issubdtype(x.dtype, jnp.integer) and mask != self.mask:
-            raise ValueError(f"mask must be a number that inputs of dtype {x.dtype} can have, got {self.mask}")
-        return jnp.where(noise != 0, x, jnp.asarray(mask))
+        return jnp.where(noise != 0, x, jnp.asarray(self.mask, x.dtype))
 
     def regions(self, changes: int) -> Iterable[Regions]:
         """Return the regions: a changed position is kept, under either input, or none is."""
@@ -306,6 +366,11 @@ class Replacement(DiscreteNoise):
         object.__setattr__(self, "keep", float(keep))
 
     @property
+    def domain(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How many values a feature may have."""
+        return self.values
+
+    @property
     def variation(self) -> Fraction:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What the remainder of a 64-bit draw differs from a uniform choice by, for all features together."""
         return Fraction(self.values * _MOST_FEATURES, 2**_BITS)
@@ -326,11 +391,9 @@ class Replacement(DiscreteNoise):
 
         A traced value out of range, which could not be refused, counts as its remainder. The certificate is true then.
         """
-        return ((x.astype(jnp.int32) + noise.astype(jnp.int32)) % self.values).astype(x.dtype)
-
-    def refuse_inputs(self, x: Any) -> None:
-        """Refuse inputs that are not integers in [0, values)."""
-        _refuse_outside(x, self.values)
+        wide = x if x.dtype.itemsize >= 4 else x.astype(jnp.int32)  # where `values` is a number
+        moved = (wide % self.values).astype(jnp.int32) + noise.astype(jnp.int32)
+        return (moved % self.values).astype(x.dtype)
 
     def regions(self, changes: int) -> Iterable[Regions]:
         """Return the regions: by how many more of the changed features look like the one input than like the other."""
@@ -370,6 +433,7 @@ class BitFlips(DiscreteNoise):
     remove_one: float
 
     most_changes = 48
+    domain = 2
 
     def __post_init__(self) -> None:
         for name in ("add_one", "remove_one"):
@@ -393,10 +457,6 @@ class BitFlips(DiscreteNoise):
         bit = (x != 0).astype(jnp.int32)
         flips = (noise.astype(jnp.int32) >> bit) & 1
         return (bit ^ flips).astype(x.dtype)
-
-    def refuse_inputs(self, x: Any) -> None:
-        """Refuse inputs that are not 0 and 1."""
-        _refuse_outside(x, 2)
 
     def regions(self, changes: int) -> Iterable[Regions]:
         """Return the regions for every way in which the changes may be added and removed ones."""
@@ -455,16 +515,3 @@ def _is_below(high: jax.Array, low: jax.Array, bar: int) -> jax.Array:
     """Tell which numbers, of two words each, are below a bar of 64 bits."""
     first, second = np.uint32(bar >> 32), np.uint32(bar & 0xFFFFFFFF)
     return (high < first) | ((high == first) & (low < second))
-
-
-def _refuse_outside(x: Any, values: int) -> None:
-    """Refuse inputs that are no integers in [0, values), or have too many features."""
-    if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise TypeError(f"x must be integers in [0, {values}) for this noise, got dtype {x.dtype}")
-    if math.prod(x.shape[1:]) > _MOST_FEATURES:
-        raise ValueError(f"x must have at most {_MOST_FEATURES} features for this noise, got shape {x.shape}")
-    if is_traced(x) or x.size == 0:
-        return
-    least, most = int(x.min()), int(x.max())
-    if least < 0 or most >= values:
-        raise ValueError(f"x must be integers in [0, {values}) for this noise, got values from {least} to {most}")

@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_host_inputs, as_ids, as_noise, shape_of_scores
+from jaxsmooth._claims import noise_words
 from jaxsmooth._host_loop import DECISION, as_host_task, key_data, make_step
 from jaxsmooth._modes import Sampler, run
 from jaxsmooth._sampling import shaped_scores
@@ -233,8 +234,18 @@ def as_levels(levels: Any, noise: Any) -> tuple[Noise, list[Level]]:
             raise ValueError(
                 f"all noises must be of one norm, got that of the selector, L{noise.norm}, and L{own.norm} at {index}"
             )
+        if own.norm == 0 and _unit_of(own) != _unit_of(noise):
+            raise ValueError(
+                f"all noises must count the same features, got {noise_words(noise)} of the selector, and "
+                f"{noise_words(own)} at {index}"
+            )
         made.append(Level(f, own))
     return noise, made
+
+
+def _unit_of(noise: Noise) -> Any:
+    """Return what a noise of norm 0 counts: the positions of an `Ablation`, or single features."""
+    return getattr(noise, "positions", None)
 
 
 def refuse_other_levels(shape: tuple[int, ...], levels: int) -> None:

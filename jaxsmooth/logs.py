@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from jaxsmooth._checks import as_noise
 from jaxsmooth._claims import CLAIMED, claim, level_words, noise_words
 from jaxsmooth.arguments import as_alpha, as_integer, as_key, as_nonnegative, as_numbers, in_brief
+from jaxsmooth.noise import Splitting
 from jaxsmooth.types import ABSTAIN, Certificate, Noise
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -104,7 +105,7 @@ def log_rows(
     chosen = getattr(result.state, "selector", None)
     if chosen is not None:  # of `certify_levels`: the votes of both
         votes = votes + np.asarray(chosen.votes.n)
-    own = {name: getattr(result.state, name) for name in ("k", "m") if hasattr(result.state, name)}
+    own = {name: getattr(result.state, name) for name in ("k", "m", "levels") if hasattr(result.state, name)}
     words = {**_as_settings({**own, **settings}, own), **_noise_words(result, noise)}
     said = claim({**words, "alpha": _as_alpha_of(result, alpha)})
     columns = zip(at, known, label, np.asarray(result.radius), votes, strict=True)
@@ -131,6 +132,8 @@ def _noise_words(result: Certificate, noise: Any) -> dict[str, Any]:
             ) from None
         return {"noise": level_words([(None, own) for own in noises]), "norm": noises[0].norm}
     noise = as_noise(noise)
+    if result.votes.rule == "splitting" and not isinstance(noise, Splitting):
+        raise TypeError(f"noise must be Splitting for a result of certify_splitting, got {in_brief(noise)}")
     return {"noise": noise_words(noise), "norm": noise.norm}
 
 

@@ -440,8 +440,8 @@ def _checked_network(f: Any, noise: Any, key: Any, x: Any) -> tuple[Network, Noi
 
 
 def _refuse_counted(noise: Noise) -> None:
-    """Refuse a noise that is not added to the inputs: an attack in steps of L2 says nothing about it."""
-    if noise.norm == 0:
+    """Refuse a noise that is not added to the inputs: the attack takes the gradient at x + e."""
+    if hasattr(noise, "add") and noise.norm != 2:  # that of a lattice is a sum
         raise TypeError(f"noise must be one that is added to the inputs, for an L2 attack, got {in_brief(noise)}")
 
 

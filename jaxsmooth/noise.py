@@ -165,6 +165,39 @@ class Uniform(_HalfWidth):
         return _twice(np.clip((1 + _in_scales(values, self.half_width)) / 2, 0, 1))
 
 
+class Splitting(Uniform):
+    """Cuts at a uniform point of each feature, and at every 2 half_width from there; certifies L1 radii.
+
+    The classifier sees the middle of the piece of [0, 1] that each feature is in. The radius is that of `Uniform`,
+    2 half_width (p - 1/2), and for a half_width of at least 1/2 the classifier sees more (Levine & Feizi 2021,
+    arXiv:2103.10834, Theorem 1). Inputs are meant to be in [0, 1]: what is beyond counts as the end of it.
+    `certify_splitting` certifies without chance; every other function that takes a noise draws the cuts.
+
+    What the classifier sees moves in steps, so that a gradient in x is 0 almost everywhere.
+
+    Args:
+        half_width: half the distance between two cuts of a feature, a positive scalar in the units of `x`; `scale` is
+            another name for it. It is the lambda of the paper, and may be above 1/2.
+
+    Raises:
+        TypeError: as for `Gaussian`.
+
+    Example:
+        >>> noise = Splitting(half_width=0.5)
+        >>> noise.add(jnp.array([0.1, 0.4, 0.9]), jnp.array([0.3, 0.3, 0.3]))  # cuts at 0.3, -0.7 and 1.3
+        Array([0.15, 0.65, 0.65], dtype=float32)
+    """
+
+    __slots__ = ()
+
+    def add(self, x: jax.Array, noise: jax.Array) -> jax.Array:
+        """Return the middle of the piece of [0, 1] that each feature is in, given one cut of it."""
+        x = jnp.clip(x, 0, 1)
+        width = 2 * jnp.asarray(self.half_width, noise.dtype)
+        upper = noise + width * jnp.ceil((x - noise) / width)
+        return (jnp.maximum(upper - width, 0) + jnp.minimum(upper, 1)) / 2
+
+
 def _sample(
     distribution: Callable[[jax.Array, ArrayLike], jax.Array],
     name: str,

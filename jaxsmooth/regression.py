@@ -89,7 +89,8 @@ def certify_regression(
 
     The ends are samples: order statistics that bound the percentiles Phi(Phi^-1(p) -+ radius / sigma) at x. So the n
     outputs of an input are kept until they are sorted, 4 n bytes for each output. An output that is NaN counts as
-    infinite, at whichever end makes the interval wider.
+    infinite, at whichever end makes the interval wider. Where n is too small for radius / sigma an end is infinite:
+    `interval_ranks(n, percentile, radius / sigma, alpha)` says so beforehand, by the ranks 0 and n + 1.
 
     Args:
         f: function or callable pytree from a batch `[B, *event]` to real outputs `[B, *outputs]`, such as a regression
@@ -125,7 +126,7 @@ def certify_regression(
         raise TypeError("f must be a function of the inputs for an interval, got a RandomClassifier")
     refuse_uncallable(f)
     noise = as_regression_noise(noise)
-    refuse_traced("certify_regression", (x, noise, key))
+    refuse_traced("certify_regression", (x, noise, key), "count votes of AtMost(f, t), for regression_interval")
     run = _compiled(f) if as_flag("compiled", compiled) else f
     # The stream of the votes that bound a probability in `certify`.
     samples = stream_samples(noise, stream_key(key, Stream.ESTIMATION), x, n=n, batch_size=batch_size, ids=ids)
@@ -137,9 +138,10 @@ def certify_regression(
             found = _as_outputs(run(noisy), len(noisy))
             if outputs is None:
                 outputs = np.full((inputs, n, *found.shape[1:]), np.nan, found.dtype)
-            if found.shape[1:] != outputs.shape[2:]:
+            if (found.shape[1:], found.dtype) != (outputs.shape[2:], outputs.dtype):
                 raise ValueError(
-                    f"f must always return outputs of one shape, got {outputs.shape[2:]} and {found.shape[1:]}"
+                    f"f must always return outputs of one shape and dtype, got {outputs.shape[2:]} of {outputs.dtype} "
+                    f"and {found.shape[1:]} of {found.dtype}"
                 )
             # Rows of a batch that belong to no input are marked with N. Those of an input follow each other.
             for index in np.unique(row[row < inputs]):
@@ -149,7 +151,7 @@ def certify_regression(
             advance(int(taken.sum()))
     if outputs is None:
         outputs = np.zeros((0, n), np.float32)
-    low, high = interval_ranks(n, percentile, radius / safe_scale(noise), alpha / max(math.prod(outputs.shape[2:]), 1))
+    low, high = _ranks(n, percentile, radius / safe_scale(noise), alpha / max(math.prod(outputs.shape[2:]), 1))
     return _ends(outputs, low, high, percentile)
 
 
@@ -176,17 +178,25 @@ class AtMost:
     f: Any
     thresholds: ArrayLike
 
+    def __post_init__(self) -> None:
+        """Refuse thresholds that are not as described. What JAX puts in their place passes."""
+        if isinstance(self.thresholds, (list, tuple, np.ndarray, jax.Array)):
+            _as_thresholds(self.thresholds)
+
     def __call__(self, x: jax.Array, /) -> jax.Array:
         """Return the scores of a batch."""
-        thresholds = jnp.asarray(_as_thresholds(self.thresholds), jnp.float32)
-        found = jnp.asarray(self.f(x))
+        thresholds: Any = _as_thresholds(self.thresholds)
+        found = self.f(x)
+        # What f computes outside of JAX may be wider than JAX's numbers, and is compared as it is.
+        found = found if isinstance(found, jax.Array) else np.asarray(found)
+        xp: Any = jnp if isinstance(found, jax.Array) else np
         if not jnp.issubdtype(found.dtype, jnp.floating):
             raise TypeError(f"f must return real outputs of a floating dtype, got {found.dtype}")
-        wide = jnp.promote_types(found.dtype, jnp.float32)
+        wide = xp.promote_types(found.dtype, np.float32)
         output = found[..., None].astype(wide)
         at = thresholds.reshape((1,) * found.ndim + (-1,))
-        is_below = jnp.where(jnp.isnan(output), jnp.nan, (output <= at.astype(wide)).astype(jnp.float32))
-        return jnp.stack([is_below, 1 - is_below], axis=-1)
+        is_below = xp.where(xp.isnan(output), np.float32(np.nan), (output <= at.astype(wide)).astype(np.float32))
+        return xp.stack([is_below, 1 - is_below], axis=-1)
 
 
 def regression_interval(
@@ -207,6 +217,7 @@ def regression_interval(
 
     Args:
         votes: of `AtMost(f, thresholds)`, of the rule "fixed": counts `[N, *outputs, T, 2]`. `n` is one static int.
+            Samples that neither count has are NaN outputs.
         thresholds: `[T]`, those of the votes. The ends are in float32, as they were compared.
         noise: Gaussian, of a concrete sigma, under which they were counted.
         radius, percentile, alpha: as for `certify_regression`; concrete numbers.
@@ -245,14 +256,14 @@ def regression_interval(
         )
     xp: Any = jnp if isinstance(counts, jax.Array) else np
     outputs = max(math.prod(counts.shape[1:-2]), 1)
-    low, high = interval_ranks(votes.n, percentile, radius / safe_scale(noise), alpha / outputs)
+    low, high = _ranks(votes.n, percentile, radius / safe_scale(noise), alpha / outputs)
     at_most = counts[..., 0]
     # A NaN is an output at whichever end makes the interval wider. Neither count has it.
     at_most_or_invalid = votes.n - counts[..., 1]
     padded = xp.asarray(np.concatenate([[-np.inf], thresholds, [np.inf]]).astype(np.float32))
     lower = padded[(at_most_or_invalid < low).sum(axis=-1)]
     upper = padded[(at_most < high).sum(axis=-1) + 1]
-    estimate = padded[(at_most < math.ceil(percentile * votes.n)).sum(axis=-1) + 1]
+    estimate = padded[(at_most_or_invalid < _rank_of(percentile, votes.n)).sum(axis=-1) + 1]
     return Interval(lower, upper, estimate, votes.n)
 
 
@@ -272,10 +283,11 @@ def interval_ranks(n: int, percentile: float, shift: float, alpha: float) -> tup
         >>> interval_ranks(1000, 0.5, 0.5, 0.001)
         (261, 740)
     """
-    n = as_n(n)
-    percentile = _as_percentile(percentile)
-    shift = as_nonnegative("shift", shift)
-    alpha = as_alpha(alpha)
+    return _ranks(as_n(n), _as_percentile(percentile), as_nonnegative("shift", shift), as_alpha(alpha))
+
+
+def _ranks(n: int, percentile: float, shift: float, alpha: float) -> tuple[int, int]:
+    """Return the ranks from checked numbers; alpha may be small, as the share of one of many outputs."""
     centre = special.ndtri(percentile)
     low = special.ndtr(centre - shift) * (1 - _MARGIN)
     high = special.ndtr(-centre - shift) * (1 - _MARGIN)  # of the mirrored samples
@@ -307,6 +319,11 @@ def _as_thresholds(thresholds: Any) -> np.ndarray:
     return values
 
 
+def _rank_of(percentile: float, n: int) -> int:
+    """Return the rank of a percentile among n sorted samples, counted from 1: the least that reaches it."""
+    return max(math.ceil(percentile * n * (1 - _MARGIN)), 1)
+
+
 def _ends(outputs: np.ndarray, low: int, high: int, percentile: float) -> Interval:
     """Return the interval from all outputs `[N, n, *outputs]`."""
     n = outputs.shape[1]
@@ -316,7 +333,7 @@ def _ends(outputs: np.ndarray, low: int, high: int, percentile: float) -> Interv
     none = np.full_like(outputs[:, 0], np.inf)
     lower = downward[:, low - 1] if low > 0 else -none
     upper = upward[:, high - 1] if high <= n else none
-    estimate = downward[:, max(math.ceil(percentile * n) - 1, 0)]
+    estimate = downward[:, _rank_of(percentile, n) - 1]
     return Interval(lower, upper, estimate, n)
 
 
@@ -342,7 +359,10 @@ def _as_outputs(found: Any, rows: int) -> np.ndarray:
     if found.ndim == 0 or len(found) != rows or 0 in found.shape[1:]:
         raise ValueError(f"f must return {expected}, got shape {found.shape}")
     is_narrow = jnp.issubdtype(found.dtype, jnp.floating) and found.dtype.itemsize <= 4
-    return found.astype(np.float32 if is_narrow else np.float64)
+    wide = found.astype(np.float32 if is_narrow else np.float64)
+    if jnp.issubdtype(found.dtype, jnp.integer) and (np.abs(wide) >= 2.0**53).any():
+        raise ValueError("f must return integers below 2^53 in size: float64 does not hold larger ones")
+    return wide
 
 
 def _as_percentile(percentile: Any) -> float:

@@ -101,6 +101,7 @@ def draw_curves(
     norms = {rows[0].settings.get("norm", "2") for rows in runs.values()}
     norm = norms.pop()
     label = "number of changed features" if norm == "0" else f"L{norm} radius"
+    axes.xaxis.get_major_locator().set_params(integer=norm == "0")
     axes.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, grid[-1]))
     axes.set_title(_wrapped(title or _in_words(_common(runs, _TITLE))), fontsize=9)
     axes.grid(alpha=0.3)
@@ -243,7 +244,9 @@ def _check_runs(runs: Any) -> None:
             raise ValueError(
                 f"run {name!r} must be of known classes, got the run of a selector, whose truth is not known"
             )
-        for word in ("alpha", "noise", "norm", "mode", "k"):
+        # The key of splitting noise is a part of the smoothed classifier.
+        is_split = any(row.settings.get("mode") == "splitting" for row in rows)
+        for word in ("alpha", "noise", "norm", "mode", "k", "levels", *(("key",) if is_split else ())):
             said = {row.settings.get(word) for row in rows}
             if len(said) > 1:
                 raise ValueError(f"run {name!r} must be of one {word}, got {sorted(map(str, said))}")

@@ -90,7 +90,8 @@ def certify_dataset(
         compiled: run f inside a compiled step; if false call it, any function of a JAX array.
         devices: to run a compiled f on, each with a batch of its own; all of this process by default.
         share: which part of the inputs to certify, (index, count); by default that of this process among all of JAX's.
-        check: first test f as `check_classifier` does, and the noise as `noise_report` does, into `<path>.noise`.
+        check: first test f as `check_classifier` does, and the noise as `noise_report` does, into `<path>.noise`;
+            a noise without a `cdf`, such as those of norm 0, is not tested.
         verbose: show a bar, if tqdm is installed (the extra `progress`).
 
     Returns:

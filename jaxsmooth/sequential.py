@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_sizes
-from jaxsmooth._claims import noise_arrays
+from jaxsmooth._claims import noise_identity
 from jaxsmooth._host_loop import HostTask
 from jaxsmooth._modes import as_sampler, run
 from jaxsmooth.arguments import as_alpha, as_integer
@@ -58,10 +58,10 @@ def certify_radii(
 
     `n0` votes choose a class. Fresh votes are looked at after 64, 80, 100, ... of them, at most n, until every radius
     of the grid is certified or given up. With probability at least 1 - alpha, for each input, the smoothed classifier
-    returns `label` for every perturbation below `radius`, as `certify` guarantees: the probability of a false
-    certificate is computed exactly for the whole sequence of looks (`jaxsmooth.plans.plan_radii`). Fix radii, n0, n,
-    alpha, beta and looks before you look at any votes. It runs on the host. Batches have one size and are filled from
-    whichever inputs are open; no result depends on that.
+    returns `label` for every perturbation below `radius` (norm 0: of at most `radius` features), as `certify`
+    guarantees: the probability of a false certificate is computed exactly for the whole sequence of looks
+    (`jaxsmooth.plans.plan_radii`). Fix radii, n0, n, alpha, beta and looks before you look at any votes. It runs on the
+    host. Batches have one size and are filled from whichever inputs are open; no result depends on that.
 
     Args:
         f, noise, key, x, n0, alpha, batch_size, ids: as for `certify`; the scale of the noise is a concrete number.
@@ -139,6 +139,13 @@ class Grid:
     def refuse_noise(self, noise: Noise) -> None:
         """Refuse a noise whose scale is traced."""
         edge_probability(noise, 0.0)
+        if noise.norm == 0:
+            most = float(np.max(noise.unit_radius(1.0)))
+            wrong = [radius for radius in self.radii if radius != math.floor(radius) or radius > most]
+            if wrong:
+                raise ValueError(
+                    f"radii must be whole numbers of at most {most:g} for {type(noise).__name__}, got {wrong[0]:g}"
+                )
 
     def plan(self, noise: Noise, alpha: float, components: int) -> RadiiPlan:
         """Return the bars of each radius at each look: see `plan_radii`."""
@@ -234,8 +241,9 @@ def _digest(mode: Grid, task: HostTask, alpha: float) -> np.ndarray:
     """Return a digest of all that a run must keep from its first vote to its last, the classifier apart."""
     # The classifier is left out: it cannot be told from another one.
     # All that was fixed in advance, and all that the samples depend on.
-    digest = hashlib.sha256(repr((mode, alpha, type(task.noise).__name__, task.x.dtype.name)).encode())
-    for array in (*noise_arrays(task.noise), task.keys, task.ids, task.x):
+    exactly = noise_identity(task.noise)["noise_exactly"]
+    digest = hashlib.sha256(repr((mode, alpha, type(task.noise).__name__, exactly, task.x.dtype.name)).encode())
+    for array in (task.keys, task.ids, task.x):
         digest.update(repr(np.shape(array)).encode() + np.ascontiguousarray(array).tobytes())
     return np.frombuffer(digest.digest(), np.uint32)
 

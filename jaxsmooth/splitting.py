@@ -12,8 +12,9 @@ Here nothing is drawn, so the loop that draws samples does not serve.
 import functools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +37,12 @@ from jaxsmooth.arguments import as_flag, as_integer, as_key, as_scale, in_brief,
 from jaxsmooth.bounds import round_down
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.logs import LogRow
-from jaxsmooth.noise import Uniform
+from jaxsmooth.noise import Splitting
 from jaxsmooth.runs import Job, as_run_inputs, do_job
 from jaxsmooth.stream import Stream, stream_key
 from jaxsmooth.types import ABSTAIN, Certificate, RandomClassifier, Votes
 
-__all__ = ["Splitting", "certify_splitting", "certify_splitting_dataset", "splitting_certificate"]
+__all__ = ["SplittingState", "certify_splitting", "certify_splitting_dataset", "splitting_certificate"]
 
 _MOST_LEVELS = 2**16 - 1
 _MOST_SHIFTS = 2**24
@@ -49,34 +50,14 @@ _TOLERANCE = 1 / 64  # of a level, within which a feature counts as one that flo
 _SELECTION = 64  # shifts by whose votes a resumed run recognises its classifier
 
 
-class Splitting(Uniform):
-    """Cuts at a uniform point of each feature, and at every 2 half_width from there; certifies L1 radii.
+class SplittingState(NamedTuple):
+    """What a certificate of `certify_splitting` is about, beside its votes.
 
-    The classifier sees the middle of the piece of [0, 1] that each feature is in. The radius is that of `Uniform`,
-    2 half_width (p - 1/2), and for a half_width of at least 1/2 the classifier sees more (Levine & Feizi 2021,
-    arXiv:2103.10834, Theorem 1). Inputs are in [0, 1]. `certify_splitting` certifies without chance; every other
-    function that takes a noise draws the cuts.
-
-    Args:
-        half_width: half the distance between two cuts of a feature, a positive scalar in the units of `x`; `scale` is
-            another name for it. It is the lambda of the paper, and may be above 1/2.
-
-    Raises:
-        TypeError: as for `Gaussian`.
-
-    Example:
-        >>> noise = Splitting(half_width=0.5)
-        >>> noise.add(jnp.array([0.1, 0.4, 0.9]), jnp.array([0.3, 0.3, 0.3]))  # cuts at 0.3, -0.7 and 1.3
-        Array([0.15, 0.65, 0.65], dtype=float32)
+    Attributes:
+        levels: how many steps there are from 0 to 1.
     """
 
-    __slots__ = ()
-
-    def add(self, x: jax.Array, noise: jax.Array) -> jax.Array:
-        """Return the middle of the piece of [0, 1] that each feature is in, given one cut of it."""
-        width = 2 * jnp.asarray(self.half_width, noise.dtype)
-        upper = noise + width * jnp.ceil((x - noise) / width)
-        return (jnp.maximum(upper - width, 0) + jnp.minimum(upper, 1)) / 2
+    levels: int
 
 
 def certify_splitting(
@@ -115,8 +96,8 @@ def certify_splitting(
 
     Returns:
         A `Certificate` of NumPy arrays. The radius is 0 where g is known at x only, and the label is `ABSTAIN` where
-        all scores were invalid. `p_lower` is the probability of the class, n_A / L. Its votes have the rule
-        "splitting", which no other decision takes.
+        all scores were invalid. `p_lower` is the probability of the class, n_A / L. Its `state` is a `SplittingState`.
+        Its votes have the rule "splitting", which no other decision takes.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
@@ -131,7 +112,7 @@ def certify_splitting(
     noise, levels = _as_splitting(noise, levels)
     batch_size = as_batch_size(batch_size)
     run = _as_run(f, compiled)
-    refuse_traced("certify_splitting", (x, key))
+    refuse_traced("certify_splitting", (x, key), "there is no certificate without chance")
     key = as_key(key)
     whole = _as_levels(x, levels)
     shifts = _shifts(noise, levels)
@@ -140,19 +121,19 @@ def certify_splitting(
     return _decide(Votes(counts=counts, n=shifts, rule="splitting"), levels)
 
 
-def splitting_certificate(votes: Votes, levels: int = 255) -> Certificate:
+def splitting_certificate(votes: Votes, levels: int) -> Certificate:
     """Decide from votes, such as those of `read_votes`, as `certify_splitting` does.
 
     Args:
         votes: of the rule "splitting": counts `[N, K]` of all n places of the cuts.
-        levels: as for `certify_splitting`.
+        levels: those that the votes were counted with, which the votes do not say: `run.settings["levels"]` does.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
 
     Example:
         >>> votes = Votes(counts=np.array([[300, 100], [128, 127]]), n=400, rule="splitting")
-        >>> splitting_certificate(votes).radius.round(3)  # 100 / 255 and 0
+        >>> splitting_certificate(votes, levels=255).radius.round(3)  # 100 / 255 and 0
         array([0.392, 0.   ], dtype=float32)
     """
     levels = as_integer("levels", levels, 1, _MOST_LEVELS)
@@ -265,12 +246,14 @@ def _as_splitting(noise: Any, levels: Any) -> tuple[Splitting, int]:
 
 def _shifts(noise: Splitting, levels: int) -> int:
     """Return the number of places that a cut has, L."""
-    # What float32 makes of 0.1 is a little more. The certificate is about the L that comes out, whatever it is.
-    return math.floor(2 * levels * float(np.asarray(noise.half_width, np.float32)) * (1 + 1e-7))
+    # The shortest decimal that float32 has for the half-width: 0.7, not 0.699999988.
+    return math.floor(2 * levels * Fraction(str(np.float32(np.asarray(noise.half_width)))))
 
 
 def _as_levels(x: Any, levels: int) -> np.ndarray:
     """Return inputs as whole numbers from 0 to `levels`."""
+    if jnp.issubdtype(getattr(x, "dtype", np.float32), jnp.integer):
+        raise TypeError(f"x must hold multiples of 1 / {levels} in [0, 1], got dtype {x.dtype}: divide by {levels}")
     x = np.asarray(as_host_inputs(x)).astype(np.float64)
     scaled = x * levels
     whole = np.round(scaled)
@@ -278,7 +261,8 @@ def _as_levels(x: Any, levels: int) -> np.ndarray:
     if off > _TOLERANCE or whole.min(initial=0) < 0 or whole.max(initial=0) > levels:
         raise ValueError(
             f"x must hold multiples of 1 / {levels} in [0, 1], got values from {x.min():g} to {x.max():g}, up to "
-            f"{off:.2g} of a level away from such a multiple: round them first"
+            f"{off:.2g} of a level away from such a multiple: divide pixels from 0 to {levels} by {levels}, and round "
+            "others first"
         )
     return whole.astype(np.int32)
 
@@ -373,4 +357,4 @@ def _decide(votes: Votes, levels: int) -> Certificate:
     is_known = top > 0
     radius = np.where(is_known, round_down(steps / levels), np.float32(0))
     label = np.where(is_known, label, ABSTAIN).astype(np.int32)
-    return Certificate(label, radius, round_down(top / votes.n), votes)
+    return Certificate(label, radius, round_down(top / votes.n), votes, SplittingState(levels))

@@ -358,6 +358,8 @@ def _read(path: Path) -> tuple[bytes, list[VoteRow], int, str]:
         raise ValueError(f"{path} is a directory: the votes of a log are beside it, in <log>.votes")
     data = path.read_bytes()
     end = data.find(b"\n", len(_MAGIC)) + 1
+    if data.startswith(b"idx\t"):
+        raise ValueError(f"{path} is a log: its votes are in {path.name}.votes")
     if not data.startswith(_MAGIC) or end == 0:
         raise ValueError(f"{path} is no file of votes of jaxsmooth, or one of another version")
     try:

@@ -211,7 +211,8 @@ class Certificate:
     Attributes:
         label: `i32[N, *components]`, the certified class, or `ABSTAIN`.
         radius: `f32[N, *components]`, the certified radius in the units of `x` and the norm of the noise, 0 on
-            abstention. It is rounded down. `f64` from `certify_radii`, whose radii are those that were given.
+            abstention. It is rounded down. For a noise of norm 0 it is the number of features that may change, and 0
+            where the class of x alone is certified. `f64` from `certify_radii`, whose radii are those that were given.
         p_lower: `f32[N, *components]`, the lower confidence bound on the probability of the selected class, rounded
             down.
         votes: the votes that this was decided from; `votes.n` says how many were drawn.
@@ -237,19 +238,23 @@ class Certificate:
 class Noise(Protocol):
     """A noise distribution: a pytree whose scale is a leaf, so that one compilation serves every scale.
 
-    It may have four more methods:
+    It may have five more methods:
 
     - `add(x, noise)`, where the noisy input is not x + noise;
     - `lost_radius(x)`, `f32[N]`, where it rounds inputs, as `LatticeGaussian` does: what that takes off a radius;
     - `cdf(values)`, the probabilities of less than a value and of at most it, by which `noise_report` tests what is
       drawn;
+    - `refuse_inputs(x)`, which raises a ValueError or TypeError for inputs that it is not for;
     - `parameters()`, a dict from names to numbers: what a log says of the noise. By default the fields of a
       NamedTuple or dataclass that are numbers, or the scale.
     """
 
     @property
     def norm(self) -> int:
-        """The norm in which its certificates hold: 1 or 2."""
+        """The norm in which its certificates hold: 1, 2, or 0 for the number of changed features.
+
+        Inputs of a noise of norm 0 may be integers. Its radii are whole numbers, and its scale is 1.
+        """
         ...
 
     @property

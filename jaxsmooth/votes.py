@@ -43,7 +43,8 @@ def count_votes(
         f: base classifier, `[B, *event] -> [B, *components, K]` scores, traceable by JAX; see `jaxsmooth.Classifier`.
         noise: `Gaussian`, `Laplace`, `Uniform` or another `jaxsmooth.Noise`; its scale is in the units of `x`.
         key: one Threefry key. If you use it elsewhere too, those random numbers depend on these.
-        x: inputs `[N, *event]`, floating-point. Noise is float32; the sum is cast back to the dtype of `x`.
+        x: inputs `[N, *event]`, floating-point. Noise is float32; the sum is cast back to the dtype of `x`. For noises
+            of norm 0, such as `Ablation`, x may hold integers, which stay exact.
         n: number of samples for each input, static, at least 1.
         batch_size: most rows in one call of f, static; fewer where that leaves fewer rows unused.
         ids: `N` integers in [0, 2^32) that name the inputs to the noise; 0..N-1 by default.

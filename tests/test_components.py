@@ -181,3 +181,24 @@ def test_votes_that_do_not_support_it_are_refused():
         components_certificate(Votes(counts=np.ones((1, 2, 2), int), n=2), NOISE)
     with pytest.raises(TypeError, match="no traced values"):
         jax.jit(lambda x: certify_components(grid_of_features, NOISE, KEY, x).label)(jnp.asarray(x))
+
+
+def test_too_few_votes_to_certify_anything_are_refused_before_a_call():
+    def never(x):
+        if not isinstance(x, jax.core.Tracer):
+            raise AssertionError("called")
+        return jnp.stack([x, -x], axis=-1)
+
+    x = np.zeros((1, 4000), np.float32)
+    least = 500  # the least n with 0.97^n at most 0.001 / 4000
+    assert 0.97**least <= 0.001 / 4000 < 0.97 ** (least - 1)
+    with pytest.raises(ValueError, match=f"n must be at least {least} for 4000 components"):
+        certify_components(never, NOISE, KEY, x, 0.97)
+    found = certify_components(lambda x: jnp.stack([0 * x, x * 0 - 1], axis=-1), NOISE, KEY, x, 0.97, n=least)
+    assert (found.label == 0).all()
+
+
+def test_no_inputs_have_no_components():
+    votes = Votes(counts=np.zeros((0, 3, 2), int), selection=np.zeros((0, 3, 2), int), n=100)
+    assert components_certificate(votes, NOISE, TAU).label.shape == (0, 3)
+    assert certify_components(grid_of_features, NOISE, KEY, np.zeros((0, 6), np.float32), TAU).label.shape == (0, 2, 3)

@@ -133,7 +133,7 @@ def outcomes_of_flips(x):
 
 
 CASES = [
-    (Ablation((5,), 2), outcomes_of_ablation, 3, 5),
+    (Ablation((5,), 2, -1), outcomes_of_ablation, 3, 5),
     (Replacement(3, 0.5), outcomes_of_replacement, 3, 3),
     (BitFlips(0.1, 0.4), outcomes_of_flips, 2, 4),
 ]
@@ -171,19 +171,19 @@ def test_no_classifier_is_worse_than_the_radius_says_and_one_is_as_bad(noise, ou
 
 
 def test_ablation_is_counted_in_whole_numbers():
-    noise = Ablation((784,), 45)
+    noise = Ablation((784,), 45, -1)
     for changes in (1, 3, 9):
         edge = Fraction(3, 2) - Fraction(math.comb(784 - changes, 45), math.comb(784, 45))
         assert noise.unit_radius(float(edge) + 1e-12) == changes
         assert noise.unit_radius(float(edge) - 1e-12) == changes - 1
     np.testing.assert_array_equal(noise.unit_radius([0.0, 0.5, 0.5000001]), [-1, -1, 0])
     # With one position kept, a change of r of d positions is seen with probability r / d.
-    assert Ablation((10,), 1).unit_radius(0.81) == 3
-    assert Ablation((10,), 10).unit_radius(1.0) == 0
-    assert Ablation((2, 5), 1).unit_radius(1.0) == 4
+    assert Ablation((10,), 1, -1).unit_radius(0.81) == 3
+    assert Ablation((10,), 10, -1).unit_radius(1.0) == 0
+    assert Ablation((2, 5), 1, -1).unit_radius(1.0) == 4
 
 
-@pytest.mark.parametrize("noise", [Ablation((784,), 45), Replacement(256, 0.2), BitFlips(0.1, 0.3)], ids=str)
+@pytest.mark.parametrize("noise", [Ablation((784,), 45, -1), Replacement(256, 0.2), BitFlips(0.1, 0.3)], ids=str)
 def test_a_bound_at_an_edge_of_another_radius_is_not_rounded_up(noise):
     p = np.linspace(0, 1, 4001)
     radius = noise.unit_radius(p)
@@ -205,7 +205,7 @@ def test_a_bound_at_an_edge_of_another_radius_is_not_rounded_up(noise):
 
 
 def test_kept_positions_are_drawn_uniformly():
-    noise = Ablation((6,), 2)
+    noise = Ablation((6,), 2, -1)
     n = 60_000
     drawn = np.asarray(noise.sample(jax.random.key(5), (n, 6)))
     assert (drawn.sum(axis=1) == 2).all()
@@ -223,10 +223,10 @@ def test_kept_positions_are_drawn_uniformly():
 
 @pytest.mark.parametrize("kept", [1, 2, 31, 63, 64])
 def test_as_many_positions_are_kept_as_asked_for(kept):
-    drawn = Ablation((8, 8, 1), kept).sample(jax.random.key(1), (50, 8, 8, 3))
+    drawn = Ablation((8, 8, 1), kept, -1).sample(jax.random.key(1), (50, 8, 8, 3))
     np.testing.assert_array_equal(np.asarray(drawn)[..., 0].sum(axis=(1, 2)), kept)
     np.testing.assert_array_equal(drawn[..., 0], drawn[..., 2])
-    first = Ablation((1, 8, 8), kept).sample(jax.random.key(1), (50, 3, 8, 8))
+    first = Ablation((1, 8, 8), kept, -1).sample(jax.random.key(1), (50, 3, 8, 8))
     np.testing.assert_array_equal(np.asarray(first)[:, 1].sum(axis=(1, 2)), kept)
 
 
@@ -254,7 +254,7 @@ def test_bits_flip_with_probabilities_of_their_own():
         assert stats.binomtest(flipped, n, chance + 0.02).pvalue < FALSE_ALARM
 
 
-@pytest.mark.parametrize("noise", [Ablation((784,), 45), Replacement(256, 0.2), BitFlips(0.1, 0.3)], ids=str)
+@pytest.mark.parametrize("noise", [Ablation((784,), 45, -1), Replacement(256, 0.2), BitFlips(0.1, 0.3)], ids=str)
 def test_certificates_are_false_as_rarely_as_claimed(noise):
     """The true probability is the largest that certifies one change less. The twin takes the share for the bound."""
     number, n = 20_000, 200
@@ -303,7 +303,152 @@ def test_large_integers_stay_as_they_are():
     np.testing.assert_array_equal(found, [[50, 0]])
 
 
-MASKED_6 = Ablation((6,), 3)
+MASKED_6 = Ablation((6,), 3, -1)
+
+
+def test_positions_name_every_axis_of_an_input():
+    """With fewer axes each channel would get a mask of its own, and the radius would count entries, not positions."""
+
+    def f(x):
+        return jnp.stack([(x != 7).all(axis=(1, 2, 3)), (x == 7).any(axis=(1, 2, 3))], axis=1).astype(jnp.float32)
+
+    x = np.ones((1, 3, 8, 8), np.float32)
+    for positions in ((8, 8), (8,), (1,), (3, 8, 8, 1)):
+        noise = Ablation(positions, 1, mask=0)
+        for run in (
+            lambda noise=noise: certify(f, noise, KEY, x),
+            lambda noise=noise: jax.jit(lambda x: certify(f, noise, KEY, x))(x),
+            lambda noise=noise: predict(f, noise, KEY, x),
+            lambda noise=noise: add_noise(noise, KEY, x),
+            lambda noise=noise: stream_votes(f, noise, KEY, x, n=5),
+        ):
+            with pytest.raises(ValueError, match=r"shape of an input, \(3, 8, 8\), with as many axes"):
+                run()
+    radius = int(certify(f, Ablation((1, 8, 8), 10, mask=0), KEY, x, n=5000).radius[0])
+    assert radius > 0
+    # As many changed pixels, in all channels, leave the class.
+    changed = x.copy()
+    changed.reshape(1, 3, 64)[:, :, :radius] = 7
+    assert predict(f, Ablation((1, 8, 8), 10, mask=0), KEY, changed).label[0] == 0
+    with pytest.raises(ValueError, match="with as many axes"):
+        add_noise(Ablation((28, 28, 1), 5, mask=0), KEY, np.ones((28, 28, 28), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Ablation((24,), 1, mask=0), Ablation((24,), 24, mask=0)),
+        (Ablation((24,), 6, mask=0), Ablation((24,), 6, mask=1)),
+        (Replacement(5, 0.99), Replacement(5, 0.5)),
+    ],
+    ids=str,
+)
+def test_a_state_is_of_one_noise(first, second):
+    x = tokens()[:1]
+    state = certify_radii(counts_threes, first, KEY, x, [1], n0=10, n=1000, most_votes=64).state
+    with pytest.raises(ValueError, match="same x, ids, key, noise"):
+        certify_radii(counts_threes, second, KEY, x, [1], n0=10, n=1000, state=state)
+
+
+def test_a_noise_that_nothing_tells_from_another_one_is_refused(tmp_path):
+    class Kernel(DiscreteNoise):
+        def __init__(self, rate):
+            self.rate = rate
+
+        def sample(self, key, shape, dtype=jnp.int32):
+            return jax.random.bernoulli(key, self.rate, shape).astype(dtype)
+
+        def add(self, x, noise):
+            return x ^ noise
+
+        def regions(self, changes):
+            return [[(changes, changes)]]
+
+    with pytest.raises(TypeError, match="noise must be a dataclass with all of its settings"):
+        certify(counts_threes, jax.tree_util.register_static(Kernel)(0.1), KEY, tokens())
+
+    @jax.tree_util.register_static
+    @dataclass(frozen=True)
+    class Told(Kernel):
+        rate: float
+
+    x, y = tokens() % 2, np.zeros(4, int)
+    settings = {"mode": jaxsmooth.Fixed(n=100, n0=10), "verbose": False}
+    certify_dataset(counts_threes, Told(0.1), KEY, (x, y), tmp_path / "run.tsv", **settings)
+    # Their words in the log are the same: float32 has no number between them.
+    with pytest.raises(ValueError, match="noise"):
+        certify_dataset(counts_threes, Told(0.1 + 1e-9), KEY, (x, y), tmp_path / "run.tsv", **settings)
+    run = read_votes(tmp_path / "run.tsv.votes")
+    with pytest.raises(ValueError, match="noise must be that of the run"):
+        certify_changed(counts_threes, counts_threes, Told(0.1 + 1e-9), None, x, run)
+
+    @dataclass(frozen=True)
+    class NotRegistered(Kernel):
+        rate: float
+
+    with pytest.raises(TypeError, match="register_static"):
+        certify(counts_threes, NotRegistered(0.1), KEY, x)
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "message"),
+    [
+        ([], ValueError, "at least one list"),
+        ([(1, 1)], TypeError, "lists of pairs"),
+        ([[(0.5, 0.5), (0.5, 0.5)]], TypeError, "fractions.Fraction"),
+        ([[(1, 2)]], ValueError, "the same total"),
+        ([[(-1, 1), (2, 0)]], ValueError, "none negative"),
+    ],
+)
+def test_regions_that_are_none_are_refused(found, error, message):
+    @jax.tree_util.register_static
+    @dataclass(frozen=True)
+    class Kernel(DiscreteNoise):
+        number: int = len(message)
+
+        def sample(self, key, shape, dtype=jnp.int32):
+            raise AssertionError((key, shape, dtype))
+
+        def add(self, x, noise):
+            raise AssertionError((x, noise))
+
+        def regions(self, changes):
+            assert changes == 1
+            return found
+
+    with pytest.raises(error, match=message):
+        Kernel().unit_radius(0.9)
+
+
+def test_radii_of_a_grid_are_numbers_of_changes():
+    for radii, message in (([0.5, 1.0], "whole numbers of at most"), ([1, 500], "at most 2 for Ablation, got 500")):
+        with pytest.raises(ValueError, match=message):
+            certify_radii(counts_threes, MASKED, KEY, tokens(), radii)
+        with pytest.raises(ValueError, match=message):
+            certify_dataset(
+                counts_threes, MASKED, KEY, (tokens(), np.zeros(4, int)), "none.tsv", mode=jaxsmooth.Grid(radii)
+            )
+
+
+def test_levels_count_the_same_features():
+    def f(x):
+        return jnp.stack([x.sum(axis=(1, 2)), -x.sum(axis=(1, 2))], axis=1)
+
+    levels = [(f, Ablation((6, 6), 5, mask=0)), (f, Ablation((6, 1), 2, mask=0))]
+    with pytest.raises(ValueError, match="count the same features"):
+        certify_levels(f, levels, Ablation((6, 6), 5, mask=0), KEY, np.ones((1, 6, 6), np.float32))
+
+
+def test_values_near_the_end_of_their_dtype_are_their_remainders():
+    """They do not wrap around to others. Under jit they could not be refused."""
+    noise = Replacement(3, 0.5)
+    for dtype, top in ((np.int32, 2**31 - 1), (np.uint8, 255), (np.uint32, 2**32 - 1)):
+        moved = noise.add(jnp.full(3, top, dtype), jnp.arange(3))
+        np.testing.assert_array_equal(moved, (top + np.arange(3)) % 3)
+    with pytest.raises(TypeError, match="dtype that holds 256 values"):
+        certify(counts_threes, Replacement(256, 0.5), KEY, tokens(np.int8))
+    with pytest.raises(ValueError, match="mask of the noise"):
+        certify(counts_threes, Ablation((24,), 3, mask=1e6), KEY, tokens().astype(np.float16))
 
 
 def test_every_mode_gives_whole_radii():
@@ -316,7 +461,7 @@ def test_every_mode_gives_whole_radii():
     assert fixed.label[3] == 0
     called = certify(counts_threes, MASKED, KEY, x, n=5000, compiled=False)
     np.testing.assert_array_equal(called.radius, fixed.radius)
-    grid = certify_radii(counts_threes, MASKED, KEY, x, [1, 2, 3])
+    grid = certify_radii(counts_threes, MASKED, KEY, x, [1, 2])
     np.testing.assert_array_equal(grid.radius[:3], [2, 1, 2])
     assert set(np.unique(certify_within(counts_threes, MASKED, KEY, x).radius)) <= {0, 1, 2}
     *_, last = itertools.islice(certify_anytime(counts_threes, MASKED, KEY, x), 20)
@@ -352,11 +497,13 @@ def test_a_user_s_own_kernel_certifies():
     class Redrawn(DiscreteNoise):
         """Each bit is drawn anew with probability 1/2."""
 
+        domain = 2
+
         def sample(self, key, shape, dtype=jnp.int32):
             return jax.random.bernoulli(key, 0.25, shape).astype(dtype)
 
         def add(self, x, noise):
-            return x ^ noise
+            return (x % 2) ^ noise
 
         def regions(self, changes):
             row = [math.comb(changes, i) * Fraction(3**i, 4**changes) for i in range(changes + 1)]
@@ -375,12 +522,8 @@ def test_a_user_s_own_kernel_certifies():
     assert own.radius[0] > 0
     np.testing.assert_allclose(own.p_lower, theirs.p_lower, atol=0.06)  # 4 standard errors of a difference
 
-    class Wrong(Redrawn):
-        def regions(self, changes):
-            return [[(Fraction(1, 2), Fraction(1, 2))]] if changes > 1 else [[(1, Fraction(1, 2))]]
-
-    with pytest.raises(ValueError, match="the same total"):
-        Wrong().unit_radius(0.9)
+    with pytest.raises(ValueError, match=r"integers in \[0, 2\)"):
+        certify(ones, Redrawn(), KEY, x + 1)
 
 
 def test_a_run_goes_on_and_says_norm_and_noise(tmp_path):
@@ -430,11 +573,11 @@ def test_inputs_that_do_not_fit_are_refused_before_a_call():
     with pytest.raises(TypeError, match=r"integers in .* got dtype float32"):
         certify(never, noise, KEY, x.astype(np.float32))
     with pytest.raises(ValueError, match="positions of the noise must"):
-        certify(never, Ablation((20,), 5), KEY, x)
+        certify(never, Ablation((20,), 5, -1), KEY, x)
     with pytest.raises(ValueError, match="positions of the noise must"):
-        certify(never, Ablation((4, 6), 5), KEY, x)
-    with pytest.raises(ValueError, match="mask must be a number that inputs of dtype uint8"):
-        certify(never, Ablation((24,), 5), KEY, x.astype(np.uint8))
+        certify(never, Ablation((4, 6), 5, -1), KEY, x)
+    with pytest.raises(ValueError, match="mask of the noise must be a number that inputs of dtype uint8"):
+        certify(never, Ablation((24,), 5, -1), KEY, x.astype(np.uint8))
     with pytest.raises(TypeError, match="floating-point inputs, got dtype int32"):
         certify(never, Gaussian(0.5), KEY, x)
     with pytest.raises(ValueError, match="must fit into int32"):
@@ -455,11 +598,11 @@ def test_traced_inputs_out_of_range_are_those_of_their_remainders():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Ablation((24,), 25), ValueError, "kept"),
-        (lambda: Ablation((24,), 0), ValueError, "kept"),
-        (lambda: Ablation((), 1), TypeError, "positions"),
-        (lambda: Ablation("24", 1), TypeError, "positions"),
-        (lambda: Ablation((2**11, 2**11), 1), ValueError, "positions"),
+        (lambda: Ablation((24,), 25, -1), ValueError, "kept"),
+        (lambda: Ablation((24,), 0, -1), ValueError, "kept"),
+        (lambda: Ablation((), 1, -1), TypeError, "positions"),
+        (lambda: Ablation("24", 1, -1), TypeError, "positions"),
+        (lambda: Ablation((2**11, 2**11), 1, -1), ValueError, "positions"),
         (lambda: Ablation((24,), 3, mask=math.nan), ValueError, "mask"),
         (lambda: Replacement(1, 0.5), ValueError, "values"),
         (lambda: Replacement(2**17, 0.5), ValueError, "values"),
@@ -467,7 +610,7 @@ def test_traced_inputs_out_of_range_are_those_of_their_remainders():
         (lambda: Replacement(4, 1.0), ValueError, "keep"),
         (lambda: BitFlips(0.0, 0.1), ValueError, "add_one"),
         (lambda: BitFlips(0.1, 0.6), ValueError, "remove_one"),
-        (lambda: Ablation((24,), 3).unit_radius(1.2), ValueError, "probability"),
+        (lambda: Ablation((24,), 3, -1).unit_radius(1.2), ValueError, "probability"),
     ],
 )
 def test_bad_noises_are_refused_by_name(make, error, message):
@@ -484,7 +627,7 @@ def test_noisy_copies_for_training_are_masked_or_replaced():
     replaced = np.asarray(add_noise(Replacement(5, 0.4), KEY, x))
     assert set(np.unique(replaced)) == {0, 1, 2, 3, 4}
     image = np.random.default_rng(0).uniform(0.1, 1, (3, 4, 4, 2)).astype(np.float32)
-    hidden = np.asarray(add_noise(Ablation((4, 4, 1), 5), KEY, image))
+    hidden = np.asarray(add_noise(Ablation((4, 4, 1), 5, -1), KEY, image))
     assert ((hidden != -1).all(axis=-1).sum(axis=(1, 2)) == 5).all()
     assert ((hidden == image) | (hidden == -1)).all()
 

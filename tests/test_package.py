@@ -70,6 +70,9 @@ def run_python(page, *, together):
     return names[1:]
 
 
+TOGETHER = ("larger_radii", "what_can_be_certified")  # pages whose blocks build on each other
+
+
 @pytest.mark.parametrize(
     ("page", "blocks"),
     [
@@ -80,10 +83,11 @@ def run_python(page, *, together):
         ("models", 4),
         ("training", 2),
         ("larger_radii", 5),
+        ("what_can_be_certified", 4),
     ],
 )
 def test_the_python_in_the_guides_runs(page, blocks):
-    names = run_python(ROOT / "examples" / "guides" / f"{page}.md", together=page == "larger_radii")
+    names = run_python(ROOT / "examples" / "guides" / f"{page}.md", together=page in TOGETHER)
     assert len(names) == blocks
     if page == "larger_radii":
         assert names[0]["result"].label[0] == 1
@@ -94,6 +98,14 @@ def test_the_python_in_the_guides_runs(page, blocks):
         radii = names[4]["radii"]
         assert radii[0][1] < radii[1][1] < radii[2][1]
         assert "k 2" in names[4]["table"]
+    if page == "what_can_be_certified":
+        assert names[0]["changes"].tolist() == [3, 5]
+        assert names[1]["passes"] == 255
+        assert names[1]["exact"].label[0] == 0
+        assert names[2]["labels"].tolist() == [[0, 0, -1, 1]]
+        lower, upper = names[3]["ends"]
+        assert 2.4 < float(names[3]["counted"].lower[0]) <= lower[0] < 3 - 0.35
+        assert 3 + 0.35 < upper[0] <= float(names[3]["counted"].upper[0]) < 3.6
     if page == "guarantees":
         assert "those of 8 of 8 rows" in names[0]["fault"]
         assert (names[0]["failed"], len(names[0]["report"].statistics)) == ((), 20)

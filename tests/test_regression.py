@@ -19,6 +19,7 @@ from jaxsmooth import (
     interval_ranks,
     key_of_seed,
     regression_interval,
+    stream_votes,
 )
 
 KEY = key_of_seed(0)
@@ -288,3 +289,57 @@ def test_bad_counts_are_refused_by_name(changes, error, message):
 def test_outputs_that_are_no_floats_are_refused():
     with pytest.raises(TypeError, match="floating"):
         count_votes(AtMost(lambda x: x[:, 0].astype(jnp.int32), [0.0]), NOISE, KEY, np.zeros((1, 3), np.float32), n=4)
+
+
+def test_thresholds_are_checked_when_they_are_given():
+    for thresholds in ([3.0, 1.0], [1.0, 1.0], np.array(1.0), [0.0, np.inf], [[0.0, 1.0]], jnp.array([1.0, np.nan])):
+        with pytest.raises(ValueError, match="thresholds"):
+            AtMost(linear, thresholds)
+    thresholds = jnp.array([0.0, 1.0])
+    traced = jax.jit(lambda t, x: AtMost(linear, t)(x))(thresholds, jnp.ones((2, 3)))
+    np.testing.assert_array_equal(traced, AtMost(linear, thresholds)(jnp.ones((2, 3))))
+
+
+def test_outputs_wider_than_float32_are_compared_as_they_are():
+    just_above = 0.10000000149011612 + 1e-15  # float32 has the number before the sum, and none between
+
+    def f(x):
+        return np.full(len(x), just_above)
+
+    counts = stream_votes(AtMost(f, [0.0, just_above - 1e-15, 0.2]), NOISE, KEY, np.zeros((1, 3)), n=10)
+    np.testing.assert_array_equal(counts[0, :, 0], [0, 0, 10])
+
+
+def test_outputs_that_no_float_holds_or_whose_dtype_changes_are_refused():
+    x = np.zeros((1, 3), np.float32)
+    with pytest.raises(ValueError, match=r"below 2\^53"):
+        certify_regression(lambda x: np.full(len(x), 2**53 + 1), NOISE, KEY, x, 0.1, n=4, compiled=False)
+    dtypes = iter([np.float32, np.float64, np.float64])
+    with pytest.raises(ValueError, match="one shape and dtype"):
+        certify_regression(
+            lambda x: np.ones(len(x), next(dtypes)), NOISE, KEY, x, 0.1, n=8, batch_size=4, compiled=False
+        )
+
+
+def test_many_outputs_share_alpha_without_an_error():
+    x = np.zeros((1, 3), np.float32)
+    found = certify_regression(lambda x: jnp.zeros((len(x), 2000)), NOISE, KEY, x, 0.0, n=20, alpha=1e-10)
+    assert (found.lower == -np.inf).all()
+
+
+def test_the_estimate_is_the_same_from_samples_and_from_counts():
+    def sometimes(x):
+        return jnp.where(x[:, 0] > 0.2, jnp.nan, linear(x))
+
+    x = np.zeros((1, 3), np.float32)
+    for percentile in (0.07, 0.5):
+        exact = certify_regression(sometimes, NOISE, KEY, x, 0.0, n=100, percentile=percentile)
+        votes = certify(AtMost(sometimes, THRESHOLDS), NOISE, KEY, x, n=100).votes
+        found = regression_interval(votes, THRESHOLDS, NOISE, 0.0, percentile=percentile)
+        assert 0 <= found.estimate[0] - exact.estimate[0] < 0.05 + 1e-6 or exact.estimate[0] == -np.inf
+        assert (exact.estimate[0] == -np.inf) == (found.estimate[0] <= THRESHOLDS[0])
+
+
+def test_compiled_code_is_told_what_to_do_instead():
+    with pytest.raises(TypeError, match=r"under jax\.jit count votes of AtMost"):
+        jax.jit(lambda x: certify_regression(linear, NOISE, KEY, x, 0.1))(np.zeros((1, 3), np.float32))

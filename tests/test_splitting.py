@@ -12,6 +12,7 @@ from scipy import stats
 
 from jaxsmooth import (
     ABSTAIN,
+    Gaussian,
     RandomClassifier,
     Splitting,
     Uniform,
@@ -24,6 +25,7 @@ from jaxsmooth import (
     certify_splitting_dataset,
     key_of_seed,
     log_rows,
+    losses,
     noise_report,
     read_log,
     read_votes,
@@ -50,7 +52,7 @@ PUBLISHED = [
 def test_radii_are_the_published_ones():
     counts = np.array([row for row, _ in PUBLISHED])
     steps = np.array([steps for _, steps in PUBLISHED])
-    result = splitting_certificate(Votes(counts=counts, n=441, rule="splitting"))
+    result = splitting_certificate(Votes(counts=counts, n=441, rule="splitting"), 255)
     np.testing.assert_array_equal(np.round(result.radius * 255), steps)
     assert (result.radius.astype(np.float64) <= steps / 255).all()
     np.testing.assert_array_equal(result.label, counts.argmax(axis=1))
@@ -196,7 +198,7 @@ def test_the_votes_are_no_sample():
     with pytest.raises(ValueError, match="all places of the cuts"):
         certificate(result.votes, Splitting(0.5))
     with pytest.raises(ValueError, match="of the rule 'splitting', got 'fixed'"):
-        splitting_certificate(Votes(counts=result.votes.counts, n=255))
+        splitting_certificate(Votes(counts=result.votes.counts, n=255), 255)
     with pytest.raises(ValueError, match="only votes of the rule 'fixed'"):
         result.votes + result.votes
 
@@ -228,7 +230,7 @@ def test_a_run_goes_on_and_leaves_nothing_to_chance(tmp_path):
     assert (settings["norm"], settings["mode"], settings["alpha"], settings["levels"]) == ("1", "splitting", "0", "255")
     assert len(read_log(path)) == 6
     run = read_votes(f"{path}.votes")
-    np.testing.assert_array_equal(splitting_certificate(run.votes).radius, whole.radius)
+    np.testing.assert_array_equal(splitting_certificate(run.votes, run.settings["levels"]).radius, whole.radius)
     np.testing.assert_array_equal(run.votes.counts, whole.votes.counts)
     # The band is the curve: no certificate can be false.
     table = report_table({"split": rows}, [0.0, 0.1, 0.5]).splitlines()
@@ -259,7 +261,8 @@ def test_a_run_goes_on_and_leaves_nothing_to_chance(tmp_path):
         ({"levels": 2.5}, TypeError, "levels"),
         ({"x": np.full((1, 2), 0.5)}, ValueError, "multiples of 1 / 255"),
         ({"x": np.full((1, 2), 1.2)}, ValueError, "multiples of 1 / 255"),
-        ({"x": np.full((1, 2), 255, np.uint8)}, TypeError, "dtype uint8"),
+        ({"x": np.full((1, 2), 255, np.uint8)}, TypeError, "dtype uint8: divide by 255"),
+        ({"x": np.full((1, 2), 255.0)}, ValueError, "divide pixels from 0 to 255 by 255"),
         ({"f": RandomClassifier(lambda x, _: x)}, TypeError, "RandomClassifier"),
         ({"f": 3}, TypeError, "f must be"),
         ({"batch_size": 0}, ValueError, "batch_size"),
@@ -278,6 +281,50 @@ def test_bad_arguments_are_refused_before_a_call(changes, error, message):
 def test_scores_of_components_are_refused():
     with pytest.raises(ValueError, match=r"scores \[B, K\]"):
         certify_splitting(lambda x: jnp.stack([x, x], axis=-1), Splitting(0.5), KEY, np.eye(2))
+
+
+def test_what_decides_is_said_and_asked_for():
+    result = certify_splitting(lambda x: x, Splitting(0.5), KEY, np.eye(2), levels=5)
+    assert result.state.levels == 5
+    rows = log_rows(result, [0, 1], noise=Splitting(0.5), alpha=0)
+    assert rows[0].settings["levels"] == "5"
+    with pytest.raises(TypeError, match="noise must be Splitting"):
+        log_rows(result, [0, 1], noise=Gaussian(0.5), alpha=0)
+    with pytest.raises(ValueError, match="levels must be that of the result, 5"):
+        log_rows(result, [0, 1], noise=Splitting(0.5), alpha=0, levels=255)
+    other = log_rows(
+        certify_splitting(lambda x: x, Splitting(0.5), KEY, np.eye(2)),
+        [0, 1],
+        noise=Splitting(0.5),
+        alpha=0,
+        idx=[2, 3],
+    )
+    with pytest.raises(ValueError, match="of one levels"):
+        report_table({"mixed": rows + other}, [0.0])
+
+
+@pytest.mark.parametrize(("half_width", "shifts"), [(0.1, 51), (0.3, 153), (0.7, 357), (0.5, 255), (3.0, 1530)])
+def test_the_number_of_places_is_that_of_the_paper(half_width, shifts):
+    for given in (half_width, np.float32(half_width), jnp.float32(half_width)):
+        assert certify_splitting(lambda x: x, Splitting(given), KEY, np.eye(2)).votes.n == shifts
+
+
+def test_attacks_that_add_noise_are_refused():
+    def f(x):
+        return 20 * jnp.stack([x.mean(axis=1), 0.5 - x.mean(axis=1)], axis=1)
+
+    x, y = np.full((2, 6), 0.4, np.float32), np.array([0, 1])
+    for objective in (losses.smoothadv, losses.smoothmix):
+        with pytest.raises(TypeError, match="noise must be one that is added"):
+            objective(f, Splitting(0.7), KEY, x, y)
+    assert losses.gaussian(f, Splitting(0.7), KEY, x, y) != losses.gaussian(f, Uniform(0.7), KEY, x, y)
+
+
+def test_inputs_beyond_the_range_count_as_its_ends():
+    noise = Splitting(0.2)
+    cuts = jnp.linspace(-0.2, 0.2, 9)
+    np.testing.assert_array_equal(noise.add(jnp.full(9, 3.0), cuts), noise.add(jnp.full(9, 1.0), cuts))
+    np.testing.assert_array_equal(noise.add(jnp.full(9, -3.0), cuts), noise.add(jnp.full(9, 0.0), cuts))
 
 
 def test_training_sees_the_middles():

@@ -155,7 +155,8 @@ KEYS = [
 NOISES = [
     *(lambda kind=kind, value=value: kind(value) for kind in (Gaussian, Laplace, Uniform) for value in
       (0.0, -1.0, float("nan"), float("inf"), 1e-50, 1e300, None, "1", True, np.ones(2), 1j, [0.5], object())),
-    *constants(Gaussian, Laplace, 0.5, LatticeGaussian, Ablation((5,), 2), Ablation((4,), 2), Replacement(5, 0.5)),
+    *constants(Gaussian, Laplace, 0.5, LatticeGaussian),
+    *constants(Ablation((5,), 2, -1), Ablation((4,), 2, -1), Replacement(5, 0.5)),
     lambda: Same(Gaussian(np.float64(0.5))),
     lambda: Same(Gaussian(jnp.float32(0.5))),
     lambda: Same(Gaussian(np.array(0.5, ">f4"))),
