@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     result = jaxsmooth.certify_components(f, noise, key, canvas, arguments.tau, **settings)
     seconds = time.monotonic() - began
     label = np.asarray(result.label)
-    radius = float(result.radius.max())
+    radius = np.floor(1000 * float(result.radius.max())) / 1000  # rounded down, as every radius
     print(
         f"certified {arguments.count} canvases of {SIDE} x {SIDE} pixels in {seconds:.0f} s, {arguments.n} votes each"
     )
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     picture = arguments.output.with_suffix(".png")
     how = f"sigma {arguments.sigma}, {arguments.framework}"
-    title = f"Pixels that keep their class together within L2 radius {radius:.2f} ({how})"
+    title = f"Pixels that keep their class together within L2 radius {radius:.3f} ({how})"
     draw(canvas, truth, result, picture, title)
     print(f"picture in {picture}")
 

@@ -22,7 +22,7 @@ from jaxsmooth.logs import LogRow
 from jaxsmooth.stores import StoredRun
 
 _STYLES = ("text", "markdown", "latex")
-_TITLE = ("noise", "scale", "norm", "mode", "k", "n0", "n", "alpha", "m", "dtype")
+_TITLE = ("noise", "scale", "norm", "mode", "levels", "k", "n0", "n", "alpha", "m", "dtype")
 _SHOWN = (*_TITLE, "bound", "radii", "precision", "selector", "jaxsmooth", "jax")
 
 

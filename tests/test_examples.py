@@ -142,6 +142,48 @@ def test_changed_mnist(tmp_path, run):
     assert "there is no" in done.stderr
 
 
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_segment_mnist(tmp_path, run, framework):
+    flags = ("--framework", framework, "--seconds", "3", "--count", "2", "--n", "60", "--seed", "0")
+    done = run("segment_mnist.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "radius 0.168 for all certified pixels of a canvas together" in done.stdout
+    shares = {
+        line.split("  ")[0]: [float(word) for word in line.split()[-3:]] for line in done.stdout.splitlines()[5:7]
+    }
+    assert all(abs(sum(each) - 1) < 0.003 for each in shares.values())
+    assert shares["all"][0] > 0.5  # the background alone is more than that
+    assert (tmp_path / "segmented_mnist.png").stat().st_size > 5_000
+
+
+def test_ablate_mnist(run):
+    done = run("ablate_mnist.py", "--count", "20", "--epochs", "1", "--n", "200", "--l1", "--seed", "0")
+    assert done.returncode == 0, done.stderr
+    assert "norm 0" in done.stdout
+    assert "splitting noise: all 765 places of the cuts" in done.stdout
+    assert "every place: mode splitting, levels 255, alpha 0" in done.stdout
+
+
+def test_ablate_text(run):
+    done = run("ablate_text.py", "--count", "40", "--epochs", "8", "--n", "500", "--seed", "0")
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"accuracy on 40 others, all words shown: (0\.\d+)", done.stdout)
+    assert found
+    assert float(found.group(1)) > 0.7
+    assert "Ablation(positions=64,kept=8,mask=0), norm 0" in done.stdout
+
+
+def test_regress_diabetes(tmp_path, run):
+    done = run("regress_diabetes.py", "--n", "300", "--seed", "0")
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: [float(word) for word in line.split()[1:]] for line in done.stdout.splitlines()[3:5]}
+    assert sorted(rows) == ["JAX", "PyTorch"]
+    for error, width, counted in rows.values():
+        assert error < 60
+        assert 0 < width <= counted < width + 4.1  # the thresholds are 2 apart
+    assert (tmp_path / "diabetes.png").stat().st_size > 5_000
+
+
 CIFAR = """
 import numpy as np
 from torch import nn
