@@ -34,6 +34,7 @@ from jaxsmooth.bounds import (
     split_radii,
     unit_radii,
 )
+from jaxsmooth.discrete import Ablation
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes, batch_size_of
 
@@ -134,6 +135,7 @@ def certificate(votes: Votes, noise: Noise, *, alpha: float = 1e-3, bound: Bound
     With `bound="runner_up"`, for Gaussian noise, the radius is sigma/2 (Phi^-1(L) - Phi^-1(U)), with L at level
     alpha / 2 and U the upper bound at level alpha / 2 of the largest other count, where invalid votes count as a class
     (Cohen et al. 2019, Theorem 1). It is at least the other radius at alpha / 2, and more where classes share the rest.
+    With `Ablation` it is the largest number of changes whose effect is below half of L - U.
 
     With C components, each is decided at level alpha / C, so that all certificates of an input hold together with
     probability at least 1 - alpha (Bonferroni).
@@ -248,8 +250,8 @@ def refuse_bound(bound: Any, noise: Any) -> None:
     """Refuse a bound that is none, or that is not for this noise."""
     if not isinstance(bound, str) or bound not in _BOUNDS:
         raise ValueError(f"bound must be one of {', '.join(_BOUNDS)}, got {bound!r}")
-    if bound == "runner_up" and not isinstance(noise, Gaussian):
-        raise TypeError(f"bound='runner_up' is for Gaussian noise, got {type(noise).__name__}")
+    if bound == "runner_up" and not isinstance(noise, (Gaussian, Ablation)):
+        raise TypeError(f"bound='runner_up' is for Gaussian noise and Ablation, got {type(noise).__name__}")
 
 
 def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificate:
@@ -287,9 +289,14 @@ def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tupl
         # the bound of the true runner-up's own count.
         p_lower = lower_bound(k, n, alpha / 2)
         rival_lower = lower_bound(n - largest_rival(np, votes.counts, label, n), n, alpha / 2)  # 1 - U
-        unit = (special.ndtri(p_lower) + special.ndtri(rival_lower)) / 2
-        high, low = _runner_up_radius(np, *map(_quantile, (p_lower, rival_lower)))
-        is_above = (high > 0) if is_static else (unit > 0)
+        if isinstance(noise, Ablation):
+            unit = _runner_up_changes(np, noise, *map(round_down, (p_lower, rival_lower)))
+            is_above = unit >= 0
+            high, low = split_radii(noise, np.maximum(unit, 0))
+        else:
+            unit = (special.ndtri(p_lower) + special.ndtri(rival_lower)) / 2
+            high, low = _runner_up_radius(np, *map(_quantile, (p_lower, rival_lower)))
+            is_above = (high > 0) if is_static else (unit > 0)
     if is_static:
         radius = scaled_radius(np.asarray(noise.scale, np.float32), high, low)
     else:
@@ -310,10 +317,17 @@ def _decide_traced(votes: Votes, noise: Noise, *, alpha: float, bound: Bound) ->
         is_above = jnp.asarray(unit >= 0)[k]
     else:
         bounds = lower_bounds(votes.n, alpha / 2)
-        quantiles = jnp.asarray(_quantile(bounds))
         rival = largest_rival(jnp, votes.counts, label, votes.n)
-        high, low = _runner_up_radius(jnp, quantiles[k], quantiles[votes.n - rival])
-        is_above = high > 0
+        if isinstance(noise, Ablation):
+            lower = jnp.asarray(round_down(bounds))
+            unit = _runner_up_changes(jnp, noise, lower[k], lower[votes.n - rival])
+            is_above = unit >= 0
+            high = jnp.maximum(unit, 0).astype(jnp.float32)
+            low = jnp.zeros_like(high)
+        else:
+            quantiles = jnp.asarray(_quantile(bounds))
+            high, low = _runner_up_radius(jnp, quantiles[k], quantiles[votes.n - rival])
+            is_above = high > 0
     radius = scaled_radius(jnp.asarray(noise.scale, jnp.float32), high, low)
     p_lower = jnp.asarray(round_down(bounds))[k]
     # Traced counts could not be refused: a row of more than n votes abstains.
@@ -332,6 +346,18 @@ def _runner_up_radius(xp: Any, top: Any, rival: Any) -> tuple[Any, Any]:
     # One step down for the rounding of the sum, and one for a scale that float32 rounded up.
     safe = xp.nextafter(xp.nextafter(top + rival, down), down) / 2
     return xp.maximum(safe, np.float32(0)), xp.zeros_like(safe)
+
+
+def _runner_up_changes(xp: Any, noise: Ablation, top: Any, rival: Any) -> Any:
+    """Return the largest r with L - D_r > U + D_r from float32 values of L and 1 - U; -1 where there is none.
+
+    D_r is the probability that one of r changed positions is kept. The inequality is 1/2 + (L - U) / 2 - D_r > 1/2,
+    which is that of a lower bound of 1/2 + (L - U) / 2 without a runner-up.
+    """
+    # One step down for the rounding of the sum. The thresholds are stepped up to float32.
+    middle = xp.nextafter((top + rival) / 2, xp.zeros_like(top))
+    least = xp.asarray(-round_down(-noise.least_probabilities()))
+    return xp.searchsorted(least, middle, side="right") - 1
 
 
 def _abstain(xp: Any, votes: Votes, noise: Noise, label: Any, radius: Any, is_above: Any) -> tuple[Any, Any]:

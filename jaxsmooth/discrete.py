@@ -54,9 +54,8 @@ class DiscreteNoise(ABC):
         ... @dataclass(frozen=True)
         ... class HalfOfTheBits(DiscreteNoise):  # each bit is drawn anew with probability 1/2
         ...     domain = 2
-        ...     variation = Fraction(1, 2**40)  # for 2^20 features and more: draws of `bernoulli` have 32 bits
         ...     def sample(self, key, shape, dtype=jnp.int32):
-        ...         return jax.random.bernoulli(key, 0.25, shape).astype(dtype)
+        ...         return jax.random.bernoulli(key, 0.25, shape).astype(dtype)  # exact: 1/4 has two binary digits
         ...     def add(self, x, noise):
         ...         return (x % 2) ^ noise
         ...     def regions(self, changes):
@@ -124,8 +123,11 @@ class DiscreteNoise(ABC):
         p = as_numbers("probability", probability, "numbers in [0, 1]")
         if not ((p >= 0) & (p <= 1)).all():  # NaN, too
             raise ValueError(f"probability must lie in [0, 1], got {in_brief(probability)}")
-        # The least float64 that is above each threshold, so that the comparison of floats is the exact one.
-        return np.searchsorted(_least_floats(self), p, side="right") - 1.0
+        return np.searchsorted(self.least_probabilities(), p, side="right") - 1.0
+
+    def least_probabilities(self) -> np.ndarray:
+        """Return the least float64 that certifies 0, 1, 2, ... changed features: each just above the exact number."""
+        return _least_floats(self)
 
 
 def threshold(regions: Regions) -> Fraction:
@@ -205,8 +207,9 @@ class Ablation(DiscreteNoise):
 
     A change of r positions is seen only if one of them is kept, which has the probability 1 - C(d - r, k) / C(d, k) for
     k of d positions. So a bound p certifies the r for which p less this is above 1/2 (Levine & Feizi 2020,
-    arXiv:1911.09272, Theorem 1). The certificate holds for any mask value; one that no input has lets f tell what is
-    masked. Train f on masked inputs.
+    arXiv:1911.09272, Theorem 1). With `bound="runner_up"` it must be above the upper bound of the runner-up plus this,
+    which certifies more where the other classes share the rest. The certificate holds for any mask value; one that no
+    input has lets f tell what is masked. Train f on masked inputs.
 
     Positions are chosen by 64-bit draws. Their distance from the exact distribution, at most d^2 / 2^65, is taken off
     the probability.

@@ -271,6 +271,46 @@ def test_certificates_are_false_as_rarely_as_claimed(noise):
     assert raises_alarm((noise.unit_radius(k / n) >= changes).sum(), number, ALPHA)
 
 
+def test_the_runner_up_s_bound_is_that_of_the_paper():
+    """The largest r with L - D_r > U + D_r, in exact fractions, and the same under jit."""
+    noise = Ablation((784,), 45, -1)
+    rng = np.random.default_rng(0)
+    n = 500
+    counts = rng.multinomial(n, rng.dirichlet(np.full(5, 0.3), 400))
+    votes = Votes(counts=counts, selection=counts, n=n)
+    result = certificate(votes, noise, alpha=0.01, bound="runner_up")
+    effect = [1 - Fraction(math.comb(784 - r, 45), math.comb(784, 45)) for r in range(20)]
+    for i in range(400):
+        top, rival = np.sort(counts[i])[[-1, -2]]
+        lower = stats.beta.ppf(0.005, top, n - top + 1)
+        upper = stats.beta.ppf(0.995, rival + 1, n - rival)
+        expected = sum(2 * effect[r] < Fraction(lower - 1e-7) - Fraction(upper) for r in range(20)) - 1
+        assert result.label[i] == (counts[i].argmax() if expected >= 0 else -1)
+        assert result.radius[i] == max(expected, 0)
+    cohen = certificate(votes, noise, alpha=0.005)
+    assert (result.radius >= cohen.radius).all()
+    assert (result.radius > cohen.radius).mean() > 0.2
+    traced = jax.jit(lambda c: certificate(Votes(counts=c, selection=c, n=n), noise, alpha=0.01, bound="runner_up"))
+    np.testing.assert_array_equal(traced(counts).radius, result.radius)
+    np.testing.assert_array_equal(traced(counts).label, result.label)
+    each = certificate(Votes(counts=counts, selection=counts, n=np.full(400, n)), noise, alpha=0.01, bound="runner_up")
+    np.testing.assert_array_equal(each.radius, result.radius)
+
+
+def test_certificates_by_the_runner_up_are_false_as_rarely_as_claimed():
+    """Three classes whose two largest are 2 D_1 apart: one change may make them equal. The twin takes shares."""
+    noise = Ablation((784,), 45, -1)
+    number, n = 20_000, 400
+    apart = 2 * 45 / 784
+    shares = np.array([0.4 + apart / 2, 0.4 - apart / 2, 0.2])
+    counts = np.random.default_rng(0).multinomial(n, shares, number)
+    votes = Votes(counts=counts, selection=np.broadcast_to([9, 1, 0], counts.shape), n=n)
+    false = (certificate(votes, noise, alpha=ALPHA, bound="runner_up").radius >= 1).sum()
+    assert not raises_alarm(false, number, ALPHA)
+    top, second = counts[:, 0] / n, counts[:, 1] / n
+    assert raises_alarm((top - second > apart).sum(), number, ALPHA)
+
+
 def counts_threes(x):
     """Class 0 where more tokens are 3 than 2."""
     return jnp.stack([(x == 3).sum(axis=-1), (x == 2).sum(axis=-1)], axis=-1).astype(jnp.float32)
@@ -582,8 +622,8 @@ def test_inputs_that_do_not_fit_are_refused_before_a_call():
         certify(never, Gaussian(0.5), KEY, x)
     with pytest.raises(ValueError, match="must fit into int32"):
         certify(never, MASKED, KEY, x.astype(np.int64) + 2**40)
-    with pytest.raises(TypeError, match="bound='runner_up' is for Gaussian"):
-        certify(never, MASKED, KEY, x, bound="runner_up")
+    with pytest.raises(TypeError, match="bound='runner_up' is for Gaussian noise and Ablation"):
+        certify(never, noise, KEY, x, bound="runner_up")
 
 
 def test_traced_inputs_out_of_range_are_those_of_their_remainders():
