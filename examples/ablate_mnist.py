@@ -79,9 +79,10 @@ def main(argv: list[str] | None = None) -> None:
     f = train(x, y, noise, arguments.epochs, seed)
     print(f"trained on {arguments.kept} of 784 pixels in {time.monotonic() - began:.0f} s")
     began = time.monotonic()
-    result = jaxsmooth.certify(f, noise, key, images, n=arguments.n)
+    # Ten classes share what the first one leaves, so that the runner-up is far behind.
+    result = jaxsmooth.certify(f, noise, key, images, n=arguments.n, bound="runner_up")
     print(f"certified in {time.monotonic() - began:.0f} s")
-    rows = jaxsmooth.log_rows(result, truth, noise=noise, alpha=0.001, n=arguments.n)
+    rows = jaxsmooth.log_rows(result, truth, noise=noise, alpha=0.001, n=arguments.n, bound="runner_up")
     print(jaxsmooth.report_table({"pixels changed": rows}, [0, 2, 4, 6, 8, 10]))
 
     if arguments.l1:

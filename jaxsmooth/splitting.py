@@ -33,7 +33,16 @@ from jaxsmooth._claims import origin
 from jaxsmooth._draws import random_words
 from jaxsmooth._host_loop import row_votes
 from jaxsmooth._progress import progress_bar
-from jaxsmooth.arguments import as_flag, as_integer, as_key, as_scale, in_brief, refuse_traced, refuse_uncallable
+from jaxsmooth.arguments import (
+    as_flag,
+    as_integer,
+    as_key,
+    as_scale,
+    evaluating,
+    in_brief,
+    refuse_traced,
+    refuse_uncallable,
+)
 from jaxsmooth.bounds import round_down
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.logs import LogRow
@@ -80,8 +89,9 @@ def certify_splitting(
 
         floor(min over B of (n_A - n_B - [B < A]) / 2) / levels.
 
-    Nothing is estimated, and there is no alpha (Levine & Feizi 2021, arXiv:2103.10834, section 4). The key is a part of
-    g: give all inputs the same one. It need not be secret.
+    Nothing is estimated, and there is no alpha (Levine & Feizi 2021, arXiv:2103.10834, section 4). It assumes that f is
+    a function of each row, which `check_classifier` tests. The key is a part of g: give all inputs the same one. It
+    need not be secret.
 
     Args:
         f: function or callable pytree from a batch `[B, *event]` to scores `[B, K]`: the middles of the pieces, in
@@ -116,7 +126,8 @@ def certify_splitting(
     key = as_key(key)
     whole = _as_levels(x, levels)
     shifts = _shifts(noise, levels)
-    with progress_bar("passes", len(whole) * shifts, as_flag("progress", progress)) as advance:
+    bar = progress_bar("passes", len(whole) * shifts, as_flag("progress", progress))
+    with evaluating(), bar as advance:
         counts = _count(run, whole, _offsets(key, whole.shape[1:], shifts), (shifts, levels), batch_size, advance)
     return _decide(Votes(counts=counts, n=shifts, rule="splitting"), levels)
 

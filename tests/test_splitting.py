@@ -181,6 +181,19 @@ def test_rows_do_not_depend_on_batches_or_on_how_they_are_called():
     assert none.label.shape == none.radius.shape == (0,)
 
 
+def test_it_works_out_what_is_known_while_jax_traces():
+    x = np.eye(2)
+
+    @jax.jit
+    def scaled_by_a_certificate(y):
+        return y * certify_splitting(lambda x: x, Splitting(0.5), KEY, x).radius[0]
+
+    radius = certify_splitting(lambda x: x, Splitting(0.5), KEY, x).radius[0]
+    assert scaled_by_a_certificate(jnp.float32(2)) == 2 * radius
+    with pytest.raises(TypeError, match=r"under jax\.jit there is no certificate without chance"):
+        jax.jit(lambda x: certify_splitting(lambda x: x, Splitting(0.5), KEY, x))(x)
+
+
 def test_invalid_scores_vote_for_no_class():
     def f(x):
         return jnp.where(x[:, :1] > 0.4, jnp.nan, jnp.concatenate([1 - x, x], axis=1)[:, :2])
