@@ -225,9 +225,9 @@ def enlarging() -> Iterator[Subject]:
 
 def answering() -> Iterator[Subject]:
     """Certificates of answers that are not one class."""
-    tau = constants(0.5, 1.0, 0.0, np.nan, "0.75", None, [0.75], Same(np.float64(0.75)), True)
+    tau = constants(0.5, 1.0, 0.0, np.nan, "0.75", None, [0.75], Same(np.float64(0.55)), True)
     odd = {**DECIDED, "n0": N, "tau": tau}
-    together = partial(good, tau=0.75, n0=10, alpha=0.01)
+    together = partial(good, tau=0.55, n0=10, alpha=0.01)  # 10 votes are enough for this tau
     run = partial(in_order, jaxsmooth.certify_components)
     yield Subject("certify_components", run, together, odd, are_certificates, WORDS)
 
