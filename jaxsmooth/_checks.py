@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_traced, refuse_uncallable, refuse_unknown
+from jaxsmooth.descriptions import is_told
 from jaxsmooth.types import MOST_VOTES, Noise, RandomClassifier, Votes
 
 _ARRAY = object()
@@ -74,8 +75,7 @@ def as_noise(noise: Any) -> Noise:
     if isinstance(noise, type) or not all(map(partial(hasattr, noise), _NOISE_MEMBERS)):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {in_brief(noise)}")
     as_scale(f"the scale of {type(noise).__name__}", noise.scale)
-    if noise.norm == 0:
-        _refuse_untold(noise)
+    _refuse_untold(noise)
     try:
         return jax.tree.map(_without_weak_type, noise)
     except TypeError:
@@ -84,11 +84,26 @@ def as_noise(noise: Any) -> Noise:
 
 
 def _refuse_untold(noise: Any) -> None:
-    """Refuse a static noise that nothing tells from another one: a run could go on under other settings."""
-    told = dataclasses.is_dataclass(noise) and all(field.compare for field in dataclasses.fields(noise))
-    if not told and not hasattr(noise, "_fields"):
+    """Refuse a noise with settings that nothing tells from others: a program or a run could go on under others."""
+    own: dict[str, Any] = getattr(noise, "__dict__", {})
+    if isinstance(noise, tuple):
+        lost = list(own)
+    elif dataclasses.is_dataclass(noise):
+        fields = dataclasses.fields(noise)
+        names = {field.name for field in fields}
+        # What a class computes once and keeps follows from its fields.
+        lost = [name for name in own if name not in names and not hasattr(type(noise), name)]
+        lost += [field.name for field in fields if not is_told(getattr(noise, field.name))]
+        if not jax.tree.leaves(noise):  # JAX compares it as a whole
+            lost += [field.name for field in fields if not field.compare]
+    elif noise.norm == 0:
+        raise TypeError(f"noise must be a dataclass with all of its settings as fields, got {in_brief(noise)}")
+    else:
+        return
+    if lost:
         raise TypeError(
-            f"noise must be a dataclass with all of its settings as fields that are compared, got {in_brief(noise)}"
+            "noise must have all of its settings as fields that are compared, of numbers, strings and the like, which "
+            f"{', '.join(sorted(set(lost)))} of {in_brief(noise)} is not"
         )
 
 

@@ -253,7 +253,9 @@ def refuse_unpaired(name: str, pair: Any, place: str) -> None:
         ...
         ValueError: data must hold pairs (x, label), got a dict with the keys image, label at index 0
     """
-    if isinstance(pair, Mapping):
+    if getattr(pair, "shape", ()) != ():
+        came = f"an array of shape {tuple(pair.shape)}"
+    elif isinstance(pair, Mapping):
         came = f"a {type(pair).__name__} with the keys {', '.join(map(str, pair))}"
     elif isinstance(pair, (str, bytes)) or not hasattr(pair, "__len__"):
         came = f"a {type(pair).__name__}"

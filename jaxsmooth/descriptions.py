@@ -1,6 +1,7 @@
 """What tells one static part of a classifier from another one: the same words in every process."""
 
 import dataclasses
+import enum
 import functools
 import hashlib
 import inspect
@@ -42,6 +43,23 @@ def described(value: Any) -> str:
     return _Describer().words(value)
 
 
+def is_told(value: Any) -> bool:
+    """Tell whether `described`, or a digest of its arrays, tells a value from another one of its type.
+
+    Example:
+        >>> is_told((1, "a", np.ones(2), len)), is_told(object())
+        (True, False)
+    """
+    if dataclasses.is_dataclass(value):
+        return all(is_told(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if isinstance(value, (*_PLAIN, enum.Enum, jax.Array, np.ndarray, np.generic)) or callable(value):
+        return True
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return all(map(is_told, value.values() if isinstance(value, Mapping) else value))
+    leaves = jax.tree.leaves(value)
+    return len(leaves) != 1 or leaves[0] is not value  # a pytree, which is told by its leaves
+
+
 def without_addresses(text: str) -> str:
     """Return a `repr` without places in memory, which differ from process to process.
 
@@ -64,7 +82,7 @@ class _Describer:
             return _type_name(value)
         if isinstance(value, (jax.Array, np.ndarray, np.generic)):
             return f"array({digest([value])})"
-        if isinstance(value, _PLAIN):
+        if isinstance(value, (*_PLAIN, enum.Enum)):
             return repr(value)
         inner = functools.partial(self.words, depth=depth + 1)
         if isinstance(value, type):

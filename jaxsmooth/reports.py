@@ -202,7 +202,7 @@ def _true_class_bounds(runs: Any, alpha: float) -> dict[str, np.ndarray]:
             raise ValueError(f"run {name!r} must have at least one input")
         if run.settings.get("truth") == NO_TRUTH:
             raise ValueError(
-                f"run {name!r} must be of known classes, got the run of a selector, whose truth is not known"
+                f"run {name!r} must be of known classes, got one whose true classes are not known, as of a selector"
             )
     return {name: true_class_bounds(run.votes, run.truth, alpha=alpha) for name, run in runs.items()}
 
@@ -242,7 +242,7 @@ def _check_runs(runs: Any) -> None:
             raise TypeError(f"runs must be {expected}, got {type(rows).__name__} for run {name!r}")
         if any(row.settings.get("truth") == NO_TRUTH for row in rows):
             raise ValueError(
-                f"run {name!r} must be of known classes, got the run of a selector, whose truth is not known"
+                f"run {name!r} must be of known classes, got one whose true classes are not known, as of a selector"
             )
         # The key of splitting noise is a part of the smoothed classifier.
         is_split = any(row.settings.get("mode") == "splitting" for row in rows)

@@ -12,7 +12,6 @@ Here nothing is drawn, so the loop that draws samples does not serve.
 import functools
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -257,8 +256,10 @@ def _as_splitting(noise: Any, levels: Any) -> tuple[Splitting, int]:
 
 def _shifts(noise: Splitting, levels: int) -> int:
     """Return the number of places that a cut has, L."""
-    # The shortest decimal that float32 has for the half-width: 0.7, not 0.699999988.
-    return math.floor(2 * levels * Fraction(str(np.float32(np.asarray(noise.half_width)))))
+    exact = 2 * levels * float(np.asarray(noise.half_width))
+    # A whole number, if it is one but for the rounding of the half-width to float32.
+    nearest = round(exact)
+    return nearest if abs(exact - nearest) <= 2.0**-23 * exact else math.floor(exact)
 
 
 def _as_levels(x: Any, levels: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxsmooth._claims import claim, differences
+from jaxsmooth._claims import NO_TRUTH, claim, differences
 from jaxsmooth._locks import FileLock
 from jaxsmooth.arguments import in_brief
 from jaxsmooth.logs import LogRow
@@ -34,7 +34,7 @@ class StoredRun(NamedTuple):
     Attributes:
         settings: what the run was made with, by name.
         idx: `i64[N]`, indices of the inputs in their data set.
-        truth: `i64[N]`, true classes.
+        truth: `i64[N]`, true classes; -1 where the run knows none.
         seconds: `f64[N]`, time that each certificate took.
         certificate: what was certified, with the votes.
         inputs: `i64[N]`, 63 bits of a digest of each input.
@@ -269,6 +269,8 @@ def stored_run(rows: list[VoteRow], header: VoteHeader) -> StoredRun:
     decided = column("predict", np.int32), radius, column("p_lower", np.float32)
     idx = column("idx", np.int64)
     truth = column("label", np.int64)
+    if header.settings.get("truth") == NO_TRUTH:
+        truth[:] = -1
     seconds = column("seconds", np.float64)
     # Of components nothing was decided: see `count_dataset`.
     certificate = Certificate(*decided, votes) if len(header.row) == 1 else undecided(votes)  # pyright: ignore

@@ -255,7 +255,11 @@ VOTES = [
     ({"rule": "anytime"}, ValueError, "votes must be of the rule 'fixed', got 'anytime'"),
     ({"rule": 3}, (ValueError, TypeError), "rule"),
     ({"rule": np.array(["fixed", "grid"])}, (ValueError, TypeError), "rule"),
-    ({"rule": "other"}, ValueError, "rule must be one of fixed, grid, anytime, levels, changed, got 'other'"),
+    (
+        {"rule": "other"},
+        ValueError,
+        "rule must be one of fixed, grid, anytime, levels, changed, splitting, got 'other'",
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from jaxsmooth import bounds
+from jaxsmooth import Gaussian, bounds
 
 ALPHAS = [0.05, 0.001, 1e-6]
 SIZES = [1, 2, 10, 100, 1000, 9_999, 100_000]
@@ -96,7 +96,7 @@ def test_round_down_is_the_largest_float32_below(value):
 @settings(deadline=None, max_examples=100)
 def test_scaled_radius_is_below_the_product_by_less_than_two_units(unit, scale):
     unit = np.array(unit)
-    radius = np.asarray(jax.jit(bounds.scaled_radius)(jnp.float32(scale), *bounds.split_radii(unit)))
+    radius = np.asarray(jax.jit(bounds.scaled_radius)(jnp.float32(scale), *bounds.split_radii(Gaussian(scale), unit)))
     for r, u in zip(radius, unit, strict=True):
         exact = Fraction(float(scale)) * Fraction(float(u))
         assert Fraction(float(r)) <= exact * (1 - Fraction(1, 2**24))

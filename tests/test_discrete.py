@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -404,7 +405,7 @@ def test_a_noise_that_nothing_tells_from_another_one_is_refused(tmp_path):
         def regions(self, changes):
             return [[(changes, changes)]]
 
-    with pytest.raises(TypeError, match="noise must be a dataclass with all of its settings"):
+    with pytest.raises(TypeError, match="noise must be a dataclass with all of its settings as fields"):
         certify(counts_threes, jax.tree_util.register_static(Kernel)(0.1), KEY, tokens())
 
     @jax.tree_util.register_static
@@ -428,6 +429,66 @@ def test_a_noise_that_nothing_tells_from_another_one_is_refused(tmp_path):
 
     with pytest.raises(TypeError, match="register_static"):
         certify(counts_threes, NotRegistered(0.1), KEY, x)
+
+
+def test_settings_that_are_no_fields_are_refused():
+    """JAX and a log would take one noise for the other."""
+
+    class Inverted(Ablation):
+        def __init__(self, positions, kept, mask, inverted):
+            super().__init__(positions, kept, mask)
+            object.__setattr__(self, "inverted", inverted)
+
+    class Named(NamedTuple):
+        sigma: float
+        norm = 2
+        scale = property(lambda self: self.sigma)
+        unit_radius = staticmethod(Gaussian.unit_radius)
+
+        def sample(self, key, shape, dtype=jnp.float32):
+            return Gaussian(self.sigma).sample(key, shape, dtype)
+
+    class Wide(Named):
+        def __new__(cls, sigma, wide):
+            made = super().__new__(cls, sigma)
+            made.wide = wide
+            return made
+
+    class Opaque:
+        def __repr__(self):
+            return "Opaque"
+
+    @jax.tree_util.register_static
+    @dataclass(frozen=True)
+    class Static:
+        width: Any = field(default=1.0, compare=False)
+        norm = 2
+        scale = 1.0
+        unit_radius = staticmethod(Gaussian.unit_radius)
+
+        def sample(self, key, shape, dtype=jnp.float32):
+            return Gaussian(self.width).sample(key, shape, dtype)
+
+    @jax.tree_util.register_static
+    @dataclass(frozen=True)
+    class Holds(Static):
+        width: Any = 1.0
+
+    x = np.ones((1, 24), np.float32)
+
+    def f(x):
+        return x[:, :2]
+
+    for noise, name in (
+        (jax.tree_util.register_static(Inverted)((24,), 3, -1, True), "inverted"),
+        (Wide(1.0, 3.0), "wide"),
+        (Static(2.0), "width"),
+        (Holds(Opaque()), "width"),
+    ):
+        with pytest.raises(TypeError, match=f"settings as fields .* which {name} of"):
+            certify(f, noise, KEY, x, n=10)
+    assert certify(f, Named(1.0), KEY, x, n=10).label.shape == (1,)
+    assert certify(f, Holds(2.0), KEY, x, n=10).label.shape == (1,)
 
 
 @pytest.mark.parametrize(

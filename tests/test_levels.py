@@ -270,9 +270,9 @@ def test_the_run_of_a_selector_has_no_truth(tmp_path):
     path = tmp_path / "run.tsv"
     run_levels(path)
     selector = tmp_path / "run.selector.tsv"
-    with pytest.raises(ValueError, match="run of a selector, whose truth is not known"):
+    with pytest.raises(ValueError, match="whose true classes are not known"):
         report_table({"selector": read_log(selector)}, [0.1])
-    with pytest.raises(ValueError, match="run of a selector, whose truth is not known"):
+    with pytest.raises(ValueError, match="whose true classes are not known"):
         probability_table({"selector": read_votes(f"{selector}.votes")})
     assert "level" in report_table({"level": read_log(tmp_path / "run.level-0.tsv")}, [0.1])
 

@@ -316,7 +316,9 @@ def test_what_decides_is_said_and_asked_for():
         report_table({"mixed": rows + other}, [0.0])
 
 
-@pytest.mark.parametrize(("half_width", "shifts"), [(0.1, 51), (0.3, 153), (0.7, 357), (0.5, 255), (3.0, 1530)])
+@pytest.mark.parametrize(
+    ("half_width", "shifts"), [(0.1, 51), (0.3, 153), (0.7, 357), (0.5, 255), (3.0, 1530), (7 / 510, 7), (0.301, 153)]
+)
 def test_the_number_of_places_is_that_of_the_paper(half_width, shifts):
     for given in (half_width, np.float32(half_width), jnp.float32(half_width)):
         assert certify_splitting(lambda x: x, Splitting(given), KEY, np.eye(2)).votes.n == shifts

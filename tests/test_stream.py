@@ -42,11 +42,11 @@ def data_of(key):
 
 
 def test_the_streams_have_the_numbers_that_stored_votes_were_drawn_with():
-    names = ("SELECTION", "ESTIMATION", "PREDICTION", "TRAINING", "GRADIENTS", "ORDER", "MODULE", "LEVELS")
+    names = ("SELECTION", "ESTIMATION", "PREDICTION", "TRAINING", "GRADIENTS", "ORDER", "MODULE", "LEVELS", "SPLITTING")
     assert {stream.name: stream.value for stream in Stream} == {name: number for number, name in enumerate(names)}
 
 
-@pytest.mark.parametrize("stream", [*Stream, 8, 2**31 - 1])
+@pytest.mark.parametrize("stream", [*Stream, 9, 2**31 - 1])
 @pytest.mark.parametrize("turn", [None, 0, 5, 2**32 - 1])
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_the_key_of_a_stream_is_made_with_its_tag(key, stream, turn, wrap):

@@ -18,11 +18,13 @@ from jaxsmooth import (
     certify_dataset,
     components_certificate,
     count_dataset,
+    draw_probabilities,
     key_of_seed,
     merge_shares,
     read_votes,
     regression_interval,
     top_k_certificate,
+    true_class_bounds,
 )
 from tests.classifiers import first_features, grid_of_features, inputs
 
@@ -159,6 +161,25 @@ def test_pairs_with_masks_are_data(tmp_path):
     np.testing.assert_array_equal(run.votes.counts, certify(grid_of_features, NOISE, KEY, X, n0=20, n=300).votes.counts)
     with pytest.raises(ValueError, match="at least one input"):
         count_dataset(grid_of_features, NOISE, KEY, X[:0], tmp_path / "none.votes", **FEW)
+
+
+def test_arrays_are_no_pairs(tmp_path):
+    """Inputs of two channels would be taken for an input and its label."""
+    two = [np.ones((2, 3), np.float32)] * 3
+    for data in (two, iter(two)):
+        with pytest.raises(ValueError, match=r"pairs \(x, label\), got an array of shape \(2, 3\) at index 0"):
+            count_dataset(first_features, NOISE, KEY, data, tmp_path / "a.votes", **FEW)
+    run = count_dataset(lambda x: x.reshape(len(x), -1), NOISE, KEY, np.stack(two), tmp_path / "b.votes", **FEW)
+    assert run.votes.counts.shape == (3, 6)
+
+
+def test_a_run_of_votes_knows_no_truth(tmp_path):
+    run = count_dataset(first_features, NOISE, KEY, X, tmp_path / "run.votes", **FEW)
+    assert (run.truth == -1).all()
+    with pytest.raises(ValueError, match="truth must lie in"):
+        true_class_bounds(run.votes, run.truth)
+    with pytest.raises(ValueError, match="true classes are not known"):
+        draw_probabilities({"run": run}, tmp_path / "a.png")
 
 
 def test_no_log_is_made_of_votes_alone(tmp_path):
