@@ -170,7 +170,7 @@ def as_host_inputs(x: Any, noise: Any = None) -> jax.Array | np.ndarray:
         raise ValueError(f"x must be {expected} with at least one feature, got shape {shape}")
     refuse: Callable[[Any], None] | None = getattr(noise, "refuse_inputs", None)
     if refuse is not None:
-        refuse(array if not is_traced(x) else x)
+        refuse(array)
     if is_traced(x):
         return x
     if isinstance(array, np.ndarray) and dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):

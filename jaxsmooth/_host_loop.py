@@ -355,13 +355,17 @@ def _start_with_keys(noise: Noise, batch: Batch, batches: int) -> tuple[jax.Arra
 def _finish_called(f: Callable[..., Any], started: Any, batch: Batch) -> tuple[np.ndarray, Any]:
     """Call a classifier and count its votes, with NumPy: nothing needs to be compiled for them."""
     arguments = started if isinstance(started, tuple) else (started,)
-    scores = f(*arguments)
-    # Tensors of other frameworks are arrays, too. What has no shape is refused below.
-    if not isinstance(scores, (jax.Array, np.ndarray)) and hasattr(scores, "shape"):
-        scores = jnp.asarray(scores)
+    scores = called_scores(f(*arguments))
     slot = batch.slot[0].astype(np.int64)
     used = slot[slot < len(batch.ids)]
     return row_votes(scores, slot, int(used.max()) + 1), scores
+
+
+def called_scores(scores: Any) -> Any:
+    """Return the scores of a classifier that was called as an array: those of other frameworks are tensors."""
+    # What has no shape is refused where votes are counted.
+    is_tensor = not isinstance(scores, (jax.Array, np.ndarray)) and hasattr(scores, "shape")
+    return jnp.asarray(scores) if is_tensor else scores
 
 
 def row_votes(scores: Any, slot: np.ndarray, slots: int) -> np.ndarray:

@@ -41,12 +41,12 @@ def certify_components(
     """Certify as many components of each answer as possible, all at the radius of one probability tau.
 
     With probability at least 1 - alpha over the samples, for each input, *all* components that are certified keep
-    their class at once, for every perturbation of x whose norm is below the radius that tau has under the noise (norm
-    0: of at most so many features). The others are `ABSTAIN`. It tests for each component whether its class is more
-    probable than tau, and corrects for the number of components by Holm's method, which holds however they depend on
-    each other (Fischer et al. 2021, arXiv:2107.00228, SegCertify). Fix tau, n0, n and alpha before you look at any
-    votes. `certify` gives each component a radius of its own, at level alpha / M for M components. The decision is made
-    on the host, so this function does not run under `jax.jit`.
+    their class at once, for every perturbation of x whose norm is below the radius that tau has under the noise. (For
+    norm 0 the radius is the largest number of changed features.) The others are `ABSTAIN`. It tests for each component
+    whether its class is more probable than tau, and corrects for the number of components by Holm's method, which holds
+    however they depend on each other (Fischer et al. 2021, arXiv:2107.00228, SegCertify). Fix tau, n0, n and alpha
+    before you look at any votes. `certify` gives each component a radius of its own, at level alpha / M for M
+    components. The decision is made on the host, so this function does not run under `jax.jit`.
 
     The votes of an input take 8 M K bytes for K classes, whatever n is: 42 MB for 512 x 512 pixels and 20 classes.
 

@@ -52,7 +52,7 @@ class DiscreteNoise(ABC):
     Example:
         >>> @jax.tree_util.register_static
         ... @dataclass(frozen=True)
-        ... class HalfOfTheBits(DiscreteNoise):  # each bit is drawn anew with probability 1/2
+        ... class HalfOfTheBits(DiscreteNoise):  # each bit is drawn again with probability 1/2
         ...     domain = 2
         ...     def sample(self, key, shape, dtype=jnp.int32):
         ...         return jax.random.bernoulli(key, 0.25, shape).astype(dtype)  # exact: 1/4 has two binary digits
@@ -482,9 +482,10 @@ def _leads(values: int, bar: int, changes: int) -> tuple[int, ...]:
     """
     if changes == 0:
         return (1,)
-    other = 2**_BITS - bar
     # A feature equals x, the other input, or neither.
-    equal, lag, neither = bar * (values - 1), other, other * (values - 2)
+    equal = bar * (values - 1)
+    lag = 2**_BITS - bar
+    neither = lag * (values - 2)
     before = (0, 0, *_leads(values, bar, changes - 1), 0, 0)
     return tuple(lag * before[i + 2] + neither * before[i + 1] + equal * before[i] for i in range(2 * changes + 1))
 
@@ -516,5 +517,6 @@ def _bar(probability: float) -> int:
 
 def _is_below(high: jax.Array, low: jax.Array, bar: int) -> jax.Array:
     """Tell which numbers, of two words each, are below a bar of 64 bits."""
-    first, second = np.uint32(bar >> 32), np.uint32(bar & 0xFFFFFFFF)
+    first = np.uint32(bar >> 32)
+    second = np.uint32(bar & 0xFFFFFFFF)
     return (high < first) | ((high == first) & (low < second))

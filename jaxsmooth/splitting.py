@@ -3,8 +3,8 @@
 Each feature is cut at a random point, and again at every distance of twice the half-width. The classifier sees in which
 piece the feature is: its middle. A change of a feature moves it into another piece only if a cut lies between, so the
 probability of a class changes slowly in L1, however the cuts of different features depend on each other (Levine & Feizi
-2021, arXiv:2103.10834). With pixels of a few levels there are only so many cuts, and one cut for all features can be
-moved through all of them: every case is run, and the probabilities are known exactly.
+2021, arXiv:2103.10834). Pixels of 256 levels leave a few hundred places for a cut. The cuts of all features move
+together through these places, so that every case is run and the probabilities are known exactly.
 
 Here nothing is drawn, so the loop that draws samples does not serve.
 """
@@ -30,7 +30,7 @@ from jaxsmooth._checks import (
 )
 from jaxsmooth._claims import origin
 from jaxsmooth._draws import random_words
-from jaxsmooth._host_loop import row_votes
+from jaxsmooth._host_loop import called_scores, row_votes
 from jaxsmooth._progress import progress_bar
 from jaxsmooth.arguments import (
     as_flag,
@@ -127,7 +127,8 @@ def certify_splitting(
     shifts = _shifts(noise, levels)
     bar = progress_bar("passes", len(whole) * shifts, as_flag("progress", progress))
     with evaluating(), bar as advance:
-        counts = _count(run, whole, _offsets(key, whole.shape[1:], shifts), (shifts, levels), batch_size, advance)
+        cuts = _make_cuts(key, whole.shape[1:], shifts, levels)
+        counts = _count(run, cuts, whole, range(shifts), batch_size, advance)
     return _decide(Votes(counts=counts, n=shifts, rule="splitting"), levels)
 
 
@@ -199,10 +200,10 @@ def certify_splitting_dataset(
     run = _as_run(f, compiled)
     shifts = _shifts(noise, levels)
     few = min(_SELECTION, shifts)
+    cuts_of = functools.cache(lambda event: _make_cuts(key, event, shifts, levels))
 
     def votes(x: np.ndarray, first: int, stop: int) -> np.ndarray:
-        whole = _as_levels(x, levels)
-        return _count(run, whole, _offsets(key, x.shape[1:], shifts), (shifts, levels), batch_size, None, first, stop)
+        return _count(run, cuts_of(x.shape[1:]), _as_levels(x, levels), range(first, stop), batch_size)
 
     def certify(x: np.ndarray, ids: np.ndarray) -> Certificate:
         del ids  # all inputs share the offsets
@@ -213,14 +214,14 @@ def certify_splitting_dataset(
 
     def examine(x: np.ndarray, ids: np.ndarray) -> None:
         del ids
-        rows = _rows(_as_levels(x, levels), _offsets(key, x.shape[1:], shifts), (shifts, levels))
+        cuts = cuts_of(x.shape[1:])
+        whole = _as_levels(x, levels)[np.zeros(batch_size, int)]
         first = np.arange(batch_size) % shifts
         # In the second batch every other row is one place further on, and those beside it are of one shift.
-        none = np.zeros(batch_size, int)
         places = np.arange(0, batch_size - 1, 2)
-        second = none.copy()
+        second = np.zeros_like(first)
         second[places + 1] = first[places]
-        refuse_faults(lambda at: run(rows(none, at)), first, second, batch_size, (places, places + 1))
+        refuse_faults(lambda at: run(cuts.middles(whole, at)), first, second, batch_size, (places, places + 1))
 
     def select(x: np.ndarray, ids: np.ndarray) -> np.ndarray:
         del ids
@@ -279,10 +280,28 @@ def _as_levels(x: Any, levels: int) -> np.ndarray:
     return whole.astype(np.int32)
 
 
-def _offsets(key: jax.Array, event: tuple[int, ...], shifts: int) -> np.ndarray:
-    """Return the offset of the cuts of each feature, `i32[*event]`: any will do."""
+class _Cuts(NamedTuple):
+    """Where features are cut.
+
+    Attributes:
+        offsets: `i32[*event]`, of the cuts of each feature.
+        shifts: how many places the cuts have.
+        levels: how many steps there are from 0 to 1.
+    """
+
+    offsets: np.ndarray
+    shifts: int
+    levels: int
+
+    def middles(self, x: np.ndarray, shift: np.ndarray) -> jax.Array:
+        """Return what f sees of inputs `i32[B, *event]`, each at its shift `i[B]`."""
+        return _middles(x, self.offsets, shift.astype(np.int32), self.shifts, self.levels)
+
+
+def _make_cuts(key: jax.Array, event: tuple[int, ...], shifts: int, levels: int) -> _Cuts:
+    """Return cuts whose offsets the key draws: any will do."""
     words = np.asarray(random_words(stream_key(key, Stream.SPLITTING), math.prod(event)))
-    return (words % np.uint32(shifts)).astype(np.int32).reshape(event)
+    return _Cuts((words % np.uint32(shifts)).astype(np.int32).reshape(event), shifts, levels)
 
 
 def _as_run(f: Any, compiled: Any) -> Callable[[jax.Array], Any]:
@@ -291,7 +310,7 @@ def _as_run(f: Any, compiled: Any) -> Callable[[jax.Array], Any]:
         raise TypeError("f must be a function of the inputs for splitting without chance, got a RandomClassifier")
     refuse_uncallable(f)
     if not as_flag("compiled", compiled):
-        return f
+        return lambda rows: called_scores(f(rows))
     arrays, static = split_callable(f)
     return lambda rows: _run(arrays, static, rows)
 
@@ -299,11 +318,6 @@ def _as_run(f: Any, compiled: Any) -> Callable[[jax.Array], Any]:
 @functools.partial(jax.jit, static_argnums=1)
 def _run(arrays: list[Any], static: StaticCallable, rows: jax.Array) -> Any:
     return merge_callable(arrays, static)(rows)
-
-
-def _rows(x: np.ndarray, offsets: np.ndarray, sizes: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
-    """Return a function from inputs and shifts, `i[B]` each, to the rows that f sees."""
-    return lambda row, shift: _middles(x[row], offsets, shift.astype(np.int32), *sizes)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
@@ -322,30 +336,28 @@ def _middles(x: jax.Array, offsets: jax.Array, shift: jax.Array, shifts: int, le
 
 def _count(
     run: Callable[[jax.Array], Any],
+    cuts: _Cuts,
     x: np.ndarray,
-    offsets: np.ndarray,
-    sizes: tuple[int, int],
+    shifts: range,
     batch_size: int,
     advance: Callable[[int], None] | None = None,
-    first: int = 0,
-    stop: int | None = None,
 ) -> np.ndarray:
-    """Return the votes of the shifts from first to stop, all by default, of each input, `i32[N, K]`."""
-    rows = _rows(x, offsets, sizes)
-    each = (sizes[0] if stop is None else stop) - first
+    """Return the votes of each input at these shifts, `i32[N, K]`."""
+    each = len(shifts)
     total = len(x) * each
     if total == 0:
         # A batch of one input that is there, or of zeros, shows how many classes there are.
         none = np.zeros(batch_size, int)
-        scores = run(rows(none, none) if len(x) else jnp.zeros((batch_size, *x.shape[1:]), jnp.float32))
-        return np.zeros((len(x), *row_votes(scores, np.zeros(batch_size, int), 0).shape[1:]), np.int32)
+        rows = cuts.middles(x[none], none) if len(x) else jnp.zeros((batch_size, *x.shape[1:]), jnp.float32)
+        return np.zeros((len(x), *row_votes(run(rows), none, 0).shape[1:]), np.int32)
     counts: np.ndarray | None = None
     for taken in range(0, total, batch_size):
         # Pairs of inputs and shifts, one after the other. Those beyond the last one are padding.
         at = np.arange(taken, taken + batch_size)
-        row, shift = np.minimum(at // each, len(x) - 1), first + at % each
+        row = np.minimum(at // each, len(x) - 1)
+        scores = run(cuts.middles(x[row], shifts.start + at % each))
         slots = int(row[-1] - row[0]) + 1
-        votes = row_votes(run(rows(row, shift)), np.where(at < total, row - row[0], slots), slots)
+        votes = row_votes(scores, np.where(at < total, row - row[0], slots), slots)
         if votes.ndim != 2:
             raise ValueError(f"f must return scores [B, K], got components of shape {votes.shape[1:-1]}")
         if counts is None:

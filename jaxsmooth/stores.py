@@ -246,7 +246,7 @@ def read_votes(path: str | Path) -> StoredRun:
 
 
 def stored_run(rows: list[VoteRow], header: VoteHeader) -> StoredRun:
-    """Return what the rows of a file, or of several of one header, say."""
+    """Return the run that rows of votes describe. They come from one file, or from several with the same header."""
 
     def column(name: str, dtype: Any) -> np.ndarray:
         return np.array([getattr(row, name) for row in rows], dtype)

@@ -181,6 +181,22 @@ def test_rows_do_not_depend_on_batches_or_on_how_they_are_called():
     assert none.label.shape == none.radius.shape == (0,)
 
 
+def test_tensors_of_another_framework_are_scores():
+    class Tensor:
+        def __init__(self, array):
+            self.array = np.asarray(array)
+            self.shape = self.array.shape
+            self.dtype = "a dtype of its own"
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array(self.array, dtype, copy=copy)
+
+    x = np.eye(3)
+    expected = certify_splitting(lambda x: x, Splitting(0.5), KEY, x).votes.counts
+    found = certify_splitting(lambda x: Tensor(x), Splitting(0.5), KEY, x, compiled=False).votes.counts
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_it_works_out_what_is_known_while_jax_traces():
     x = np.eye(2)
 
