@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsmooth.arguments import as_integer
+from jaxsmooth.arguments import as_flag, as_integer
+from jaxsmooth.progress import progress_bar
 
 Batches = Iterable[tuple[Any, Any]]
 
@@ -75,11 +76,10 @@ def _batches_of_art(generator: Any, steps: int) -> Batches:
         yield batch
 
 
-def epochs(number: int, verbose: bool) -> Iterable[int]:
-    """Return the indices of the epochs, under a progress bar if asked for."""
-    indices = range(as_integer("nb_epochs", number, 0))
-    if not verbose:
-        return indices
-    from tqdm import tqdm
-
-    return tqdm(indices, desc="epochs")
+def epochs(number: int, verbose: bool) -> Iterator[int]:
+    """Give the indices of the epochs, with their progress if asked for."""
+    total = as_integer("nb_epochs", number, 0)
+    with progress_bar("epochs", total, as_flag("verbose", verbose)) as advance:
+        for index in range(total):
+            yield index
+            advance(index + 1)

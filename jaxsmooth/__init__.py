@@ -1,9 +1,11 @@
 """Certified robustness by randomized smoothing, as pure functions in JAX."""
 
+from typing import TYPE_CHECKING, Any
+
 from jaxsmooth import losses
 from jaxsmooth.anytime import Anytime, certify_anytime
 from jaxsmooth.bounds import anytime_lower_bound
-from jaxsmooth.certify import Fixed, certificate, certify
+from jaxsmooth.certificates import Fixed, certificate, certify
 from jaxsmooth.changes import Changes, certify_changed
 from jaxsmooth.classifiers import check_classifier
 from jaxsmooth.components import certify_components, components_certificate
@@ -30,15 +32,15 @@ from jaxsmooth.level_runs import certify_levels_dataset
 from jaxsmooth.levels import Level, LevelState, certify_levels
 from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Splitting, Uniform
-from jaxsmooth.noise_report import NoiseReport, noise_report
+from jaxsmooth.noise_tests import NoiseReport, noise_report
 from jaxsmooth.precision import Within, certify_within
-from jaxsmooth.predict import predict, prediction
+from jaxsmooth.predictions import predict, prediction
 from jaxsmooth.regression import AtMost, Interval, certify_regression, interval_ranks, regression_interval
 from jaxsmooth.reports import draw_curves, draw_probabilities, probability_table, report_table
 from jaxsmooth.runs import certify_dataset, count_dataset, predict_dataset
 from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
-from jaxsmooth.smooth import class_gradients, cross_entropy, smooth
+from jaxsmooth.smoothing import class_gradients, cross_entropy, smooth
 from jaxsmooth.splitting import (
     SplittingState,
     certify_splitting,
@@ -50,6 +52,11 @@ from jaxsmooth.stream import Stream, add_noise, decision_keys, key_of_seed, stre
 from jaxsmooth.top_k import TopK, certify_top_k, top_k_certificate
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Prediction, RandomClassifier, Votes
 from jaxsmooth.votes import count_votes, stream_votes
+
+if TYPE_CHECKING:
+    from jaxsmooth import training as training
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ABSTAIN",
@@ -144,3 +151,17 @@ __all__ = [
     "true_class_bounds",
     "write_log",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load `jaxsmooth.training` when it is first used: it needs optax, which nothing else here does."""
+    if name != "training":
+        raise AttributeError(f"module 'jaxsmooth' has no attribute {name!r}")
+    import importlib
+
+    return importlib.import_module("jaxsmooth.training")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, for completion."""
+    return [*__all__, "training"]

@@ -24,7 +24,7 @@ from jaxsmooth._host_loop import (
     make_step,
     samples_of_each,
 )
-from jaxsmooth._progress import progress_bar
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.types import Certificate, Noise, Votes, batch_size_of
 
 _BATCHES_OF_A_ROUND = 64  # so that inputs that need few votes do not wait long for one that needs many

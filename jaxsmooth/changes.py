@@ -24,11 +24,11 @@ from jaxsmooth._host_loop import (
     samples_of_each,
     widened,
 )
-from jaxsmooth._progress import progress_bar
 from jaxsmooth._resumption import VOTE_AGAIN, refuse_other_votes
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, is_traced, refuse_traced, refuse_uncallable
 from jaxsmooth.bounds import at_label, lower_bound, per_input, round_down, rounded_radius, settled, unit_radii
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.stores import StoredRun
 from jaxsmooth.stream import Stream
 from jaxsmooth.types import MOST_VOTES, Certificate, Classifier, Noise, RandomClassifier, Votes

@@ -15,7 +15,7 @@ from jaxsmooth._checks import as_host_inputs, as_n, as_noise, as_votes, shape_of
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_numbers, in_brief, refuse_traced, refuse_uncallable
 from jaxsmooth.bounds import at_label, per_input, round_down, rounded_radius, settled, unit_radii
-from jaxsmooth.certify import cast_votes, refuse_unsupported
+from jaxsmooth.certificates import cast_votes, refuse_unsupported
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes
 
 __all__ = ["certify_components", "components_certificate"]

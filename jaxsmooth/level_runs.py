@@ -11,7 +11,7 @@ from jaxsmooth._claims import NO_TRUTH, claim, level_words
 from jaxsmooth._datasets import Item
 from jaxsmooth._share_files import list_stores, share_path
 from jaxsmooth.arguments import as_key, in_brief
-from jaxsmooth.certify import Fixed
+from jaxsmooth.certificates import Fixed
 from jaxsmooth.levels import Level, as_levels, as_modes, as_shares, one_shape, refuse_other_levels
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.precision import Within
@@ -46,7 +46,7 @@ def certify_levels_dataset(
     devices: Sequence[Any] | None = None,
     share: tuple[int, int] | None = None,
     check: bool = True,
-    verbose: bool = True,
+    progress: bool = True,
 ) -> list[LogRow]:
     """Certify inputs of a data set as `certify_levels` does, and go on where an earlier call was ended.
 
@@ -60,7 +60,7 @@ def certify_levels_dataset(
     Args:
         selector, levels, noise, key, mode, selector_mode, alpha, alpha_selector: as for `certify_levels`.
         data: as for `certify_dataset`; not an iterator, since it is gone through for the selector and for each level.
-        path, batch_size, group, skip, most, compiled, devices, share, check, verbose: as for `certify_dataset`.
+        path, batch_size, group, skip, most, compiled, devices, share, check, progress: as for `certify_dataset`.
 
     Raises:
         ValueError, TypeError, OSError: as `certify_dataset` and `certify_levels`.
@@ -75,7 +75,7 @@ def certify_levels_dataset(
         >>> data = np.array([[0.3, 0.0], [3.0, 0.0]], np.float32), np.array([0, 0])
         >>> path = Path(tempfile.mkdtemp()) / "run.tsv"
         >>> rows = certify_levels_dataset(
-        ...     far, levels, Gaussian(0.5), jax.random.key(0), data, path, mode=Fixed(n=2000), verbose=False
+        ...     far, levels, Gaussian(0.5), jax.random.key(0), data, path, mode=Fixed(n=2000), progress=False
         ... )
         >>> [(row.predict, round(row.radius, 1)) for row in rows]
         [(0, 0.3), (0, 1.3)]
@@ -103,7 +103,7 @@ def certify_levels_dataset(
         for index, (f, own_noise) in enumerate(levels)
     ]
     classes = _refuse_other_classes(select, jobs, inputs.items)
-    settings = {"check": check, "verbose": verbose}
+    settings = {"check": check, "progress": progress}
     inputs = as_run_inputs(data, skip, most, share)
     chosen = {row.idx: row for row in do_job(select, unlabelled(inputs), selector_path, group, **settings)}
     seen = _digests(selector_path)

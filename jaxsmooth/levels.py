@@ -17,7 +17,7 @@ from jaxsmooth._host_loop import DECISION, as_host_task, key_data, make_step
 from jaxsmooth._modes import Sampler, run
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_flag, as_key, in_brief, refuse_traced, refuse_uncallable
-from jaxsmooth.certify import Fixed
+from jaxsmooth.certificates import Fixed
 from jaxsmooth.precision import Within
 from jaxsmooth.sequential import Grid
 from jaxsmooth.stream import Stream, stream_key
@@ -91,7 +91,7 @@ def certify_levels(
         selector_mode: how a level is certified; as `mode` by default.
         alpha: failure probability for each input, in [1e-12, 0.5).
         alpha_selector: the part of alpha that goes to the level; half of it by default.
-        progress: show bars (needs tqdm, the extra `progress`).
+        progress: show bars.
 
     Returns:
         A `Certificate`, of NumPy arrays. Its votes are those at the level, of the rule "levels", which `certificate`

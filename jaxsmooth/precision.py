@@ -16,7 +16,7 @@ from jaxsmooth._checks import as_sizes
 from jaxsmooth._modes import as_sampler, run
 from jaxsmooth.arguments import as_alpha, refuse_unknown
 from jaxsmooth.bounds import at_label, lower_bound
-from jaxsmooth.certify import Bound, decide, refuse_bound
+from jaxsmooth.certificates import Bound, decide, refuse_bound
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes
 
 __all__ = ["Within", "certify_within", "votes_wanted"]

@@ -26,7 +26,6 @@ from jaxsmooth._checks import (
     refuse_stopped,
     split_callable,
 )
-from jaxsmooth._progress import progress_bar
 from jaxsmooth.arguments import (
     as_alpha,
     as_flag,
@@ -39,6 +38,7 @@ from jaxsmooth.arguments import (
 )
 from jaxsmooth.bounds import safe_scale
 from jaxsmooth.noise import Gaussian
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.stream import Stream, stream_key, stream_samples
 from jaxsmooth.types import Array, Noise, RandomClassifier, Votes
 
@@ -102,7 +102,7 @@ def certify_regression(
         n: number of samples.
         alpha: failure probability for each input, all of its outputs together, in [1e-12, 0.5).
         compiled: compile f; if false call it, any function of a JAX array.
-        progress: show a bar over the samples (needs tqdm, the extra `progress`).
+        progress: show a bar over the samples.
 
     Returns:
         An `Interval` of NumPy arrays.

@@ -136,7 +136,7 @@ def probability_table(
         >>> import jaxsmooth
         >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
         >>> noise, key = jaxsmooth.Gaussian(0.2), jax.random.key(0)
-        >>> rows = jaxsmooth.certify_dataset(lambda x: x, noise, key, data, path, verbose=False)
+        >>> rows = jaxsmooth.certify_dataset(lambda x: x, noise, key, data, path, progress=False)
         >>> print(probability_table({"mine": jaxsmooth.read_votes(f"{path}.votes")}, [0.5, 0.9999]))
         run         inputs     p > 0.5  p > 0.9999
         mine             3       1.000       0.000

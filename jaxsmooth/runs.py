@@ -1,6 +1,5 @@
 """Certify a whole data set so that a crash loses nothing: what is done is on the disk, and the same call resumes."""
 
-import importlib.util
 import itertools
 import json
 import math
@@ -27,18 +26,18 @@ from jaxsmooth._host_loop import (
     scores_of_first,
 )
 from jaxsmooth._modes import Mode, Sampler, run
-from jaxsmooth._progress import progress_bar
 from jaxsmooth._resumption import Resumption
 from jaxsmooth._share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
 from jaxsmooth.anytime import Anytime
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, refuse_uncallable, refuse_unpaired
-from jaxsmooth.certify import Fixed
+from jaxsmooth.certificates import Fixed
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.devices import over_devices
 from jaxsmooth.logs import HEADER, LogRow, format_row, planned_inputs, write_log
-from jaxsmooth.noise_report import NoiseReport, noise_report
+from jaxsmooth.noise_tests import NoiseReport, noise_report
 from jaxsmooth.precision import Within
-from jaxsmooth.predict import prediction
+from jaxsmooth.predictions import prediction
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.sequential import Grid
 from jaxsmooth.stores import StoredRun, VoteHeader, VoteRow, VoteStore, stored_run, undecided
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes, batch_size_of
@@ -65,7 +64,7 @@ def certify_dataset(
     devices: Sequence[Any] | None = None,
     share: tuple[int, int] | None = None,
     check: bool = True,
-    verbose: bool = True,
+    progress: bool = True,
 ) -> list[LogRow]:
     """Certify inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
 
@@ -92,7 +91,7 @@ def certify_dataset(
         share: which part of the inputs to certify, (index, count); by default that of this process among all of JAX's.
         check: first test f as `check_classifier` does, and the noise as `noise_report` does, into `<path>.noise`;
             a noise without a `cdf`, such as those of norm 0, is not tested.
-        verbose: show a bar, if tqdm is installed (the extra `progress`).
+        progress: show a bar if tqdm is installed (the extra `progress`), else a line every few seconds.
 
     Returns:
         The rows of the log for the inputs of this share, in the order of their indices.
@@ -105,7 +104,7 @@ def certify_dataset(
     Example:
         >>> import jaxsmooth, tempfile
         >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
-        >>> rows = certify_dataset(lambda x: x, jaxsmooth.Gaussian(0.2), jax.random.key(0), data, path, verbose=False)
+        >>> rows = certify_dataset(lambda x: x, jaxsmooth.Gaussian(0.2), jax.random.key(0), data, path, progress=False)
         >>> [(row.label, row.predict) for row in rows]
         [(0, 0), (1, 1), (2, 2)]
     """
@@ -115,7 +114,7 @@ def certify_dataset(
         raise ValueError(f"group must be 1 with Anytime, whose condition is about one input, got {group}")
     job = certify_job(f, noise, key, mode, as_alpha(alpha), batch_size, compiled, devices)
     inputs = as_run_inputs(data, skip, most, share)
-    return do_job(job, inputs, path, group, check, verbose)
+    return do_job(job, inputs, path, group, check, progress)
 
 
 def certify_job(
@@ -154,7 +153,7 @@ def predict_dataset(
     devices: Sequence[Any] | None = None,
     share: tuple[int, int] | None = None,
     check: bool = True,
-    verbose: bool = True,
+    progress: bool = True,
 ) -> list[LogRow]:
     """Predict inputs of a data set into a log, and go on where an earlier call with the same arguments was ended.
 
@@ -163,7 +162,7 @@ def predict_dataset(
 
     Args:
         f, noise, key, n, alpha, batch_size: as for `predict`.
-        data, path, group, skip, most, compiled, devices, share, check, verbose: as for `certify_dataset`.
+        data, path, group, skip, most, compiled, devices, share, check, progress: as for `certify_dataset`.
 
     Raises:
         ValueError, TypeError, OSError: as `certify_dataset`.
@@ -172,7 +171,7 @@ def predict_dataset(
         >>> import tempfile
         >>> from jaxsmooth import Gaussian
         >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
-        >>> rows = predict_dataset(lambda x: x, Gaussian(0.2), jax.random.key(0), data, path, verbose=False)
+        >>> rows = predict_dataset(lambda x: x, Gaussian(0.2), jax.random.key(0), data, path, progress=False)
         >>> [row.predict for row in rows]
         [0, 1, 2]
     """
@@ -202,7 +201,7 @@ def predict_dataset(
         group=_full_group(voter.batch_size, n),
     )
     inputs = as_run_inputs(data, skip, most, share)
-    return do_job(job, inputs, path, group, check, verbose)
+    return do_job(job, inputs, path, group, check, progress)
 
 
 def count_dataset(
@@ -222,7 +221,7 @@ def count_dataset(
     devices: Sequence[Any] | None = None,
     share: tuple[int, int] | None = None,
     check: bool = True,
-    verbose: bool = True,
+    progress: bool = True,
 ) -> StoredRun:
     """Count votes on a data set into a file, decide nothing, and go on where an earlier call was ended.
 
@@ -235,7 +234,7 @@ def count_dataset(
         f, noise, key, n0, n, batch_size: as for `certify`; f may return scores `[B, *components, K]`.
         data: an array of inputs `[N, *event]`, or as for `certify_dataset`: the second part of each pair is ignored.
         path: of the file of votes, `<name>.votes`. An input takes 8 bytes for each of its components and classes.
-        group, skip, most, compiled, devices, share, check, verbose: as for `certify_dataset`.
+        group, skip, most, compiled, devices, share, check, progress: as for `certify_dataset`.
 
     Returns:
         What `read_votes` returns for the file, or of a shared run for those of all shares: the inputs that were asked
@@ -248,7 +247,7 @@ def count_dataset(
         >>> import jaxsmooth, tempfile
         >>> f = lambda x: jax.numpy.stack([x, -x], axis=-1)  # one component for each feature
         >>> path, noise = Path(tempfile.mkdtemp()) / "run.votes", jaxsmooth.Gaussian(0.5)
-        >>> run = count_dataset(f, noise, jax.random.key(0), np.eye(3, dtype=np.float32), path, n=500, verbose=False)
+        >>> run = count_dataset(f, noise, jax.random.key(0), np.eye(3, dtype=np.float32), path, n=500, progress=False)
         >>> run.votes.counts.shape
         (3, 3, 2)
         >>> jaxsmooth.components_certificate(run.votes, noise, tau=0.75).label
@@ -282,7 +281,7 @@ def count_dataset(
         data = data, np.zeros(len(data), int)
     inputs = unlabelled(as_run_inputs(data, skip, most, share))
     log = path.with_suffix("")
-    wanted = {row.idx for row in do_job(job, inputs, log, group, check, verbose)}
+    wanted = {row.idx for row in do_job(job, inputs, log, group, check, progress)}
     stores = list_stores(log)
     if not stores:
         raise ValueError("data must have at least one input, got none")
@@ -501,7 +500,7 @@ class _Request(NamedTuple):
         own: of the log of this share.
         group: inputs to certify together; None for the mode's own choice.
         check: whether to test the classifier and the noise first.
-        verbose: whether to show a bar.
+        progress: whether to show a bar.
     """
 
     inputs: RunInputs
@@ -509,15 +508,15 @@ class _Request(NamedTuple):
     own: Path
     group: int | None
     check: bool
-    verbose: bool
+    progress: bool
 
 
-def do_job(job: Job, inputs: RunInputs, path: str | Path, group: Any, check: bool, verbose: bool) -> list[LogRow]:
+def do_job(job: Job, inputs: RunInputs, path: str | Path, group: Any, check: bool, progress: bool) -> list[LogRow]:
     """Do a job over inputs, and return their rows of the log."""
-    return _run(job, _as_request(inputs, path, group, check, verbose))
+    return _run(job, _as_request(inputs, path, group, check, progress))
 
 
-def _as_request(inputs: RunInputs, path: str | Path, group: Any, check: bool, verbose: bool) -> _Request:
+def _as_request(inputs: RunInputs, path: str | Path, group: Any, check: bool, progress: bool) -> _Request:
     """Check what a run is asked for."""
     group = None if group is None else as_integer("group", group, 1)
     path = Path(path)
@@ -527,9 +526,7 @@ def _as_request(inputs: RunInputs, path: str | Path, group: Any, check: bool, ve
         raise ValueError(f"path must be that of the log, got {path}: the votes go to <log>.votes")
     own = share_path(path, *inputs.share)
     check = as_flag("check", check) and not votes_path(own).exists()
-    # The bar is a convenience of the default: without tqdm the run goes on without it.
-    verbose = as_flag("verbose", verbose) and importlib.util.find_spec("tqdm") is not None
-    return _Request(inputs, path, own, group, check, verbose)
+    return _Request(inputs, path, own, group, check, as_flag("progress", progress))
 
 
 class _Progress(NamedTuple):
@@ -638,7 +635,7 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
         log.begin(store, words)
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
-        with progress_bar(job.bar, request.inputs.total, request.verbose) as advance:
+        with progress_bar(job.bar, request.inputs.total, request.progress) as advance:
             for batch in _batches(items, request.group or job.group):
                 undone = [item for item in batch if item.idx not in done]
                 if undone:

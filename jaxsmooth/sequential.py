@@ -72,7 +72,7 @@ def certify_radii(
         compiled: run f inside a compiled step; if false call it, any function of a JAX array.
         state: of the certificate of an earlier call with the same arguments, which `most_votes` cut short.
         most_votes: stop once this many votes were cast here; inputs that are not settled keep what they have.
-        progress: show a bar (needs tqdm, the extra `progress`).
+        progress: show a bar.
 
     Returns:
         A `Certificate` whose votes are of the rule "grid". `radius` is `f64`, one of the given radii. `votes.n` says

@@ -33,7 +33,7 @@ def merge_shares(path: str | Path) -> list[LogRow]:
         >>> path, f = Path(tempfile.mkdtemp()) / "run.tsv", lambda x: x
         >>> for index in range(2):
         ...     rows = certify_dataset(
-        ...         f, Gaussian(0.2), jax.random.key(0), data, path, mode=Fixed(n=100), share=(index, 2), verbose=False
+        ...         f, Gaussian(0.2), jax.random.key(0), data, path, mode=Fixed(n=100), share=(index, 2), progress=False
         ...     )
         >>> [(row.idx, row.predict) for row in merge_shares(path)]
         [(0, 0), (1, 1), (2, 2), (3, 3)]

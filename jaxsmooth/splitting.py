@@ -31,7 +31,6 @@ from jaxsmooth._checks import (
 from jaxsmooth._claims import origin
 from jaxsmooth._draws import random_words
 from jaxsmooth._host_loop import called_scores, row_votes
-from jaxsmooth._progress import progress_bar
 from jaxsmooth.arguments import (
     as_flag,
     as_integer,
@@ -46,6 +45,7 @@ from jaxsmooth.bounds import round_down
 from jaxsmooth.classifiers import refuse_faults
 from jaxsmooth.logs import LogRow
 from jaxsmooth.noise import Splitting
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.runs import Job, as_run_inputs, do_job
 from jaxsmooth.stream import Stream, stream_key
 from jaxsmooth.types import ABSTAIN, Certificate, RandomClassifier, Votes
@@ -101,7 +101,7 @@ def certify_splitting(
         levels: how many steps there are from 0 to 1: 255 for 8-bit images. At most 65,535.
         batch_size: most rows in one call of f.
         compiled: run f in a compiled program; if false call it, any function of a JAX array.
-        progress: show a bar over the passes (needs tqdm, the extra `progress`).
+        progress: show a bar over the passes.
 
     Returns:
         A `Certificate` of NumPy arrays. The radius is 0 where g is known at x only, and the label is `ABSTAIN` where
@@ -172,7 +172,7 @@ def certify_splitting_dataset(
     compiled: bool = True,
     share: tuple[int, int] | None = None,
     check: bool = True,
-    verbose: bool = True,
+    progress: bool = True,
 ) -> list[LogRow]:
     """Certify inputs of a data set as `certify_splitting` does, into a log, and go on where an earlier call was ended.
 
@@ -180,7 +180,7 @@ def certify_splitting_dataset(
 
     Args:
         f, noise, key, levels, batch_size: as for `certify_splitting`.
-        data, path, group, skip, most, compiled, share, check, verbose: as for `certify_dataset`.
+        data, path, group, skip, most, compiled, share, check, progress: as for `certify_dataset`.
 
     Raises:
         ValueError, TypeError, OSError: as `certify_dataset`.
@@ -189,7 +189,7 @@ def certify_splitting_dataset(
         >>> import tempfile
         >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
         >>> rows = certify_splitting_dataset(
-        ...     lambda x: x, Splitting(0.75), jax.random.key(0), data, path, verbose=False
+        ...     lambda x: x, Splitting(0.75), jax.random.key(0), data, path, progress=False
         ... )
         >>> [(row.predict, round(row.radius, 3)) for row in rows]
         [(0, 0.749), (1, 0.251), (2, 0.745)]
@@ -237,7 +237,7 @@ def certify_splitting_dataset(
         n=shifts,
         group=16,
     )
-    return do_job(job, as_run_inputs(data, skip, most, share), path, group, check, verbose)
+    return do_job(job, as_run_inputs(data, skip, most, share), path, group, check, progress)
 
 
 def _as_splitting(noise: Any, levels: Any) -> tuple[Splitting, int]:

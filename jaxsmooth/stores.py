@@ -236,7 +236,7 @@ def read_votes(path: str | Path) -> StoredRun:
         >>> import jaxsmooth
         >>> path, data = Path(tempfile.mkdtemp()) / "run.tsv", (np.eye(3, dtype=np.float32), np.arange(3))
         >>> noise = jaxsmooth.Gaussian(0.2)
-        >>> rows = jaxsmooth.certify_dataset(lambda x: x, noise, jax.random.key(0), data, path, verbose=False)
+        >>> rows = jaxsmooth.certify_dataset(lambda x: x, noise, jax.random.key(0), data, path, progress=False)
         >>> run = read_votes(f"{path}.votes")
         >>> bool((jaxsmooth.certificate(run.votes, noise, alpha=0.01).radius > run.certificate.radius).all())
         True

@@ -12,7 +12,7 @@ from jaxsmooth._checks import as_host_inputs, as_noise, as_votes, refuse_stopped
 from jaxsmooth._sampling import shaped_scores
 from jaxsmooth.arguments import as_alpha, as_array, as_flag, as_integer, in_brief, refuse_traced, refuse_uncallable
 from jaxsmooth.bounds import at_label, lower_bound, per_input, round_down, rounded_radius, settled
-from jaxsmooth.certify import cast_votes
+from jaxsmooth.certificates import cast_votes
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes
 

@@ -9,9 +9,9 @@ from jax.typing import ArrayLike
 
 from jaxsmooth._checks import as_batch_size, as_first, as_n
 from jaxsmooth._host_loop import as_host_task, count_requests, key_data, make_step, samples_of_each
-from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import as_task, scan_votes
 from jaxsmooth.arguments import refuse_traced, refuse_uncallable
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.types import Classifier, Noise
 
 __all__ = ["count_votes", "stream_votes"]
@@ -92,13 +92,13 @@ def stream_votes(
     Args:
         f, noise, key, x, n, ids, first: as for `count_votes`.
         batch_size: rows in each call of f. The last batch is filled up with rows whose scores do not count.
-        progress: show a bar over the votes (needs tqdm, the extra `progress`).
+        progress: show a bar over the votes; without tqdm (the extra `progress`), a line every few seconds.
 
     Returns:
         `i32[N, *components, K]`, a NumPy array.
 
     Raises:
-        ValueError, TypeError: as `count_votes`. ImportError: `progress` without tqdm.
+        ValueError, TypeError: as `count_votes`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -74,7 +74,7 @@ def main(path, kind, port, index, count, pace=""):
         group=1,
         batch_size=64,
         compiled=compiled,
-        verbose=False,
+        progress=False,
     )
     print("done", flush=True)
 

@@ -107,7 +107,7 @@ def test_no_input_gets_more_than_n_votes(n, looks, tmp_path):
     data = [(np.full(3, 0.2, np.float32), 0)]
     mode = Anytime(until, votes=100, n=n)
     (row,) = certify_dataset(
-        sign, Gaussian(0.5), jax.random.key(0), data, tmp_path / "run.tsv", mode=mode, verbose=False
+        sign, Gaussian(0.5), jax.random.key(0), data, tmp_path / "run.tsv", mode=mode, progress=False
     )
     assert (row.votes, seen) == (n, looks[:-1])
     stored = read_votes(tmp_path / "run.tsv.votes")

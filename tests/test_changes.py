@@ -158,7 +158,7 @@ def test_a_stored_run_knows_its_key_noise_inputs_and_classifier(tmp_path):
     f = Partial(shifted, jnp.float32(0.0))
     changed = Partial(shifted, jnp.float32(0.01))
     path = tmp_path / "run.tsv"
-    certify_dataset(f, NOISE, KEY, (x, y), path, skip=2, verbose=False)
+    certify_dataset(f, NOISE, KEY, (x, y), path, skip=2, progress=False)
     run = read_votes(f"{path}.votes")
     own = x[run.idx]
     found = certify_changed(f, changed, NOISE, None, own, run, m=500)
@@ -184,7 +184,7 @@ def test_a_stored_run_is_voted_on_again(tmp_path):
     def opposite(x):
         return -half_space(x)
 
-    certify_dataset(half_space, NOISE, KEY, data, tmp_path / "run.tsv", verbose=False)
+    certify_dataset(half_space, NOISE, KEY, data, tmp_path / "run.tsv", progress=False)
     run = read_votes(tmp_path / "run.tsv.votes")
     certify_changed(half_space, in_bfloat16, NOISE, None, x, run, m=100)
     with pytest.raises(ValueError, match="f must be the classifier of the run, on such a machine"):

@@ -194,9 +194,9 @@ def test_it_is_a_pytree_whose_arrays_are_traced_and_identified(tmp_path):
     assert np.isfinite(gradient).all()
     data = np.ones((2, 3), np.float32), np.zeros(2, int)
     path = tmp_path / "run.tsv"
-    certify_dataset(a, Gaussian(0.25), KEY, data, path, verbose=False)
+    certify_dataset(a, Gaussian(0.25), KEY, data, path, progress=False)
     with pytest.raises(ValueError, match="classifier"):
-        certify_dataset(b, Gaussian(0.25), KEY, data, path, verbose=False)
+        certify_dataset(b, Gaussian(0.25), KEY, data, path, progress=False)
 
 
 def test_a_random_classifier_keeps_its_keys():

@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_the_same_settings_and_with_no_others(name, tmp_path)
     make, x = (OF_IMAGES[name], IMAGES) if name in OF_IMAGES else (PAIRS[name], X)
     if name == "torch images":
         x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    run = functools.partial(certify_dataset, mode=Fixed(n0=5, n=20), verbose=False, check=False)
+    run = functools.partial(certify_dataset, mode=Fixed(n0=5, n=20), progress=False, check=False)
     path = tmp_path / "log.tsv"
     y = np.zeros(len(x), int)
     run(make(0), Gaussian(1e-3), KEY, (x, y), path, most=4)

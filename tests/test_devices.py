@@ -90,7 +90,7 @@ import jaxsmooth
 data = (np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32), np.zeros(7, int))
 run = lambda devices: [row[:4] + row[5:] for row in jaxsmooth.certify_dataset(
     lambda x: x[:, :3], jaxsmooth.Gaussian(0.5), jax.random.key(0), data, tempfile.mkdtemp() + "/a.tsv",
-    mode=jaxsmooth.Fixed(n=1000), devices=devices, verbose=False)]
+    mode=jaxsmooth.Fixed(n=1000), devices=devices, progress=False)]
 assert len(jax.devices()) == 8
 assert run(None) == run(jax.devices()[:1])
 """

@@ -414,7 +414,7 @@ def test_a_noise_that_nothing_tells_from_another_one_is_refused(tmp_path):
         rate: float
 
     x, y = tokens() % 2, np.zeros(4, int)
-    settings = {"mode": jaxsmooth.Fixed(n=100, n0=10), "verbose": False}
+    settings = {"mode": jaxsmooth.Fixed(n=100, n0=10), "progress": False}
     certify_dataset(counts_threes, Told(0.1), KEY, (x, y), tmp_path / "run.tsv", **settings)
     # Their words in the log are the same: float32 has no number between them.
     with pytest.raises(ValueError, match="noise"):
@@ -630,7 +630,7 @@ def test_a_user_s_own_kernel_certifies():
 def test_a_run_goes_on_and_says_norm_and_noise(tmp_path):
     x, y = tokens(), np.array([0, 0, 1, 0])
     path = tmp_path / "run.tsv"
-    settings = {"mode": jaxsmooth.Fixed(n=2000), "verbose": False}
+    settings = {"mode": jaxsmooth.Fixed(n=2000), "progress": False}
     certify_dataset(counts_threes, MASKED, KEY, (x, y), path, most=2, **settings)
     rows = certify_dataset(counts_threes, MASKED, KEY, (x, y), path, **settings)
     whole = certify(counts_threes, MASKED, KEY, x, n=2000)
@@ -655,7 +655,7 @@ def test_a_run_goes_on_and_says_norm_and_noise(tmp_path):
 
 def test_a_hair_s_breadth_of_a_probability_is_another_run(tmp_path):
     x, y = tokens(), np.array([0, 0, 1, 0])
-    settings = {"mode": jaxsmooth.Fixed(n=200), "verbose": False}
+    settings = {"mode": jaxsmooth.Fixed(n=200), "progress": False}
     certify_dataset(counts_threes, Replacement(5, 0.4), KEY, (x, y), tmp_path / "run.tsv", **settings)
     with pytest.raises(ValueError, match="noise"):
         certify_dataset(counts_threes, Replacement(5, 0.4 + 1e-12), KEY, (x, y), tmp_path / "run.tsv", **settings)

@@ -62,7 +62,7 @@ def forever(f, compiled, path):
     yield lambda: jaxsmooth.certify_radii(f, NOISE, KEY, x * 0, [0.001], looks=[2**17], **settings)
     yield lambda: jaxsmooth.certify_within(f, NOISE, KEY, x, 1e-4, **settings)
     yield lambda: list(itertools.islice(jaxsmooth.certify_anytime(f, NOISE, KEY, x, n0=8, votes=2**17, **fewer), 1))
-    run = {**fewer, "mode": Fixed(n0=8, n=2**17), "path": path, "verbose": False, "check": False}
+    run = {**fewer, "mode": Fixed(n0=8, n=2**17), "path": path, "progress": False, "check": False}
     run |= {"devices": jax.local_devices()[:1]} if compiled else {}
     yield lambda: jaxsmooth.certify_dataset(f, NOISE, KEY, data, **run)
     if not compiled:

@@ -73,7 +73,7 @@ def test_an_nnx_module_in_evaluation_mode_runs_as_it_is(tmp_path):
     module.eval()
     assert (certify(module, NOISE, KEY, X, n=50).radius == certify(f, NOISE, KEY, X, n=50).radius).all()
     data = [(np.asarray(row), 0) for row in X]
-    settings = {"mode": Fixed(n0=10, n=50), "verbose": False}
+    settings = {"mode": Fixed(n0=10, n=50), "progress": False}
     rows = [certify_dataset(c, NOISE, KEY, data, tmp_path / name, **settings) for c, name in ((module, "m"), (f, "f"))]
     assert [row.radius for row in rows[0]] == [row.radius for row in rows[1]]
 
@@ -172,7 +172,7 @@ def test_small_floats_run_through_every_function(dtype, tmp_path):
         assert gradient.dtype == dtype
         assert jnp.isfinite(gradient).all()
     data = [(np.asarray(row), 0) for row in x]
-    rows = certify_dataset(f, NOISE, KEY, data, tmp_path / "run", mode=Fixed(n0=100, n=100), verbose=False)
+    rows = certify_dataset(f, NOISE, KEY, data, tmp_path / "run", mode=Fixed(n0=100, n=100), progress=False)
     np.testing.assert_allclose([row.radius for row in rows], result.radius, atol=1e-6)
 
 

@@ -23,7 +23,7 @@ def slow(x):
 def run(path):
     rng = np.random.default_rng(0)
     data = [(rng.normal(size=4).astype(np.float32), idx % 3) for idx in range(11)]
-    settings = {"batch_size": 40, "group": 2, "compiled": False, "verbose": False}
+    settings = {"batch_size": 40, "group": 2, "compiled": False, "progress": False}
     certify_dataset(slow, Gaussian(0.5), jax.random.key(3), data, path, mode=Fixed(n0=20, n=100), **settings)
 
 for line in sys.stdin:

@@ -126,7 +126,7 @@ def three():
 
 def test_votes_that_are_read_again_give_the_certificates_of_certify(tmp_path, key, three):
     path, mode = tmp_path / "a.tsv", jaxsmooth.Fixed(n=1000)
-    rows = jaxsmooth.certify_dataset(half, NOISE, key, (three, np.zeros(3, int)), path, mode=mode, verbose=False)
+    rows = jaxsmooth.certify_dataset(half, NOISE, key, (three, np.zeros(3, int)), path, mode=mode, progress=False)
     result = jaxsmooth.certify(half, NOISE, key, three, n=1000)
     run = jaxsmooth.read_votes(f"{path}.votes")
     again = jaxsmooth.certificate(run.votes, NOISE)

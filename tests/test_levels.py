@@ -166,7 +166,7 @@ def test_what_is_not_as_described_is_refused_before_any_call(change, error, matc
 
 
 DATA = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), np.arange(12) % 2
-RUN = {"mode": Fixed(n=1000), "verbose": False}
+RUN = {"mode": Fixed(n=1000), "progress": False}
 
 
 def run_levels(path, selector=by_second_feature, levels=LEVELS, data=DATA, **settings):
@@ -279,7 +279,7 @@ def test_the_run_of_a_selector_has_no_truth(tmp_path):
 
 def test_logs_of_other_runs_stay(tmp_path):
     path = tmp_path / "run.tsv"
-    certify_dataset(half_space, NARROW, KEY, DATA, path, mode=Fixed(n=100), share=(0, 2), verbose=False)
+    certify_dataset(half_space, NARROW, KEY, DATA, path, mode=Fixed(n=100), share=(0, 2), progress=False)
     before = sorted(tmp_path.iterdir())
     for settings in ({}, {"share": (0, 2)}):
         with pytest.raises(ValueError, match="is a log of another run"):

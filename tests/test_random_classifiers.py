@@ -113,7 +113,7 @@ def test_a_run_goes_on_after_an_interrupt(tmp_path):
     data = [(np.asarray(row), 0) for row in inputs(6)]
     weights = jax.random.normal(jax.random.key(1), (5, 3))
     f = RandomClassifier(jax.tree_util.Partial(shrunk, weights))
-    settings = {"mode": Fixed(n0=20, n=200), "verbose": False}
+    settings = {"mode": Fixed(n0=20, n=200), "progress": False}
     whole = certify_dataset(f, NOISE, KEY, data, tmp_path / "whole", **settings)
     certify_dataset(f, NOISE, KEY, data[:3], tmp_path / "part", **settings)
     parts = certify_dataset(f, NOISE, KEY, data, tmp_path / "part", **settings)

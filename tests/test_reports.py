@@ -146,7 +146,9 @@ def stored(tmp_path):
     x = np.zeros((10, 2), np.float32)
     x[:, 0] = np.linspace(0, 1.8, 10)
     y = np.array([0] * 9 + [1])
-    certify_dataset(half_space, NOISE, jax.random.key(0), (x, y), tmp_path / "a.tsv", mode=Fixed(n=2000), verbose=False)
+    certify_dataset(
+        half_space, NOISE, jax.random.key(0), (x, y), tmp_path / "a.tsv", mode=Fixed(n=2000), progress=False
+    )
     return read_votes(tmp_path / "a.tsv.votes")
 
 
@@ -187,7 +189,7 @@ def test_probabilities_of_several_runs_are_one_picture(stored, tmp_path):
 def test_votes_of_another_rule_have_no_such_bounds(tmp_path):
     data = np.ones((2, 2), np.float32), np.zeros(2, int)
     path = tmp_path / "grid.tsv"
-    certify_dataset(half_space, NOISE, jax.random.key(0), data, path, mode=Grid([0.1], n=500), verbose=False)
+    certify_dataset(half_space, NOISE, jax.random.key(0), data, path, mode=Grid([0.1], n=500), progress=False)
     with pytest.raises(ValueError, match="rule 'fixed'"):
         probability_table({"grid": read_votes(f"{path}.votes")})
     with pytest.raises(TypeError, match="what read_votes returns"):

@@ -23,7 +23,7 @@ def stopped(tmp_path_factory):
     """Return what a run of a grid left, the sampling of each input having stopped because of its votes."""
     path, x = tmp_path_factory.mktemp("run") / "run.tsv", np.zeros((NUMBER, 2), np.float32)
     x[:, 0] = RADIUS - 1e-6
-    settings = {"alpha": ALPHA, "batch_size": 4096, "group": NUMBER, "verbose": False}
+    settings = {"alpha": ALPHA, "batch_size": 4096, "group": NUMBER, "progress": False}
     data = x, np.zeros(NUMBER, int)
     certify_dataset(half_space, NOISE, jax.random.key(11), data, path, mode=Grid([RADIUS], n=2000), **settings)
     return read_votes(f"{path}.votes")
@@ -54,7 +54,7 @@ def test_votes_of_a_run_that_stopped_when_they_were_good_are_refused_too(tmp_pat
         counts = result.votes.counts
         return bool(certificate(replace(result.votes, rule="fixed"), noise, alpha=ALPHA).label[0] >= 0 < counts.sum())
 
-    settings = {"alpha": ALPHA, "batch_size": 64, "verbose": False}
+    settings = {"alpha": ALPHA, "batch_size": 64, "progress": False}
     mode = Anytime(looks_good, votes=50, n=1000)
     certify_dataset(half_space, noise, jax.random.key(11), data, path, mode=mode, **settings)
     run = read_votes(f"{path}.votes")

@@ -1,6 +1,8 @@
 """A run over a data set: the certificates of `certify`, whatever its order, its groups and its source."""
 
 import json
+import re
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -45,7 +47,7 @@ def examples(number=11):
 def run(path, data=None, f=sign, **changes):
     data = examples() if data is None else data
     noise = changes.pop("noise", NOISE)
-    return certify_dataset(f, noise, KEY, data, path, **{"mode": Fixed(n=500), "verbose": False, **changes})
+    return certify_dataset(f, noise, KEY, data, path, **{"mode": Fixed(n=500), "progress": False, **changes})
 
 
 def certificates(rows):
@@ -158,7 +160,7 @@ def test_until_is_the_rule_that_holds_at_every_number_of_votes(tmp_path):
 
 def test_predictions_are_those_of_predict_and_resume(tmp_path):
     path, x = tmp_path / "a.tsv", np.array([x for x, _ in examples()])
-    predict = partial(jaxsmooth.predict_dataset, sign, NOISE, KEY, examples(), path, n=150, verbose=False)
+    predict = partial(jaxsmooth.predict_dataset, sign, NOISE, KEY, examples(), path, n=150, progress=False)
     assert len(predict(most=4)) == 4
     rows, result = predict(), jaxsmooth.predict(sign, NOISE, KEY, x, n=150)
     assert [row.predict for row in rows] == result.label.tolist()
@@ -260,7 +262,7 @@ def test_no_inputs_give_an_empty_log(tmp_path):
 
 
 def test_a_bar_shows_inputs_accuracy_and_votes_saved(tmp_path, capsys):
-    run(tmp_path / "a.tsv", mode=Grid([0.1], n=500), verbose=True)
+    run(tmp_path / "a.tsv", mode=Grid([0.1], n=500), progress=True)
     shown = capsys.readouterr().err
     assert "11.0/11.0" in shown
     assert "accuracy=" in shown
@@ -330,7 +332,7 @@ def test_components_are_refused_before_a_file_is_made(tmp_path):
         with pytest.raises(ValueError, match=r"f must return scores \[B, K\], got components of shape \(2, 3\)"):
             run(tmp_path / "a.tsv", data, f=grid_of_features, mode=mode)
     with pytest.raises(ValueError, match="got components of shape"):
-        jaxsmooth.predict_dataset(grid_of_features, NOISE, KEY, data, tmp_path / "a.tsv", n=50, verbose=False)
+        jaxsmooth.predict_dataset(grid_of_features, NOISE, KEY, data, tmp_path / "a.tsv", n=50, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -340,7 +342,7 @@ def batch_mean(x):
 
 def predict_over(path, **changes):
     changes.pop("mode", None)
-    return jaxsmooth.predict_dataset(changes.pop("f"), NOISE, KEY, examples(), path, n=500, verbose=False, **changes)
+    return jaxsmooth.predict_dataset(changes.pop("f"), NOISE, KEY, examples(), path, n=500, progress=False, **changes)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -564,10 +566,19 @@ def test_items_that_are_no_pairs_are_named(tmp_path, item, message):
         run(tmp_path / "a.tsv", data=[item])
 
 
-def test_a_run_goes_on_without_a_bar_where_tqdm_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "tqdm" else object())
-    assert len(run(tmp_path / "a.tsv", verbose=True)) == len(examples())
-    assert capsys.readouterr().err == ""
+def test_without_tqdm_progress_is_a_line_now_and_then(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    rows = run(tmp_path / "a.tsv", progress=True)
+    total = len(rows)
+    accuracy = sum(row.correct for row in rows) / total
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"inputs: {total} of {total}, \d+ s, accuracy {accuracy:.3f}.*", line), line
+    # Time passes: another line comes when five seconds have gone by, not with each input.
+    clock = iter(np.arange(0, 1000, 2.0))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    run(tmp_path / "b.tsv", progress=True, group=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 < len(lines) <= total / 2 + 1
 
 
 def test_a_path_that_is_no_log_is_called_what_it_is(tmp_path):
@@ -656,7 +667,7 @@ def test_numbers_that_are_no_weights_tell_a_classifier_too(tmp_path, kind):
         return shifted_statically(shift, kind)
 
     def go(shift, most):
-        settings = {"mode": Fixed(n0=50, n=100), "most": most, "verbose": False}
+        settings = {"mode": Fixed(n0=50, n=100), "most": most, "progress": False}
         return certify_dataset(
             classifier(shift), Gaussian(0.5), jax.random.key(0), (x, np.zeros(6, int)), tmp_path / "a.tsv", **settings
         )

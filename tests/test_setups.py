@@ -50,7 +50,7 @@ def functions():
         data = [(row, 0) for row in np.asarray(x)]
         with tempfile.TemporaryDirectory() as folder:
             mode = js.Fixed(n0=10, n=50)
-            rows = js.certify_dataset(f, noise, key, data, f"{folder}/run", mode=mode, verbose=False)
+            rows = js.certify_dataset(f, noise, key, data, f"{folder}/run", mode=mode, progress=False)
             return np.array([row.radius for row in rows])
 
     def train(x):

@@ -24,7 +24,7 @@ def whole(path):
 
 
 def certify(path, share=None, **changes):
-    settings = {"mode": Fixed(n=N), "share": share, "verbose": False, **changes}
+    settings = {"mode": Fixed(n=N), "share": share, "progress": False, **changes}
     return certify_dataset(lambda x: x[:, :3], NOISE, KEY, examples(), path, **settings)
 
 
@@ -133,7 +133,9 @@ def test_a_share_of_another_classifier_is_refused(tmp_path, share):
             return jnp.stack([x[:, 0] + bias, -x[:, 0]], axis=1)
 
         mode = Fixed(n0=50, n=200)
-        return certify_dataset(f, Gaussian(0.5), jax.random.key(0), (x, y), path, mode=mode, share=share, verbose=False)
+        return certify_dataset(
+            f, Gaussian(0.5), jax.random.key(0), (x, y), path, mode=mode, share=share, progress=False
+        )
 
     run(0.3, (0, 2))
     with pytest.raises(ValueError, match="f must be the classifier of the run, on such a machine: input 4 got"):
@@ -153,7 +155,7 @@ def test_shares_of_a_generator_need_a_classifier_that_shows_its_weights(tmp_path
     x, y = close_and_far()
     made = {"plain": lambda x: jnp.stack([x[:, 0], -x[:, 0]], axis=1)}
     made["pytree"] = Partial(lambda w, x: w * jnp.stack([x[:, 0], -x[:, 0]], axis=1), jnp.ones(()))
-    run = partial(certify_dataset, noise=Gaussian(0.5), key=jax.random.key(0), mode=Fixed(n0=50, n=200), verbose=False)
+    run = partial(certify_dataset, noise=Gaussian(0.5), key=jax.random.key(0), mode=Fixed(n0=50, n=200), progress=False)
     with pytest.raises(ValueError, match=r"data must be indexed .* where processes share the inputs"):
         run(made["plain"], data=iter(zip(x, y, strict=True)), path=tmp_path / "a.tsv", share=(0, 2))
     assert not (tmp_path / "a.0-of-2.tsv").exists()

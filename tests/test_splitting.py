@@ -250,8 +250,8 @@ def test_a_run_goes_on_and_leaves_nothing_to_chance(tmp_path):
     y = x.argmax(axis=1)
     f = Partial(scaled, jnp.ones(3))
     path = tmp_path / "run.tsv"
-    certify_splitting_dataset(f, Splitting(0.5), KEY, (x, y), path, most=2, verbose=False)
-    rows = certify_splitting_dataset(f, Splitting(0.5), KEY, (x, y), path, batch_size=100, verbose=False)
+    certify_splitting_dataset(f, Splitting(0.5), KEY, (x, y), path, most=2, progress=False)
+    rows = certify_splitting_dataset(f, Splitting(0.5), KEY, (x, y), path, batch_size=100, progress=False)
     whole = certify_splitting(f, Splitting(0.5), KEY, x)
     np.testing.assert_array_equal([row.predict for row in rows], whole.label)
     np.testing.assert_array_equal(np.float32([row.radius for row in rows]), whole.radius)
@@ -271,11 +271,11 @@ def test_a_run_goes_on_and_leaves_nothing_to_chance(tmp_path):
         data = (np.round(x * 51) / 51, y) if given["levels"] == 51 else (x, y)
         with pytest.raises(ValueError, match="in the file"):
             certify_splitting_dataset(
-                given["f"], given["noise"], KEY, data, path, levels=given["levels"], verbose=False
+                given["f"], given["noise"], KEY, data, path, levels=given["levels"], progress=False
             )
     with pytest.raises(ValueError, match="depend on the batch"):
         certify_splitting_dataset(
-            lambda x: x - x.mean(axis=0, keepdims=True), Splitting(0.5), KEY, (x, y), tmp_path / "b.tsv", verbose=False
+            lambda x: x - x.mean(axis=0, keepdims=True), Splitting(0.5), KEY, (x, y), tmp_path / "b.tsv", progress=False
         )
     assert json.loads(json.dumps(run.settings))["levels"] == 255
 

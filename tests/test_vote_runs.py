@@ -31,7 +31,7 @@ from tests.classifiers import first_features, grid_of_features, inputs
 KEY = key_of_seed(0)
 NOISE = Gaussian(0.5)
 X = np.asarray(inputs(7, (6,)))
-FEW = {"n0": 20, "n": 300, "verbose": False}
+FEW = {"n0": 20, "n": 300, "progress": False}
 
 
 def scaled(weight, x):
@@ -123,7 +123,7 @@ def test_a_plain_function_votes_again(tmp_path):
 def test_a_run_of_another_kind_is_refused(tmp_path):
     certify_dataset(first_features, NOISE, KEY, (X, np.zeros(7, int)), tmp_path / "run.tsv", mode=Fixed(n=100, n0=20))
     with pytest.raises(ValueError, match="mode: fixed in the file, votes now"):
-        count_dataset(first_features, NOISE, KEY, X, tmp_path / "run.tsv.votes", n0=20, n=100, verbose=False)
+        count_dataset(first_features, NOISE, KEY, X, tmp_path / "run.tsv.votes", n0=20, n=100, progress=False)
     with pytest.raises(ValueError, match=r"<name>\.votes, got .*run\.tsv"):
         count_dataset(first_features, NOISE, KEY, X, tmp_path / "run.tsv", **FEW)
     count_dataset(first_features, NOISE, KEY, X, tmp_path / "other.votes", **FEW)
@@ -135,10 +135,10 @@ def test_a_run_of_another_kind_is_refused(tmp_path):
             (X, np.zeros(7, int)),
             tmp_path / "other",
             mode=Fixed(n=300, n0=20),
-            verbose=False,
+            progress=False,
         )
     with pytest.raises(ValueError, match="components"):
-        certify_dataset(grid_of_features, NOISE, KEY, (X, np.zeros(7, int)), tmp_path / "a.tsv", verbose=False)
+        certify_dataset(grid_of_features, NOISE, KEY, (X, np.zeros(7, int)), tmp_path / "a.tsv", progress=False)
 
 
 def test_real_outputs_and_top_k_are_decided_from_a_run(tmp_path):

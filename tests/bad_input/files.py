@@ -37,7 +37,7 @@ def whole_data() -> Iterator[Subject]:
     words = {**WORDS, "data": ("x must", "f must", "the label of")}
 
     def good(**more):
-        settings = {"path": folder() / "run.tsv", "batch_size": 20, "verbose": False}
+        settings = {"path": folder() / "run.tsv", "batch_size": 20, "progress": False}
         data = (inputs(), np.arange(3))
         return {"f": scores, "noise": Gaussian(0.5), "key": jax.random.key(7), "data": data, **settings, **more}
 
@@ -166,7 +166,7 @@ def stored_reports() -> Iterator[Subject]:
     """Reports of stored votes, and rows of certificates."""
     path = folder() / "run.tsv"
     data = inputs(), np.arange(3)
-    settings = {"mode": Fixed(n=20), "verbose": False}
+    settings = {"mode": Fixed(n=20), "progress": False}
     jaxsmooth.certify_dataset(scores, Gaussian(0.5), jax.random.key(7), data, path, **settings)
     run = read_votes(f"{path}.votes")
     runs = [*constants({"a": []}, {"a": [1]}, {"a": None}), *ANYTHING]
@@ -199,7 +199,7 @@ def at_levels() -> Iterator[Subject]:
 
     def good():
         levels = [(scores, Gaussian(0.5)), (scores, Gaussian(1.0)), (scores, Gaussian(0.25))]
-        settings = {"path": folder() / "run.tsv", "mode": Fixed(n0=10, n=20), "batch_size": 20, "verbose": False}
+        settings = {"path": folder() / "run.tsv", "mode": Fixed(n0=10, n=20), "batch_size": 20, "progress": False}
         return {
             "selector": scores,
             "levels": levels,
@@ -227,7 +227,7 @@ def votes_only() -> Iterator[Subject]:
     """A run over a data set that counts votes."""
 
     def good():
-        settings = {"path": folder() / "run.votes", "n0": 10, "n": 20, "batch_size": 20, "verbose": False}
+        settings = {"path": folder() / "run.votes", "n0": 10, "n": 20, "batch_size": 20, "progress": False}
         return {"f": scores, "noise": Gaussian(0.5), "key": jax.random.key(7), "data": inputs(), **settings}
 
     def counts(f, noise, key, data, path, **settings):
@@ -252,7 +252,7 @@ def without_chance() -> Iterator[Subject]:
     data = np.random.default_rng(0).integers(0, 5, (3, 5)) / 4, np.arange(3)
 
     def good():
-        settings = {"path": folder() / "run.tsv", "levels": 4, "batch_size": 20, "verbose": False}
+        settings = {"path": folder() / "run.tsv", "levels": 4, "batch_size": 20, "progress": False}
         return {"f": scores, "noise": jaxsmooth.Splitting(0.5), "key": jax.random.key(7), "data": data, **settings}
 
     def rows(f, noise, key, data, path, **settings):
@@ -283,7 +283,7 @@ def broken(content):
 
 def files() -> Iterator[Subject]:
     path, data = folder() / "run.tsv", (inputs(), np.arange(3))
-    settings = {"mode": Fixed(n=20), "verbose": False}
+    settings = {"mode": Fixed(n=20), "progress": False}
     jaxsmooth.certify_dataset(scores, Gaussian(0.5), jax.random.key(7), data, path, **settings)
     votes = path.with_name("run.tsv.votes").read_bytes()
     readers = {"a.tsv": (read_log, LOG, are_rows), "a.tsv.votes": (read_votes, votes, is_a_run)}

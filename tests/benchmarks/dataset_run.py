@@ -46,7 +46,7 @@ def measure(model: str, rounds: int) -> float:
     def run():
         path = Path(tempfile.mkdtemp()) / "run.tsv"
         mode = jaxsmooth.Fixed(n0=N0, n=N)
-        jaxsmooth.certify_dataset(f, noise, key, data, path, mode=mode, batch_size=BATCH, verbose=False)
+        jaxsmooth.certify_dataset(f, noise, key, data, path, mode=mode, batch_size=BATCH, progress=False)
 
     taken = times({"counted": [counted], "run": [run]}, rounds)
     found = ratio(taken["run"], taken["counted"])

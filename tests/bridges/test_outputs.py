@@ -203,7 +203,7 @@ def test_two_functions_of_one_model_are_two_classifiers(tmp_path):
     first, last = (bridges.pytorch.as_jax(model, output=f) for f in (lambda r: r[0], lambda r: r[1]))
     assert first != last
     assert jax.jit(lambda x: first(x))(IMAGES).shape != jax.jit(lambda x: last(x))(IMAGES).shape
-    settings = {"mode": jaxsmooth.Fixed(n0=10, n=20), "verbose": False}
+    settings = {"mode": jaxsmooth.Fixed(n0=10, n=20), "progress": False}
     data = [(image, 0) for image in IMAGES]
     jaxsmooth.certify_dataset(first, jaxsmooth.Gaussian(0.1), jax.random.key(0), data, tmp_path / "run", **settings)
     with pytest.raises(ValueError, match="classifier"):

@@ -77,8 +77,8 @@ def test_votes_are_those_of_the_same_function_in_jax(f, noise):
 
 def test_a_run_over_tokens_knows_its_weights(f, tmp_path):
     data = TOKENS, np.zeros(4, int)
-    rows = certify_dataset(f, NOISE, KEY, data, tmp_path / "a.tsv", mode=Fixed(n=300), verbose=False)
-    again = certify_dataset(f, NOISE, KEY, data, tmp_path / "a.tsv", mode=Fixed(n=300), verbose=False)
+    rows = certify_dataset(f, NOISE, KEY, data, tmp_path / "a.tsv", mode=Fixed(n=300), progress=False)
+    again = certify_dataset(f, NOISE, KEY, data, tmp_path / "a.tsv", mode=Fixed(n=300), progress=False)
     assert rows == again
     assert rows[0].settings["norm"] == "0"
 

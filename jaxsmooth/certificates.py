@@ -17,7 +17,6 @@ from scipy import special
 
 from jaxsmooth._checks import as_noise, as_sizes, as_votes, refuse_stopped
 from jaxsmooth._host_loop import DECISION, as_host_task, count_streams, key_data, make_step
-from jaxsmooth._progress import progress_bar
 from jaxsmooth._sampling import as_task, scan_votes
 from jaxsmooth.arguments import LEAST_SCALE, as_alpha, as_flag, is_traced, refuse_uncallable, refuse_unknown
 from jaxsmooth.bounds import (
@@ -36,6 +35,7 @@ from jaxsmooth.bounds import (
 )
 from jaxsmooth.discrete import Ablation
 from jaxsmooth.noise import Gaussian
+from jaxsmooth.progress import progress_bar
 from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes, batch_size_of
 
 __all__ = ["Fixed", "certificate", "certify"]
@@ -80,7 +80,7 @@ def certify(
         compiled: run f in one compiled scan. If false, call it from the host: f may then be any function of a JAX
             array, this function does not run under `jax.jit`, and what it returns are NumPy arrays, as in every
             function that works on the host.
-        progress: show a bar over the votes; only with `compiled=False` (needs tqdm, the extra `progress`).
+        progress: show a bar over the votes; only with `compiled=False`.
 
     Returns:
         A `Certificate` whose `votes` hold both sets of votes.
