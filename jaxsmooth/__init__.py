@@ -33,10 +33,11 @@ from jaxsmooth.levels import Level, LevelState, certify_levels
 from jaxsmooth.logs import LogRow, log_rows, read_log, write_log
 from jaxsmooth.noise import Gaussian, Laplace, Splitting, Uniform
 from jaxsmooth.noise_tests import NoiseReport, noise_report
+from jaxsmooth.pictures import draw_curves, draw_probabilities, draw_votes
 from jaxsmooth.precision import Within, certify_within
 from jaxsmooth.predictions import predict, prediction
 from jaxsmooth.regression import AtMost, Interval, certify_regression, interval_ranks, regression_interval
-from jaxsmooth.reports import draw_curves, draw_probabilities, probability_table, report_table
+from jaxsmooth.reports import probability_table, report_table
 from jaxsmooth.runs import certify_dataset, count_dataset, predict_dataset
 from jaxsmooth.sequential import Grid, GridState, certify_radii
 from jaxsmooth.shares import merge_shares
@@ -125,6 +126,7 @@ __all__ = [
     "diffusion_step",
     "draw_curves",
     "draw_probabilities",
+    "draw_votes",
     "interval_ranks",
     "key_of_seed",
     "linear_schedule",

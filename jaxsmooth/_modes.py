@@ -175,7 +175,7 @@ def run(
             advance(int((needed == 0).sum()))
             # Stopping early is always sound: what is certified so far was decided by the plan.
             if not needed.any() or cast >= most_votes:
-                return mode.certificate(plan, state)
+                return replace(mode.certificate(plan, state), alpha=alpha, norm=noise.norm)
             before = int(state.votes.n.sum())
             state = mode.look(plan, state, sampler.more(state.votes, needed))
             cast += int(state.votes.n.sum()) - before

@@ -256,19 +256,20 @@ def refuse_bound(bound: Any, noise: Any) -> None:
 
 def decide(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> Certificate:
     """Decide from checked votes of the rule "fixed": in compiled code from tables, on the host from each count."""
+    stated: dict[str, Any] = {"alpha": alpha, "norm": noise.norm}
     alpha = alpha / math.prod(votes.counts.shape[1:-1])  # Bonferroni over components
     if any(map(is_traced, jax.tree.leaves((votes.counts, votes.selection, votes.lost, votes.n, noise)))):
         if not isinstance(votes.n, int):
             raise TypeError("votes.n must be one static int under jax.jit: it decides which table is compiled")
         label, radius, p_lower = _decide_traced(votes, noise, alpha=alpha, bound=bound)
-        return Certificate(label, radius, p_lower, votes)
+        return Certificate(label, radius, p_lower, votes, **stated)
     lost = None if votes.lost is None else np.asarray(votes.lost)
     on_host = replace(votes, counts=np.asarray(votes.counts), selection=np.asarray(votes.selection), lost=lost)
     with np.errstate(over="ignore", invalid="ignore"):
         label, radius, p_lower = _decide_host(on_host, noise, alpha, bound)
     if isinstance(votes.counts, jax.Array):
         label, radius, p_lower = jax.device_put((label, radius, p_lower))  # jnp.asarray would compile a program
-    return Certificate(label, radius, p_lower, votes)
+    return Certificate(label, radius, p_lower, votes, **stated)
 
 
 def _decide_host(votes: Votes, noise: Noise, alpha: float, bound: Bound) -> tuple[Any, Any, Any]:

@@ -132,20 +132,22 @@ def certify_changed(
     with progress_bar("votes", len(x) * m, as_flag("progress", progress)) as advance:
         found = count_requests(step, task, samples_of_each(len(x), m), batch_size, advance)
     _refuse_other_classes(found.shape[1:], row)
-    return _decide(votes, found, m, noise, alpha - zeta_share, zeta_share)
+    return _decide(votes, found, m, noise, alpha, zeta_share)
 
 
 def _decide(votes: Votes, found: np.ndarray, m: int, noise: Noise, alpha: float, alpha_zeta: float) -> Certificate:
-    """Decide from the votes of f, at alpha, and from the changes, at alpha_zeta."""
+    """Decide from the changes, at alpha_zeta, and from the votes of f, at the rest of alpha."""
     label = np.asarray(votes.selection).argmax(axis=-1)
     components = votes.components  # Bonferroni
     k = at_label(np, np.asarray(votes.counts), label)
-    p_lower = lower_bound(k, per_input(np.asarray(votes.n), label.ndim), alpha / components)
+    p_lower = lower_bound(k, per_input(np.asarray(votes.n), label.ndim), (alpha - alpha_zeta) / components)
     z = at_label(np, found, label)
     kept = lower_bound(m - z, m, alpha_zeta / components)  # 1 - zeta
     p = np.clip(np.nextafter(p_lower - (1 - kept), -1), 0.0, 1.0)
     label, radius = settled(label, rounded_radius(noise, unit_radii(noise, p)), votes.lost)
-    return Certificate(label, radius, round_down(p), replace(votes, rule="changed"), Changes(z.astype(np.int32), m))
+    state = Changes(z.astype(np.int32), m)
+    stated: dict[str, Any] = {"alpha": alpha, "norm": noise.norm}
+    return Certificate(label, radius, round_down(p), replace(votes, rule="changed"), state, **stated)
 
 
 @jax.tree_util.register_dataclass

@@ -146,7 +146,7 @@ def _decide(votes: Votes, noise: Noise, tau: float, alpha: float) -> Certificate
     (of_tau,) = np.ravel(rounded_radius(noise, unit_radii(noise, np.array(tau))))
     label, radius = settled(label, np.where(is_certified, of_tau, np.float32(-1)), votes.lost)
     p_lower = np.where(label != ABSTAIN, round_down(tau), np.float32(0))
-    return Certificate(label, radius, p_lower, votes)
+    return Certificate(label, radius, p_lower, votes, alpha=alpha, norm=noise.norm)
 
 
 def holm(p_values: np.ndarray, alpha: float) -> np.ndarray:

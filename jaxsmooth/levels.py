@@ -5,6 +5,7 @@ too (Dual Randomized Smoothing, arXiv:2512.01782).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -144,7 +145,7 @@ def certify_levels(
         rows = np.flatnonzero(np.asarray(chosen.label) == index)
         if len(rows):
             at_level[index] = rows, certify(level.f, level.noise, key, rows, mode, alpha - alpha_selector)
-    return joined(chosen, at_level, mode.rule)
+    return replace(joined(chosen, at_level, mode.rule), alpha=alpha, norm=noise.norm)
 
 
 def joined(chosen: Certificate, at_level: dict[int, tuple[np.ndarray, Certificate]], rule: str) -> Certificate:

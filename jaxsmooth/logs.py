@@ -61,7 +61,7 @@ def log_rows(
     truth: ArrayLike,
     *,
     noise: Noise | Sequence[Any],
-    alpha: float,
+    alpha: float | None = None,
     idx: ArrayLike | None = None,
     seconds: float = 0.0,
     **settings: Any,
@@ -71,8 +71,9 @@ def log_rows(
     Args:
         result: of `certify` or another mode, for inputs with one class each.
         truth: `[N]` true classes.
-        noise, alpha: what the certificates were made with. The rows claim it. For a result of `certify_levels` give
-            its levels as the noise. For one of `certify_splitting` alpha is 0.
+        noise: what the certificates were made with. The rows claim it. For a result of `certify_levels` give its
+            levels.
+        alpha: failure probability for each input. By default that of the result, which another one contradicts.
         idx: `[N]` indices of the inputs in their data set; 0, 1, 2, ... by default.
         seconds: time that a certificate took.
         **settings: more for the rows to claim, by name, such as `mode`, `n0`, `n`, `radii`, `key`. What the result
@@ -86,39 +87,70 @@ def log_rows(
         >>> from jaxsmooth import Gaussian, certify
         >>> noise, x = Gaussian(0.5), jnp.array([[1.0, 0.0], [0.0, 2.0]])
         >>> result = certify(lambda x: x, noise, jax.random.key(0), x, n=1000)
-        >>> for row in log_rows(result, [0, 1], noise=noise, alpha=0.001, n=1000):
+        >>> for row in log_rows(result, [0, 1], noise=noise, n=1000):
         ...     print(row.label, row.predict, row.votes, row.claim)
         0 0 1000 noise=Gaussian(sigma=0.5) norm=2 alpha=0.001 n=1000
         1 1 1000 noise=Gaussian(sigma=0.5) norm=2 alpha=0.001 n=1000
     """
-    if not isinstance(result, Certificate):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"result must be a Certificate, got {in_brief(result)}")
-    label = np.asarray(result.label)
-    if label.ndim != 1:
-        raise ValueError(f"result must have one class for each input, got labels of shape {label.shape}")
+    label = _labels_of(result)
     known = _as_integers("truth", truth, len(label))
     at = np.arange(len(label)) if idx is None else _as_integers("idx", idx, len(label))
     if len(set(at.tolist())) < len(at):
         raise ValueError("idx must name each input once")
     seconds = as_nonnegative("seconds", seconds)
+    own = _own_words(result)
+    words = {**_as_settings({**own, **settings}, own), **_noise_words(result, noise)}
+    said = claim({**words, "alpha": _as_alpha_of(result, alpha)})
+    return _rows(result, known, at, seconds, said)
+
+
+def unclaimed_rows(result: Certificate, truth: ArrayLike) -> list[LogRow]:
+    """Return certificates as rows that claim what the result says itself: its level, its norm, its k or m."""
+    label = _labels_of(result)
+    known = _as_integers("truth", truth, len(label))
+    words = {**_own_words(result), "alpha": result.alpha, "norm": result.norm}
+    return _rows(result, known, np.arange(len(label)), 0.0, claim(words))
+
+
+def _labels_of(result: Any) -> np.ndarray:
+    """Return the classes of a certificate that has one for each input."""
+    if not isinstance(result, Certificate):
+        raise TypeError(f"result must be a Certificate, got {in_brief(result)}")
+    label = np.asarray(result.label)
+    if label.ndim != 1:
+        raise ValueError(f"result must have one class for each input, got labels of shape {label.shape}")
+    return label
+
+
+def _own_words(result: Certificate) -> dict[str, Any]:
+    """Return what the state of a result claims by name."""
+    return {name: getattr(result.state, name) for name in ("k", "m", "levels") if hasattr(result.state, name)}
+
+
+def _rows(result: Certificate, truth: np.ndarray, at: np.ndarray, seconds: float, said: str) -> list[LogRow]:
+    label = np.asarray(result.label)
     votes = np.broadcast_to(np.asarray(result.votes.n), label.shape)
     chosen = getattr(result.state, "selector", None)
     if chosen is not None:  # of `certify_levels`: the votes of both
         votes = votes + np.asarray(chosen.votes.n)
-    own = {name: getattr(result.state, name) for name in ("k", "m", "levels") if hasattr(result.state, name)}
-    words = {**_as_settings({**own, **settings}, own), **_noise_words(result, noise)}
-    said = claim({**words, "alpha": _as_alpha_of(result, alpha)})
-    columns = zip(at, known, label, np.asarray(result.radius), votes, strict=True)
+    columns = zip(at, truth, label, np.asarray(result.radius), votes, strict=True)
     return [LogRow(int(i), int(y), int(c), float(r), seconds, int(n), said) for i, y, c, r, n in columns]
 
 
 def _as_alpha_of(result: Certificate, alpha: Any) -> float:
     """Return the failure probability of a result: 0 where nothing was left to chance."""
-    if result.votes.rule != "splitting":
-        return as_alpha(alpha)
-    if as_nonnegative("alpha", alpha) != 0:
-        raise ValueError(f"alpha must be 0 for a result of certify_splitting, which has none, got {alpha}")
-    return 0
+    if alpha is None:
+        if result.alpha is None:
+            raise ValueError("alpha must be given for a result that does not say it")
+        return result.alpha
+    if result.votes.rule == "splitting":
+        if as_nonnegative("alpha", alpha) != 0:
+            raise ValueError(f"alpha must be 0 for a result of certify_splitting, which has none, got {alpha}")
+        return 0
+    alpha = as_alpha(alpha)
+    if result.alpha is not None and alpha != result.alpha:
+        raise ValueError(f"alpha must be that of the result, {result.alpha:g}, got {alpha:g}")
+    return alpha
 
 
 def _noise_words(result: Certificate, noise: Any) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def predict_dataset(
         first, rest = np.moveaxis(voter.votes(x, ids, [(0, few), (few, n - few)]), 1, 0)
         label = prediction(Votes(counts=first + rest, n=n), alpha=alpha).label
         none = np.zeros(label.shape, np.float32)
-        return Certificate(label, none, none, Votes(counts=first + rest, n=n, selection=first))  # pyright: ignore
+        return Certificate(label, none, none, Votes(counts=first + rest, n=n, selection=first), alpha=alpha)  # pyright: ignore
 
     job = Job(
         certify=predict,

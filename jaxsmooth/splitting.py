@@ -381,4 +381,4 @@ def _decide(votes: Votes, levels: int) -> Certificate:
     is_known = top > 0
     radius = np.where(is_known, round_down(steps / levels), np.float32(0))
     label = np.where(is_known, label, ABSTAIN).astype(np.int32)
-    return Certificate(label, radius, round_down(top / votes.n), votes, SplittingState(levels))
+    return Certificate(label, radius, round_down(top / votes.n), votes, SplittingState(levels), alpha=0, norm=1)

@@ -273,7 +273,8 @@ def stored_run(rows: list[VoteRow], header: VoteHeader) -> StoredRun:
         truth[:] = -1
     seconds = column("seconds", np.float64)
     # Of components nothing was decided: see `count_dataset`.
-    certificate = Certificate(*decided, votes) if len(header.row) == 1 else undecided(votes)  # pyright: ignore
+    stated: dict[str, Any] = {name: header.settings.get(name) for name in ("alpha", "norm")}
+    certificate = Certificate(*decided, votes, **stated) if len(header.row) == 1 else undecided(votes)  # pyright: ignore
     return StoredRun(dict(header.settings), idx, truth, seconds, certificate, column("input", np.int64))
 
 

@@ -156,7 +156,7 @@ def _decide(votes: Votes, noise: Noise, k: int, labels: Any, alpha: float) -> Ce
     sums = np.minimum(np.cumsum(largest, axis=-1), 1 - p[..., None])
     unit = np.max([_unit_radius(p, sums[..., t - 1], t) for t in range(1, k + 1)], axis=0)
     label, radius = settled(label, rounded_radius(noise, np.where(unit > 0, unit, -1.0)), votes.lost)
-    return Certificate(label, radius, round_down(p), votes, TopK(k))
+    return Certificate(label, radius, round_down(p), votes, TopK(k), alpha=alpha, norm=noise.norm)
 
 
 def _unit_radius(p: np.ndarray, total: np.ndarray, t: int) -> np.ndarray:

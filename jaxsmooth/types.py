@@ -218,6 +218,8 @@ class Certificate:
         votes: the votes that this was decided from; `votes.n` says how many were drawn.
         state: what `certify_radii` goes on from, what `certify_top_k`, `certify_levels`
             and `certify_changed` add; None in the other modes.
+        alpha: failure probability for each input, static; 0 where nothing was left to chance, None if it is not known.
+        norm: of the radii, 0, 1 or 2, static; None if it is not known.
     """
 
     label: Array
@@ -225,6 +227,8 @@ class Certificate:
     p_lower: Array
     votes: Votes
     state: Any = None
+    alpha: float | None = field(default=None, kw_only=True, metadata={"static": True})
+    norm: int | None = field(default=None, kw_only=True, metadata={"static": True})
 
     @property
     def rounded(self) -> Array:

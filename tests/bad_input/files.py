@@ -126,8 +126,9 @@ def is_a_table(result):
     assert "at least" in result
 
 
-def is_nothing(result):
-    assert result is None
+def are_axes(result):
+    assert 0 < len(result.lines) <= 2
+    assert result.get_ylim() == (0, 1)
 
 
 def reports() -> Iterator[Subject]:
@@ -141,10 +142,12 @@ def reports() -> Iterator[Subject]:
     picture = partial(dict, runs={"a": ROWS})
 
     def drawn(path, **settings):
-        assert jaxsmooth.draw_curves(path=path, **settings) is None
+        ax = jaxsmooth.draw_curves(path=path, **settings)
         assert path.read_bytes().startswith(b"\x89PNG")
+        return ax
 
-    yield Subject("draw_curves", drawn, lambda: picture(path=folder() / "a.png"), odd, is_nothing, words)
+    odd |= {"ax": ANYTHING, "title": ANYTHING, "styles": [*constants({"b": {}}, {"a": 3}, [1]), *ANYTHING]}
+    yield Subject("draw_curves", drawn, lambda: picture(path=folder() / "a.png"), odd, are_axes, words)
     fields = [("radius", -1.0), ("radius", np.nan), ("radius", "a"), ("radius", None), ("seconds", -1.0)]
     fields += [("seconds", np.inf), ("claim", "a b"), ("claim", "x\ty=1"), ("claim", 3), ("claim", "a=\n")]
     fields += [("idx", "a\tb"), ("idx", 0.5), ("label", None), ("votes", "many"), ("predict", [1])]
@@ -177,15 +180,16 @@ def stored_reports() -> Iterator[Subject]:
     yield Subject("probability_table", jaxsmooth.probability_table, lambda: dict(of_runs), odd, is_text, words)
 
     def drawn(path, **settings):
-        assert jaxsmooth.draw_probabilities(path=path, **settings) is None
+        ax = jaxsmooth.draw_probabilities(path=path, **settings)
         assert path.read_bytes().startswith(b"\x89PNG")
+        return ax
 
     odd = {"runs": runs, "alpha": LEVELS}
     picture = partial(dict, runs={"a": run})
-    yield Subject("draw_probabilities", drawn, lambda: picture(path=folder() / "a.png"), odd, is_nothing, words)
+    yield Subject("draw_probabilities", drawn, lambda: picture(path=folder() / "a.png"), odd, are_axes, words)
 
     def good():
-        return {"result": run.certificate, "truth": [0, 1, 2], "noise": Gaussian(0.5), "alpha": 0.01, "idx": [0, 1, 2]}
+        return {"result": run.certificate, "truth": [0, 1, 2], "noise": Gaussian(0.5), "idx": [0, 1, 2]}
 
     classes = constants([0, 1], [0.5, 1, 2], [-1, 0, 1], [[0], [1], [2]], ["a", "b", "c"])
     odd = {"result": ANYTHING, "truth": [*ANYTHING, *classes], "noise": NOISES, "alpha": LEVELS}

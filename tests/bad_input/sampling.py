@@ -114,6 +114,11 @@ def are_smoothed(result):
     assert np.isfinite(gradients).all()
 
 
+def is_a_figure(result):
+    titles = [ax.get_title() for ax in result.axes]
+    assert titles.count("input") == sum(title.endswith(" votes") for title in titles) >= 1
+
+
 def is_nothing(result):
     assert result is None
 
@@ -158,6 +163,14 @@ def certifying() -> Iterator[Subject]:
     yield subject(jaxsmooth.predict, partial(good, alpha=0.01), predicted, are_predictions)
     odd = {**DECIDED, "n0": N, "bound": ANYTHING}
     yield subject(jaxsmooth.certify, partial(good, alpha=0.01, n0=10), odd)
+    drawn = {
+        **odd,
+        "copies": [*N, *constants(21)],
+        "names": [*constants(["a"], "abc"), *ANYTHING],
+        "image": ANYTHING[1:],
+    }
+    shown = partial(good, alpha=0.01, n0=10, n=20, copies=1)
+    yield Subject("draw_votes", jaxsmooth.draw_votes, shown, drawn, is_a_figure, WORDS)
     grid = partial(good, radii=(0.1, 0.3), n=100, n0=10, alpha=0.01, beta=0.01)
     odd = {**HOST, "radii": RADII, "beta": ALPHA, "n0": N, "state": ANYTHING[3:]}
     yield subject(jaxsmooth.certify_radii, grid, odd)
