@@ -114,8 +114,14 @@ def are_smoothed(result):
     assert np.isfinite(gradients).all()
 
 
-def is_a_figure(result):
-    titles = [ax.get_title() for ax in result.axes]
+def drawn_votes(f, noise, key, x, **settings):
+    figure = jaxsmooth.draw_votes(f, noise, key, x, **settings)
+    return [ax.get_title() for ax in figure.axes], [ax.get_xlabel() for ax in figure.axes]
+
+
+def is_a_picture(result):
+    titles, said = result
+    assert any("radius" in text or text == "abstains" for text in said)
     assert titles.count("input") == sum(title.endswith(" votes") for title in titles) >= 1
 
 
@@ -170,7 +176,7 @@ def certifying() -> Iterator[Subject]:
         "image": ANYTHING[1:],
     }
     shown = partial(good, alpha=0.01, n0=10, n=20, copies=1)
-    yield Subject("draw_votes", jaxsmooth.draw_votes, shown, drawn, is_a_figure, WORDS)
+    yield Subject("draw_votes", drawn_votes, shown, drawn, is_a_picture, WORDS)
     grid = partial(good, radii=(0.1, 0.3), n=100, n0=10, alpha=0.01, beta=0.01)
     odd = {**HOST, "radii": RADII, "beta": ALPHA, "n0": N, "state": ANYTHING[3:]}
     yield subject(jaxsmooth.certify_radii, grid, odd)
