@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from certify_mnist import load_mnist
 from jax.tree_util import Partial
-from loading import seed_of
+from seeds import seed_of
 
 import jaxsmooth
 from jaxsmooth import losses

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from loading import seed_of
+from seeds import seed_of
 from tqdm import tqdm
 
 import jaxsmooth

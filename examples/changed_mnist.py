@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from loading import seed_of
+from seeds import seed_of
 from torch_mnist import load_images, load_network
 
 import jaxsmooth

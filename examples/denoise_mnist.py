@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from loading import seed_of
+from seeds import seed_of
 from torch import nn
 from torch_mnist import load_images, load_network
 

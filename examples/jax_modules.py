@@ -15,7 +15,7 @@ import optax
 from certify_mnist import load_mnist
 from flax import linen, nnx
 from jax.tree_util import Partial
-from loading import seed_of
+from seeds import seed_of
 
 import jaxsmooth
 from bridges.flax import as_jax

@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import matplotlib as mpl
 import numpy as np
-from loading import seed_of
 from matplotlib.image import imread
+from seeds import seed_of
 
 from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from certify_mnist import load_mnist, train
 from jax.tree_util import Partial
-from loading import seed_of
+from seeds import seed_of
 
 import jaxsmooth
 from jaxsmooth import Gaussian, Level

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from certify_mnist import load_mnist
-from loading import seed_of
+from seeds import seed_of
 
 import jaxsmooth
 

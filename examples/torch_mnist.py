@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from loading import seed_of
+from seeds import seed_of
 from torch import nn
 
 from bridges.pytorch import PyTorchRandomizedSmoothing

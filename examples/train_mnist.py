@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from certify_mnist import EPOCHS, certify, load_mnist, train
-from loading import Optimizer, as_function, load_model, seed_of, set_rate, smoothed
+from seeds import seed_of
 from tqdm import tqdm
 
 import jaxsmooth
+from bridges.command.models import Optimizer, as_function, load_model, set_rate, trainable
 from jaxsmooth import losses
 
 RADII = (0.0, 0.5, 1.0, 1.25)
@@ -76,7 +77,7 @@ def fit(framework: str, x: np.ndarray, y: np.ndarray, sigma: float, seed: int, o
     """Return a classifier of another framework, trained by an objective with the optimizer of the Flax one."""
     model = load_model(f"models:mnist_{framework}")
     rate = 2e-3
-    classifier = smoothed(model, x[0], sigma, Optimizer("adam", rate, 1e-4), seed, clip_values=(0.0, 1.0))
+    classifier = trainable(model, x[0], sigma, Optimizer("adam", rate, 1e-4), seed, clip_values=(0.0, 1.0))
     for epoch in tqdm(range(EPOCHS), desc="training", unit=" epochs"):
         set_rate(classifier, rate * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2)
         classifier.fit(x, y, batch_size=100, nb_epochs=1, drop_last=True, objective=objective)

@@ -26,7 +26,7 @@ def progress_bar(unit: str, total: int | None, shown: bool) -> Generator[Callabl
     except ImportError:
         yield _lines(unit, total)
         return
-    with tqdm(total=total, desc=unit, unit=f" {unit}", unit_scale=True) as bar:
+    with tqdm(total=total, desc=unit, unit=f" {unit}", unit_scale=total is None or total >= 10_000) as bar:
 
         def advance(done: int, **notes: str) -> None:
             bar.set_postfix(notes, refresh=False)

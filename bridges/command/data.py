@@ -1,0 +1,140 @@
+"""Data as the command line names them: factories, .npz files, folders of images by class."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from bridges.command.factories import is_factory, make
+
+HELP = """the data: module:factory or file.py:factory, whose factory returns two arrays (x, labels), or pairs (x, label)
+as a list, a torch Dataset, a tf.data.Dataset or a generator; or an .npz file with arrays x and y; or a folder with one
+folder of images for each class, in the order of their names"""
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+def load_data(name: str, framework: str, size: int | None) -> Any:
+    """Return the data set of a factory, an .npz file or a folder of images.
+
+    Args:
+        name: as the command line has it.
+        framework: of the model: images of a folder are `[C, H, W]` for PyTorch, else `[H, W, C]`.
+        size: of images of a folder, which are resized and cut to squares of it.
+
+    Raises:
+        ValueError: it is none of these; the message says what is wrong.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return ImageFolder(path, framework == "torch", size)
+    if size is not None:
+        raise ValueError(f"--size is for a folder of images, got DATA {name}")
+    if is_factory(name):
+        return make(name, "DATA")
+    if path.suffix != ".npz":
+        raise ValueError(f"DATA must be module:factory, an .npz file or a folder of images: got {name}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["x"], file["y"]
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"DATA {name} must be an .npz file with arrays x and y: {error}") from None
+
+
+class ImageFolder(Sequence[tuple[np.ndarray, int]]):
+    """Images by class: `folder/class/image.png`. Each is read when it is asked for.
+
+    Attributes:
+        classes: names of the folders, in the order of their labels.
+    """
+
+    def __init__(self, folder: Path, channels_first: bool, size: int | None) -> None:
+        try:
+            import PIL  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        except ImportError:
+            raise ValueError("a folder of images needs the package pillow: pip install pillow") from None
+        self.classes = sorted(found.name for found in folder.iterdir() if found.is_dir())
+        self._files = [
+            (file, label)
+            for label, name in enumerate(self.classes)
+            for file in sorted((folder / name).rglob("*"))
+            if file.suffix.lower() in _ENDINGS
+        ]
+        if not self._files:
+            raise ValueError(f"DATA {folder} must hold one folder of images for each class, and has no image in one")
+        self._channels_first = channels_first
+        self._size = size
+        self._mode = "L" if self._open(self._files[0][0]).mode in ("1", "L", "I;16", "I") else "RGB"
+        self._shape = self[0][0].shape
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._files)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an image with values in [0, 1], and its label."""
+        file, label = self._files[index]
+        image = self._open(file).convert(self._mode)
+        if self._size is not None:
+            image = _fit(image, self._size)
+        x = np.asarray(image, np.float32) / 255
+        x = x[..., None] if x.ndim == 2 else x
+        x = np.ascontiguousarray(np.moveaxis(x, -1, 0) if self._channels_first else x)
+        if x.shape != getattr(self, "_shape", x.shape):
+            raise ValueError(f"images must be of one size, got {x.shape} and {self._shape} ({file}): give --size")
+        return x, label
+
+    @staticmethod
+    def _open(file: Path) -> Any:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            return Image.open(file)
+        except UnidentifiedImageError:
+            raise ValueError(f"{file} is no image that pillow reads") from None
+
+
+def _fit(image: Any, size: int) -> Any:
+    """Return the middle square of an image whose shorter side is resized."""
+    from PIL import Image
+
+    width, height = image.size
+    share = size / min(width, height)
+    image = image.resize((round(width * share), round(height * share)), Image.Resampling.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def first_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
+    """Return the first inputs of a data set with their labels; of a generator a new one must be made afterwards."""
+    if isinstance(data, tuple):
+        x, y = cast(Any, data)
+        return np.asarray(x[:number]), [int(label) for label in y[:number]]
+    pairs: list[Any] = []
+    for pair in cast(Iterable[Any], data):
+        pairs.append(pair)
+        if len(pairs) == number:
+            break
+    if not pairs:
+        raise ValueError("DATA must have at least one input")
+    return np.stack([np.asarray(x) for x, _ in pairs]), [int(y) for _, y in pairs]
+
+
+def as_arrays(data: Any) -> tuple[Any, np.ndarray]:
+    """Return all inputs and labels, for training."""
+    if isinstance(data, tuple):
+        return cast(Any, data)
+    pairs = list(cast(Iterable[Any], data))
+    if not pairs:
+        raise ValueError("DATA must have at least one input")
+    return np.stack([np.asarray(x) for x, _ in pairs]), np.array([int(y) for _, y in pairs])
+
+
+def count_of(data: Any, skip: int, most: int | None) -> int | None:
+    """Return how many inputs a run is of; None where the data do not say how many there are."""
+    try:
+        total = len(data[0]) if isinstance(data, tuple) else len(data)
+    except TypeError:
+        return None
+    return len(range(0, total if most is None else min(total, most), skip))

@@ -1,0 +1,62 @@
+"""Factories that the command line names: `module:factory`, or `path/to/file.py:factory`."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def is_factory(name: str) -> bool:
+    """Whether a name is that of a factory, and not of a file or folder."""
+    return ":" in name and not Path(name).exists()
+
+
+class FactoryError(Exception):
+    """The caller's own code failed; its error is the cause."""
+
+
+def make(name: str, what: str) -> Any:
+    """Return what a factory makes.
+
+    Raises:
+        ValueError: there is no such factory. FactoryError: it, or its module, raised something.
+    """
+    try:
+        return _load(name, what)()
+    except _NoFactoryError as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:
+        raise FactoryError(f"{what} {name} raised {type(error).__name__}: {error}") from error
+
+
+class _NoFactoryError(Exception):
+    """There is no factory of this name."""
+
+
+def _load(name: str, what: str) -> Any:
+    """Return the factory of `module:factory`, looked for in the working directory first, or of `file.py:factory`."""
+    place, separator, attribute = name.rpartition(":")
+    if not separator or not place or not attribute:
+        raise _NoFactoryError(f"{what} must be module:factory or file.py:factory, got {name}")
+    folder, module = Path.cwd(), place
+    if place.endswith(".py"):
+        file = Path(place).resolve()
+        if not file.is_file():
+            raise _NoFactoryError(f"{what} {name} cannot be loaded: there is no file {place}")
+        folder, module = file.parent, file.stem
+    # The folder stays on the path: a factory may import its neighbours when it is called.
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that the user's own imports
+        raise _NoFactoryError(f"{what} {name} cannot be loaded: there is no module {error.name} in {folder}") from None
+    source = getattr(found, "__file__", None)
+    if place.endswith(".py") and (source is None or Path(source).resolve() != Path(place).resolve()):
+        raise _NoFactoryError(f"{what} {name} cannot be loaded: another module is called {module}, that of {source}")
+    factory = getattr(found, attribute, None)
+    if not callable(factory):
+        raise _NoFactoryError(f"{what} {name} cannot be loaded: {source} has no function {attribute}")
+    return factory

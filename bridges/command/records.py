@@ -1,0 +1,47 @@
+"""What a command prints for machines: one record of each input, and a summary."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+import jaxsmooth
+
+
+def records_of(runs: Mapping[str, Sequence[jaxsmooth.LogRow]]) -> list[dict[str, Any]]:
+    """Return one record of each input: the columns of the log, and the name of its run first."""
+    return [{"run": name, **row._asdict(), "correct": row.correct} for name, rows in runs.items() for row in rows]
+
+
+def write_records(path: Path, runs: Mapping[str, Sequence[jaxsmooth.LogRow]]) -> None:
+    """Write the records of runs as .csv or .json. Radii have all their digits."""
+    records = records_of(runs)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def summary_of(rows: Sequence[jaxsmooth.LogRow], radii: ArrayLike) -> dict[str, Any]:
+    """Return the figures of a table of one run."""
+    predicted = np.array([row.predict for row in rows])
+    columns = predicted, np.array([row.radius for row in rows]), np.array([row.label for row in rows])
+    planned = rows[0].settings.get("inputs", "")
+    return {
+        "inputs": len(rows),
+        "planned": int(planned) if planned.isdecimal() else None,
+        "radii": np.asarray(radii, float).tolist(),
+        "certified_accuracy": jaxsmooth.certified_accuracy(*columns, radii).tolist(),
+        "average_certified_radius": jaxsmooth.average_certified_radius(*columns),
+        "abstention_rate": jaxsmooth.abstention_rate(predicted),
+        "votes_per_input": sum(row.votes for row in rows) / len(rows),
+        "seconds": sum(row.seconds for row in rows),
+        "settings": rows[0].settings,
+    }

@@ -1,0 +1,91 @@
+"""`jaxsmooth report`: a table, curves and records of logs."""
+
+import argparse
+import json
+from pathlib import Path
+
+import jaxsmooth
+from bridges.command.certifying import share_stores
+from bridges.command.records import summary_of, write_records
+
+_RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add what reporting takes."""
+    del command
+    parser.add_argument("logs", nargs="+", metavar="LOG", help="files of logs, or name=file to show another name")
+    parser.add_argument("--radii", type=float, nargs="+", default=_RADII, help="of the table (0 0.25 ... 1.5)")
+    parser.add_argument("--style", choices=["text", "markdown", "latex"], default="text", help="of the table (text)")
+    parser.add_argument("--alpha", type=float, default=0.001, help="of certificates whose log does not say it (0.001)")
+    parser.add_argument("--delta", type=float, default=0.001, help="failure probability of the rows 'at least' (0.001)")
+    parser.add_argument("--picture", type=Path, help="file for the curves, .pdf, .svg or .png (needs matplotlib)")
+    parser.add_argument("--title", help="over the picture; what the logs have in common by default, '' for none")
+    parser.add_argument("--records", type=Path, help="file for one record of each input, .csv or .json, as for pandas")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.add_argument(
+        "--probabilities", type=float, nargs="+", metavar="P",
+        help="print, too, the share of inputs whose true class is more probable than P under the noise",
+    )  # fmt: skip
+    parser.add_argument("--picture-of-probabilities", type=Path, metavar="FILE", help="file to draw all of them into")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Report logs, ours or those published by Cohen et al.: a table, and a picture of the curves.
+
+    Below each row of certified accuracy stands what holds of it with probability 1 - delta, at all radii together. A
+    run that is not finished shows "12 of 50" inputs. Logs of several processes are merged first. Probabilities are
+    read from the files of votes beside the logs.
+    """
+    if arguments.records is not None and arguments.records.suffix not in (".csv", ".json"):
+        raise ValueError(f"--records must end in .csv or .json, got {arguments.records}")
+    paths = named(arguments.logs)
+    runs = {name: _load(path) for name, path in paths}
+    levels = {"alpha": arguments.alpha, "delta": arguments.delta}
+    table = jaxsmooth.report_table(runs, arguments.radii, style=arguments.style, **levels)
+    if arguments.json:
+        print(json.dumps({name: summary_of(rows, arguments.radii) for name, rows in runs.items()}))
+    else:
+        print(table)
+    if arguments.picture is not None:
+        jaxsmooth.draw_curves(runs, arguments.picture, title=arguments.title, **levels)
+    if arguments.records is not None:
+        write_records(arguments.records, runs)
+    if arguments.probabilities or arguments.picture_of_probabilities:
+        _report_probabilities(arguments, paths)
+    return 0
+
+
+def _report_probabilities(arguments: argparse.Namespace, paths: list[tuple[str, Path]]) -> None:
+    stores = {name: Path(f"{path}.votes") for name, path in paths}
+    missing = [str(path) for path in stores.values() if not path.exists()]
+    if missing:
+        raise ValueError(f"probabilities are those of one file of votes, and there is no {', '.join(missing)}")
+    stored = {name: jaxsmooth.read_votes(path) for name, path in stores.items()}
+    if arguments.probabilities:
+        settings = {"style": arguments.style, "alpha": arguments.alpha}
+        print(jaxsmooth.probability_table(stored, arguments.probabilities, **settings))
+    if arguments.picture_of_probabilities:
+        jaxsmooth.draw_probabilities(stored, arguments.picture_of_probabilities, alpha=arguments.alpha)
+
+
+def _load(path: Path) -> list[jaxsmooth.LogRow]:
+    """Return the rows of a log, made first of those of several processes where there are such."""
+    return jaxsmooth.merge_shares(path) if share_stores(path) else jaxsmooth.read_log(path)
+
+
+def named(texts: list[str]) -> list[tuple[str, Path]]:
+    """Return a name of its own for each path: the one before the last "=", else as much of the path as tells it.
+
+    Example:
+        >>> [name for name, _ in named(["modelA/run.tsv", "modelB/run.tsv", "mine=run.tsv"])]
+        ['modelA/run', 'modelB/run', 'mine']
+    """
+    said = [text.rpartition("=") if not Path(text).exists() else ("", "", text) for text in texts]
+    paths = [Path(path) for *_, path in said]
+    names = [name or path.stem for (name, *_), path in zip(said, paths, strict=True)]
+    if len(set(names)) < len(names):
+        names = [name or str(path.with_suffix("")) for (name, *_), path in zip(said, paths, strict=True)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each run needs a name of its own, got {', '.join(names)}: give name=file")
+    return list(zip(names, paths, strict=True))
