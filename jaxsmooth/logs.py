@@ -288,8 +288,11 @@ def format_row(row: LogRow) -> str:
     words = row.claim.split(" ") if row.claim else []
     if any("=" not in word or word != "".join(word.split()) for word in words):
         raise ValueError(f"claim must be name=value words with one space between, got {row.claim!r} for idx {row.idx}")
-    # Decimal rounds the exact value of the float, toward zero: no printed radius is larger than the certified one.
-    radius = Decimal(float(row.radius)).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR)
+    # A radius of a grid is written as it was given: 0.3, though the float is a little less. Of others Decimal rounds
+    # the exact value toward zero. So no radius that is read is larger than the certified one.
+    as_given = f"{float(row.radius):.6f}"
+    exact = Decimal(float(row.radius)).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR)
+    radius = as_given if float(as_given) == row.radius else exact
     time = timedelta(seconds=float(row.seconds))
     fields = (row.idx, row.label, row.predict, radius, int(row.correct), time, row.votes, row.claim)
     return "\t".join(map(str, fields))

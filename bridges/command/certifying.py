@@ -186,6 +186,8 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
 
 def as_noise(arguments: argparse.Namespace) -> jaxsmooth.Noise:
     """Return the noise of the flags."""
+    if not (arguments.sigma > 0 and np.isfinite(arguments.sigma)):
+        raise ValueError(f"--sigma must be positive and finite, got {arguments.sigma:g}")
     if (arguments.step is not None) != (arguments.noise == "lattice"):
         raise ValueError("--step belongs to --noise lattice, and --noise lattice needs it: 1/255 for 8-bit images")
     if arguments.noise == "lattice":

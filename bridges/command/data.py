@@ -65,7 +65,7 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
             raise ValueError(f"DATA {folder} must hold one folder of images for each class, and has no image in one")
         self._channels_first = channels_first
         self._size = size
-        self._mode = "L" if self._open(self._files[0][0]).mode in ("1", "L", "I;16", "I") else "RGB"
+        self._mode = "L" if self._read(self._files[0][0], None).mode in ("1", "L") else "RGB"
         self._shape = self[0][0].shape
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
     def __getitem__(self, index: Any) -> Any:
         """Return an image with values in [0, 1], and its label."""
         file, label = self._files[index]
-        image = self._open(file).convert(self._mode)
+        image = self._read(file, self._mode)
         if self._size is not None:
             image = _fit(image, self._size)
         x = np.asarray(image, np.float32) / 255
@@ -86,11 +86,14 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
         return x, label
 
     @staticmethod
-    def _open(file: Path) -> Any:
+    def _read(file: Path, mode: str | None) -> Any:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            return Image.open(file)
+            with Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):  # pillow would cut their values off at 255
+                    raise ValueError(f"{file} must have 8 bits for each channel, got the mode {image.mode} of pillow")
+                return image.convert(mode)
         except UnidentifiedImageError:
             raise ValueError(f"{file} is no image that pillow reads") from None
 

@@ -1,6 +1,7 @@
 """Models as the command line names them: factories, files of Keras and PyTorch, folders of Hugging Face."""
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -83,7 +84,9 @@ def _from_torchscript(path: Path) -> Any:
             f"MODEL {path} is no TorchScript file: weights or a pickled module need the code of their network. Write a "
             "factory that builds it and loads them"
         )
-    return torch.jit.load(path, map_location="cpu").eval()  # pyright: ignore[reportPrivateImportUsage]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # such files exist, whatever is advised for new ones
+        return torch.jit.load(path, map_location="cpu").eval()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _from_program(path: Path) -> Any:

@@ -1,0 +1,638 @@
+"""The command: every subcommand on models and data of every kind, and one sentence for what goes wrong."""
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+
+import jaxsmooth
+from bridges.command import main
+from jaxsmooth import LogRow, read_log, read_votes, write_log
+from tests.bridges.architectures import with_torchvision
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+MODELS = f"{EXAMPLES / 'models.py'}"
+COMMANDS = ["certify", "predict", "train", "report", "check"]
+
+USER = """
+import numpy as np
+
+def classifier():
+    return lambda x: x[:, :3]
+
+def of_numpy():
+    return lambda x: np.asarray(x)[:, :3]
+
+def of_the_batch():
+    return lambda x: x[:, :3] - x[:, :3].mean(axis=0, keepdims=True)
+
+def pairs():
+    return [(row, int(row.argmax())) for row in np.eye(3, 4, dtype="float32")]
+
+def broken():
+    raise RuntimeError("no such luck")
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Return a function that runs the command in an empty folder, but in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mine.py").write_text(USER)
+    np.savez(
+        tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32), y=np.arange(9) % 3
+    )
+
+    def run_command(*words):
+        sys.modules.pop("mine", None)
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as stopped:
+            status = stopped.code
+        shown = capsys.readouterr()
+        return SimpleNamespace(status=status, out=shown.out, err=shown.err)
+
+    return run_command
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    """A file of 1,000 real images, `[28, 28, 1]`."""
+    path = tmp_path_factory.mktemp("data") / "mnist.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        import models
+
+        x, y = models.mnist_test()
+    np.savez(path, x=x, y=y)
+    return str(path)
+
+
+SHORT = ("--sigma", "0.5", "--n", "200", "--quiet")
+
+
+# -- certify and predict
+
+
+def test_a_run_gives_the_certificates_of_the_function(run, tmp_path):
+    done = run("certify", "mine:classifier", "data.npz", "run.tsv", *SHORT, "--seed", "3", "--records", "r.csv")
+    assert done.status == 0, done.err
+    file = np.load(tmp_path / "data.npz")
+    expected = jaxsmooth.certify(
+        lambda x: x[:, :3], jaxsmooth.Gaussian(0.5), jaxsmooth.key_of_seed(3), file["x"], n=200
+    )
+    rows = read_log(tmp_path / "run.tsv")
+    assert [row.predict for row in rows] == expected.label.tolist()
+    assert [row.label for row in rows] == file["y"].tolist()
+    table = jaxsmooth.report_table({"run": rows}, np.arange(7) * 0.25)
+    assert done.out.strip().splitlines()[0] == table.splitlines()[0]
+    frame = pandas.read_csv("r.csv")
+    np.testing.assert_array_equal(frame["radius"].astype(np.float32), expected.radius)
+    assert frame["correct"].tolist() == [row.correct for row in rows]
+    assert list(frame.columns) == ["run", *LogRow._fields, "correct"]
+
+
+def test_the_summary_for_machines_has_the_figures_of_the_table(run):
+    done = run("certify", "mine:classifier", "data.npz", "run.tsv", *SHORT, "--radii", 0.1, 0.3, "--json")
+    found = json.loads(done.out)
+    rows = read_log("run.tsv")
+    assert found["inputs"] == found["planned"] == len(rows)
+    columns = [np.array([getattr(row, name) for row in rows]) for name in ("predict", "radius", "label")]
+    assert found["certified_accuracy"] == jaxsmooth.certified_accuracy(*columns, [0.1, 0.3]).tolist()
+    assert found["settings"] == rows[0].settings
+    assert str(found["seed"]) in done.err
+    again = run("report", "mine=run.tsv", "--radii", 0.1, 0.3, "--json", "--records", "r.json")
+    assert json.loads(again.out)["mine"]["certified_accuracy"] == found["certified_accuracy"]
+    records = json.loads(Path("r.json").read_text())
+    assert [record["idx"] for record in records] == list(range(9))
+    assert {record["run"] for record in records} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "noise"),
+    [
+        ((), jaxsmooth.Gaussian(0.5)),
+        (("--noise", "laplace"), jaxsmooth.Laplace(0.5)),
+        (("--noise", "uniform"), jaxsmooth.Uniform(0.5)),
+        (("--noise", "lattice", "--step", "0.125"), jaxsmooth.LatticeGaussian(0.5, 0.125)),
+    ],
+)
+def test_every_noise(run, flags, noise):
+    done = run("predict", "mine:classifier", "mine:pairs", "run.tsv", *SHORT, *flags, "--json")
+    assert done.status == 0, done.err
+    assert set(json.loads(done.out)) == {"command", "log", "seed", "inputs", "right", "wrong", "abstained"}
+    settings = read_votes("run.tsv.votes").settings
+    assert settings["noise"].startswith(f"{type(noise).__name__}(")
+    assert settings["norm"] == noise.norm
+
+
+def test_the_same_command_goes_on_and_other_settings_are_refused(run, tmp_path):
+    flags = ("mine:classifier", "data.npz", "run.tsv", *SHORT)
+    first = run("certify", *flags, "--max", 4)
+    assert first.status == 0
+    seed = int(re.search(r"seed of the votes: (\d+)", first.err).group(1))
+    assert "seed" not in first.out
+    whole = run("certify", *flags)
+    assert whole.status == 0
+    assert "goes on from run.tsv: 4 inputs are there" in whole.err
+    kept = read_votes("run.tsv.votes")
+    again = run("certify", *flags[:2], "again.tsv", *SHORT, "--seed", seed)
+    assert again.status == 0
+    np.testing.assert_array_equal(kept.votes.counts, read_votes("again.tsv.votes").votes.counts)
+    before = Path("run.tsv").read_bytes()
+    other = run("certify", *flags, "--alpha", "0.01")
+    assert other.status == 2
+    assert other.err.splitlines()[-1].startswith("jaxsmooth: error: run.tsv.votes was made under other settings: alpha")
+    assert Path("run.tsv").read_bytes() == before
+    assert run("certify", *flags, "--resume").status == 0
+    missing = run("certify", *flags[:2], "none.tsv", *SHORT, "--resume")
+    assert (missing.status, missing.out) == (2, "")
+    assert "--resume needs a run to go on from" in missing.err
+    assert not (tmp_path / "none.tsv").exists()
+
+
+def test_overwriting_begins_again_and_loses_nothing_where_the_new_run_is_refused(run, tmp_path):
+    flags = ("data.npz", "run.tsv", *SHORT)
+    assert run("certify", "mine:classifier", *flags, "--seed", 1).status == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("run.tsv*") if path.suffix != ".lock"}
+    refused = run("certify", "mine:of_the_batch", *flags, "--overwrite")
+    assert refused.status == 2
+    assert "its scores depend on the batch" in refused.err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("run.tsv*") if path.suffix != ".lock"} == before
+    done = run("certify", "mine:classifier", *flags, "--overwrite", "--seed", 2, "--alpha", 0.01)
+    assert done.status == 0, done.err
+    assert read_log("run.tsv")[0].settings["alpha"] == "0.01"
+    names = {path.name for path in tmp_path.glob("run.tsv*")}
+    assert names == {"run.tsv", "run.tsv.votes", "run.tsv.noise", "run.tsv.votes.lock"}
+    both = run("certify", "mine:classifier", *flags, "--overwrite", "--resume")
+    assert both.status == 2
+    assert "not allowed with" in both.err
+
+
+SLOW = """
+import time
+import numpy as np
+
+def classifier():
+    def f(x):
+        time.sleep(0.05)
+        return np.asarray(x)[:, :3]
+    return f
+"""
+
+
+# A child of a background job would ignore the signal.
+LISTENING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from bridges.command import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_interrupt_says_how_far_it_is_and_the_same_command_goes_on(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    np.savez(tmp_path / "data.npz", x=np.zeros((50, 4), np.float32), y=np.arange(50) % 3)
+    flags = ["slow:classifier", "data.npz", "run.tsv", "--sigma", "0.5", "--n", "500", "--untraced", "--no-check"]
+    command = [sys.executable, "-c", LISTENING, "certify", *flags, "--quiet"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    votes = tmp_path / "run.tsv.votes"
+    until = time.monotonic() + 100
+    while time.monotonic() < until and not (votes.exists() and len(read_votes(votes).idx) >= 3):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = len(read_votes(votes).idx)
+    assert err.splitlines()[-1] == f"jaxsmooth: ended: {done} of 50 done, the same command goes on"
+    assert 3 <= done < 50
+    table = subprocess.run(
+        [sys.executable, "-m", "jaxsmooth", "report", "run.tsv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"{done} of 50" in table
+    again = subprocess.run([*command, "--max", str(done + 1)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"goes on from run.tsv: {done} inputs are there" in again.stderr
+
+
+def test_processes_share_a_run_which_the_report_merges(run, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = ["mine:classifier", "data.npz", "run.tsv", *SHORT, "--radii", "0.1", "0.2", "--seed", "7"]
+    command = [sys.executable, "-m", "jaxsmooth", "certify", *flags, "--coordinator", address, "--processes", "2"]
+    processes = [subprocess.Popen([*command, "--process", i], cwd=tmp_path) for i in ("0", "1")]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    shown = run("report", "mine=run.tsv", "--radii", 0.1, 0.2, "--picture", "curves.pdf")
+    assert shown.status == 0, shown.err
+    assert shown.out.splitlines()[1].split()[:2] == ["mine", "9"]
+    assert Path("curves.pdf").read_bytes().startswith(b"%PDF")
+    before = Path("run.tsv").read_bytes()
+    assert run("certify", *flags).status == 0
+    assert Path("run.tsv").read_bytes() == before
+
+
+def test_a_function_of_numpy_is_called_as_it_is(run):
+    flags = ("data.npz", "run.tsv", *SHORT, "--seed", 0)
+    assert run("predict", "mine:of_numpy", *flags).status == 2
+    assert run("predict", "mine:of_numpy", *flags, "--untraced").status == 0
+
+
+# -- models and data
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras", "flax"])
+def test_models_of_every_framework_are_trained_certified_and_predicted(tmp_path, mnist, run, framework):
+    model = f"{MODELS}:mnist_{framework}"
+    trained = run("train", model, mnist, "weights", "--sigma", 0.5, "--epochs", 8, "--quiet")
+    assert trained.status == 0, trained.err
+    flags = ("--weights", "weights", "--sigma", 0.5, "--max", 20, "--skip", 2, "--n", 300, "--quiet", "--seed", 0)
+    for command in ("certify", "predict"):
+        done = run(command, model, mnist, f"{command}.tsv", *flags)
+        assert done.status == 0, done.err
+        rows = read_log(tmp_path / f"{command}.tsv")
+        assert [row.idx for row in rows] == list(range(0, 20, 2))
+        # An untrained network is right once in ten. Eight epochs on 1,000 images made PyTorch's right 5 to 8 times from
+        # 16 initial weights; those of the examples are seeded.
+        assert sum(row.correct for row in rows) >= 4
+
+
+class Network(torch.nn.Module):
+    """A small network of images `[1, 8, 8]`."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+    def forward(self, x):
+        """Return the scores."""
+        return self.layers(x)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of images by class, 8x8 and gray, and what they hold."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, size=(6, 8, 8), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        folder = tmp_path / "images" / ("cat", "dog", "eel")[index // 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index}.png")
+    (tmp_path / "images" / "readme.txt").write_text("not an image")
+    return pixels[:, None].astype(np.float32) / 255
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_saved_torch_models_certify_a_folder_of_images(run, images):
+    network = Network().eval()
+    torch.jit.script(network).save("script.pt")
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(network, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, "program.pt2")
+    weights = network.layers[1].weight.detach().numpy(), network.layers[1].bias.detach().numpy()
+    key = jaxsmooth.key_of_seed(5)
+    expected = jaxsmooth.certify(
+        lambda x: x.reshape(len(x), -1) @ weights[0].T + weights[1][None], jaxsmooth.Gaussian(0.5), key, images, n=200
+    )
+    for name in ("script.pt", "program.pt2"):
+        done = run("certify", name, "images", f"{name}.tsv", *SHORT, "--seed", 5)
+        assert done.status == 0, done.err
+        rows = read_log(f"{name}.tsv")
+        assert [row.label for row in rows] == [0, 0, 1, 1, 2, 2]
+        counts = read_votes(f"{name}.tsv.votes").votes.counts
+        # Frameworks add in another order: a vote on a border may differ.
+        assert np.abs(counts - np.asarray(expected.votes.counts)).max() <= 2
+    torch.export.save(torch.export.export(network, (torch.zeros(2, 1, 8, 8),)), "fixed.pt2")
+    assert "was exported for one batch size" in run("certify", "fixed.pt2", "images", "a.tsv", *SHORT).err
+    torch.save(network.state_dict(), "weights.pt")
+    torch.save(network, "pickle.pth")
+    for name in ("weights.pt", "pickle.pth"):
+        assert "is no TorchScript file" in run("certify", name, "images", "a.tsv", *SHORT).err
+
+
+def test_saved_keras_models_certify_a_folder_of_images(run, images):
+    import keras
+
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    for name in ("model.keras", "model.h5"):
+        model.save(name)
+        done = run("predict", name, "images", f"{name}.tsv", *SHORT, "--seed", 5)
+        assert done.status == 0, done.err
+        assert len(read_log(f"{name}.tsv")) == len(images)
+    Path("model.keras").write_text("nonsense")
+    refused = run("predict", "model.keras", "images", "a.tsv", *SHORT)
+    assert refused.status == 2
+    assert "model.keras cannot be loaded by Keras" in refused.err
+
+
+def test_a_folder_of_hugging_face_does_what_its_processor_does(run, images, tmp_path):
+    with_torchvision(lambda: None)
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.ViTConfig(image_size=16, patch_size=8, num_channels=1, num_labels=3, **sizes)
+    model = transformers.ViTForImageClassification(config).eval()
+    model.save_pretrained("vit")
+    plain = run("predict", "vit", "images", "plain.tsv", *SHORT, "--seed", 5)
+    assert plain.status == 2  # 8x8 pixels do not fit a network of 16x16 ones
+    settings = {"do_resize": True, "size": {"height": 16, "width": 16}, "do_rescale": True, "rescale_factor": 1 / 255}
+    settings |= {"do_normalize": True, "image_mean": [0.5], "image_std": [0.25], "resample": 2}
+    kind = {"image_processor_type": "ViTImageProcessorFast"}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps({**settings, **kind}))
+    done = run("predict", "vit", "images", "run.tsv", *SHORT, "--seed", 5)
+    assert done.status == 0, done.err
+    from bridges.pytorch import WithPreprocessing, as_jax
+
+    own = WithPreprocessing(model, mean=0.5, std=0.25, size=(16, 16), interpolation="bilinear")
+    expected = jaxsmooth.predict(
+        as_jax(own), jaxsmooth.Gaussian(0.5), jaxsmooth.key_of_seed(5), images, n=200, compiled=False
+    )
+    np.testing.assert_array_equal(read_votes("run.tsv.votes").votes.counts, expected.votes.counts)
+
+
+def test_images_are_read_in_color_resized_and_must_fit(run, tmp_path):
+    for index, size in enumerate([(20, 10), (10, 14)]):
+        folder = tmp_path / "images" / f"class{index}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", size, (255, 0, 51)).save(folder / "a.jpg", quality=100, subsampling=0)
+    (tmp_path / "mean.py").write_text("def f():\n    return lambda x: x.mean((1, 2))\n")
+    Image.fromarray(np.full((10, 20), 40_000, np.uint16)).save(tmp_path / "images" / "class0" / "wide.png")
+    assert "must have 8 bits for each channel" in run("predict", "mean:f", "images", "a.tsv", *SHORT, "--size", 8).err
+    (tmp_path / "images" / "class0" / "wide.png").unlink()
+    assert "images must be of one size" in run("predict", "mean:f", "images", "a.tsv", *SHORT).err
+    done = run("predict", "mean:f", "images", "run.tsv", *SHORT, "--size", 8, "--seed", 0)
+    assert done.status == 0, done.err
+    assert [row.predict for row in read_log("run.tsv")] == [0, 0]  # red
+    assert "--size is for a folder of images" in run("predict", "mean:f", "data.npz", "a.tsv", *SHORT, "--size", 8).err
+
+
+def test_a_pair_of_linen_and_an_equinox_module_are_models(run, tmp_path):
+    (tmp_path / "modules.py").write_text(
+        """
+import equinox, flax.linen as nn, jax, jax.numpy as jnp
+
+def linen():
+    module = nn.Dense(3)
+    return module, module.init(jax.random.key(0), jnp.zeros((1, 4)))
+
+def of_equinox():
+    return equinox.nn.Linear(4, 3, key=jax.random.key(0))
+"""
+    )
+    for name in ("linen", "of_equinox"):
+        assert run("predict", f"modules:{name}", "data.npz", f"{name}.tsv", *SHORT).status == 0
+    refused = run("train", "modules:of_equinox", "data.npz", "weights", "--sigma", 1)
+    assert "must be of PyTorch, Keras or flax to be trained" in refused.err
+
+
+# -- training
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras", "flax"])
+def test_train_by_every_kind_of_flag(mnist, run, framework):
+    flags = ("--sigma", "0.5", "--epochs", "2", "--batch", "250", "--optimizer", "sgd", "--lr", "0.02", "--quiet")
+    flags += ("--objective", "smoothadv", "--set", "m=1", "steps=1", "epsilon=0.1", "--schedule", "cosine")
+    done = run("train", f"{MODELS}:mnist_{framework}", mnist, "weights", *flags, "--weight-decay", "1e-4")
+    assert done.status == 0, done.err
+    before, after = (float(done.out.split(f"{word} ")[1].split()[0].rstrip(",")) for word in ("from", "to"))
+    assert after < before
+
+
+def test_training_goes_on_where_it_was_ended(mnist, run, monkeypatch):
+    from bridges.pytorch import PyTorchRandomizedSmoothing
+
+    flags = (
+        "train",
+        f"{MODELS}:mnist_torch",
+        mnist,
+        "weights",
+        "--sigma",
+        0.5,
+        "--epochs",
+        3,
+        "--lr",
+        0.003,
+        "--quiet",
+    )
+    fit = PyTorchRandomizedSmoothing.fit
+    calls = []
+
+    def interrupted(self, *arguments, **settings):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(settings)
+        return fit(self, *arguments, **settings)
+
+    monkeypatch.setattr(PyTorchRandomizedSmoothing, "fit", interrupted)
+    ended = run(*flags)
+    assert ended.status == 130
+    assert ended.err.splitlines()[-1] == "jaxsmooth: ended: 2 of 3 epochs done, the same command with --resume goes on"
+    assert "OUTPUT is there, weights.epochs.json" in run(*flags).err
+    assert "which has lr 0.003" in run(*flags[:-1], 0.01, "--resume").err
+    monkeypatch.setattr(PyTorchRandomizedSmoothing, "fit", fit)
+    done = run(*flags, "--resume", "--json")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["loss_after"] < found["loss_before"] < 1.5  # the loss of ten classes by chance is 2.3
+    assert "has nothing to do" in run(*flags, "--resume").err
+    again = run(*flags, "--overwrite", "--json")
+    assert json.loads(again.out)["loss_before"] > 2
+
+
+def test_going_on_with_training_takes_the_rate_that_is_given(mnist, run):
+    flags = ("train", f"{MODELS}:mnist_torch", mnist)
+    assert run(*flags, "one", "--sigma", 0.5, "--epochs", 1, "--lr", 1e-7, "--quiet").status == 0
+    done = run(*flags, "two", "--sigma", 0.5, "--epochs", 3, "--lr", 0.003, "--weights", "one", "--quiet")
+    before, after = map(float, re.findall(r"from ([0-9.]+) to ([0-9.]+),", done.out)[0])
+    assert after < before - 0.1
+
+
+CIFAR = """
+import numpy as np
+from torch import nn
+from bridges.pytorch import WithPreprocessing
+
+def network():
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+    statistics = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+    return WithPreprocessing(nn.Sequential(*layers, nn.Linear(128, 10)), **statistics)
+
+def images(seed, number):
+    generator = np.random.default_rng(seed)
+    y = generator.integers(0, 10, number)
+    x = generator.uniform(size=(number, 3, 32, 32)) / 2 + (y / 20)[:, None, None, None]
+    return x.astype("float32"), y.tolist()
+
+def training():
+    return images(0, 64)
+
+def test():
+    return images(1, 60)
+"""
+
+
+def test_the_commands_of_the_guide_for_cifar(tmp_path, run):
+    """On images of the same shapes, with fewer epochs and votes."""
+    (tmp_path / "cifar.py").write_text(CIFAR)
+    page = (EXAMPLES / "guides" / "training.md").read_text()
+    block = next(text for text in page.split("```") if "train cifar:network" in text)
+    commands = [line.split() for line in block.replace("\\\n", " ").strip().splitlines() if "jaxsmooth" in line]
+    assert [words[:2] for words in commands] == [["jaxsmooth", name] for name in ("train", "certify", "report")]
+    shorter = {
+        "train": ("--epochs", "2", "--batch", "32", "--quiet"),
+        "certify": ("--n", "100", "--n0", "20", "--quiet"),
+    }
+    for _, name, *flags in commands:
+        done = run(name, *flags, *shorter.get(name, ()))
+        assert done.status == 0, done.err
+    assert [row.idx for row in read_log(tmp_path / "run.tsv")] == [0, 20, 40]
+    assert "consistency" in done.out
+
+
+# -- report and check
+
+
+def test_the_report_names_each_run(run, tmp_path):
+    for name in ("modelA", "modelB", "a=b"):
+        (tmp_path / name).mkdir()
+        write_log(tmp_path / name / "run.tsv", [LogRow(0, 1, 1, 0.5, 1.0)])
+    out = run("report", "modelA/run.tsv", "modelB/run.tsv", "a=b/run.tsv").out
+    assert [line.split("  ")[0] for line in out.splitlines() if "run" in line][1:] == [
+        "modelA/run",
+        "modelB/run",
+        "a=b/run",
+    ]
+    out = run("report", "mine=modelA/run.tsv", "theirs=1=modelB/run.tsv", "--records", "r.csv").out
+    assert "\nmine " in out
+    assert "\ntheirs=1 " in out
+    with open("r.csv", newline="") as file:
+        assert [record["run"] for record in csv.DictReader(file)] == ["mine", "theirs=1"]
+
+
+def test_the_report_shows_probabilities_of_the_true_class(run):
+    assert run("certify", "mine:classifier", "data.npz", "run.tsv", *SHORT).status == 0
+    done = run("report", "run.tsv", "--probabilities", 0.5, "--picture-of-probabilities", "p.png")
+    assert done.status == 0, done.err
+    assert "p > 0.5" in done.out
+    assert Path("p.png").stat().st_size > 5_000
+    Path("run.tsv.votes").unlink()
+    done = run("report", "run.tsv", "--probabilities", 0.5)
+    assert done.status == 2
+    assert "there is no run.tsv.votes" in done.err
+
+
+def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
+    flags = ("data.npz", "--sigma", 0.5, "--n", 1000, "--inputs", 9)
+    good = run("check", "mine:classifier", *flags, "--json", "--picture", "look.png")
+    assert good.status == 0, good.err
+    found = json.loads(good.out)
+    assert (found["classifier"], found["noise"], found["classes"]) == ("passed", "passed", 3)
+    assert found["hours"] == pytest.approx(9000 / found["samples_per_second"] / 3600)
+    file = np.load("data.npz")
+    assert found["accuracy"] == pytest.approx((file["x"][:, :3].argmax(1) == file["y"]).mean())
+    assert Path("look.png").stat().st_size > 5_000
+    bad = run("check", "mine:of_the_batch", *flags)
+    assert bad.status == 1
+    assert "its scores depend on the batch" in bad.out
+    assert "9 inputs of 1,000 votes take" in bad.out
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("certify", f"{MODELS}:none", "data.npz", "a.tsv", "--sigma", 1), "models.py has no function none"),
+        (("certify", "absent:f", "data.npz", "a.tsv", "--sigma", 1), "there is no module absent"),
+        (("certify", "absent.py:f", "data.npz", "a.tsv", "--sigma", 1), "there is no file absent.py"),
+        (("certify", "nothing", "data.npz", "a.tsv", "--sigma", 1), "there is no nothing"),
+        (("certify", "data.npz", "data.npz", "a.tsv", "--sigma", 1), "must end in .keras, .h5, .pt, .ts or .pt2"),
+        (("certify", ".", "data.npz", "a.tsv", "--sigma", 1), "it has no config.json"),
+        (("certify", "mine:number", "data.npz", "a.tsv", "--sigma", 1), "must return a model, got int"),
+        (("certify", "mine:classifier", "no.npz", "a.tsv", "--sigma", 1), "must be an .npz file with arrays x and y"),
+        (("certify", "mine:classifier", "mine.py", "a.tsv", "--sigma", 1), "must be module:factory, an .npz file or"),
+        (("certify", "mine:classifier", ".", "a.tsv", "--sigma", 1), "one folder of images for each class"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", -1), "must be positive"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", "wide"), "invalid float value: 'wide'"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv"), "the following arguments are required: --sigma"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--prec", 0.1), "unrecognized arguments"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--noise", "lattice"), "needs it: 1/255"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--step", 1), "--step belongs to"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--records", "r.txt"), ".csv or .json"),
+        (
+            ("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--radii", 1, "--precision", 0.1),
+            "are different modes",
+        ),
+        (("predict", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--weights", "w"), "MODEL must be of"),
+        (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--set", "m"), "--set takes NAME=VALUE"),
+        (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--epochs", 0), "--epochs must be at least"),
+        (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--resume"), "there is no w.epochs.json"),
+        (("report", "none.tsv"), "No such file"),
+        (("report", "data.npz"), "no text in UTF-8"),
+        (("check", "mine:classifier", "data.npz", "--sigma", 1, "--n", 0), "must be at least 1"),
+        (("unknown",), "invalid choice: 'unknown'"),
+        ((), "the following arguments are required: COMMAND"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path, run, words, message):
+    done = run(*words)
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("jaxsmooth")
+    assert message in line
+    assert done.out == ""
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "data.npz", "__pycache__"}
+
+
+def test_errors_of_the_caller_s_code_are_shown_with_their_place(run):
+    done = run("certify", "mine:broken", "data.npz", "a.tsv", "--sigma", 1)
+    assert done.status == 2
+    assert 'raise RuntimeError("no such luck")' in done.err
+    assert done.err.splitlines()[-1] == "jaxsmooth: error: MODEL mine:broken raised RuntimeError: no such luck"
+    with pytest.raises(ValueError, match="must be positive"):
+        run("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", -1, "--traceback")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_manual_with_an_example(run, command):
+    done = run(command, "--help")
+    assert done.status == 0
+    assert "example" in done.out
+    assert "seconds" in done.out or "minute" in done.out
+    assert max(map(len, done.out.splitlines())) <= 130
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version").out == f"jaxsmooth {jaxsmooth.__version__}\n"
+    script = Path(sys.executable).parent / "jaxsmooth"
+    assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout == (
+        f"jaxsmooth {jaxsmooth.__version__}\n"
+    )
+
+
+def test_keys_of_the_command_are_those_of_its_seed():
+    assert bool(jaxsmooth.key_of_seed(7) == jax.random.key(7, impl="threefry2x32"))
