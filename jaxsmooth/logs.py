@@ -292,7 +292,7 @@ def format_row(row: LogRow) -> str:
     # the exact value toward zero. So no radius that is read is larger than the certified one.
     as_given = f"{float(row.radius):.6f}"
     exact = Decimal(float(row.radius)).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR)
-    radius = as_given if float(as_given) == row.radius else exact
+    radius = as_given if float(as_given) == float(row.radius) else exact
     time = timedelta(seconds=float(row.seconds))
     fields = (row.idx, row.label, row.predict, radius, int(row.correct), time, row.votes, row.claim)
     return "\t".join(map(str, fields))

@@ -155,3 +155,14 @@ def test_an_index_that_is_there_twice_is_refused(tmp_path):
     path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
     with pytest.raises(ValueError, match=r"a\.tsv, line 4: idx 3 is there before, in line 3"):
         read_log(path)
+
+
+def test_a_radius_of_a_grid_is_read_as_it_was_given(tmp_path):
+    """0.3 is a little less than 3/10 as a float, and 0.299999 would not count at 0.3. A float32 0.3 is a little more."""
+    given = [0.3, 0.7, 1.1, float(np.float32(0.3)), float(np.float32(0.7)), 0.2999999]
+    write_log(tmp_path / "a.tsv", [LogRow(index, 0, 0, radius, 1.0) for index, radius in enumerate(given)])
+    read = [row.radius for row in read_log(tmp_path / "a.tsv")]
+    assert read == [0.3, 0.7, 1.1, 0.3, 0.699999, 0.299999]
+    assert all(found <= radius for found, radius in zip(read, given, strict=True))
+    write_log(tmp_path / "b.tsv", [LogRow(0, 0, 0, np.float32(0.7), 1.0)])
+    assert read_log(tmp_path / "b.tsv")[0].radius == 0.699999

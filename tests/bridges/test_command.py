@@ -380,7 +380,7 @@ def test_images_are_read_in_color_resized_and_must_fit(run, tmp_path):
         Image.new("RGB", size, (255, 0, 51)).save(folder / "a.jpg", quality=100, subsampling=0)
     (tmp_path / "mean.py").write_text("def f():\n    return lambda x: x.mean((1, 2))\n")
     Image.fromarray(np.full((10, 20), 40_000, np.uint16)).save(tmp_path / "images" / "class0" / "wide.png")
-    assert "must have 8 bits for each channel" in run("predict", "mean:f", "images", "a.tsv", *SHORT, "--size", 8).err
+    assert "must have 8 bits for each channel" in run("predict", "mean:f", "images", "b.tsv", *SHORT, "--size", 8).err
     (tmp_path / "images" / "class0" / "wide.png").unlink()
     assert "images must be of one size" in run("predict", "mean:f", "images", "a.tsv", *SHORT).err
     done = run("predict", "mean:f", "images", "run.tsv", *SHORT, "--size", 8, "--seed", 0)
