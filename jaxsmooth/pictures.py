@@ -1,5 +1,6 @@
 """Pictures: curves of runs, and a look at noisy inputs with their votes."""
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -338,7 +339,16 @@ def _make_figure(function: str, size: tuple[float, float]) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(f"{function} needs matplotlib: pip install 'jaxsmooth[plots]'") from None
-    figure = Figure(figsize=size, layout="constrained")
+
+    class Picture(Figure):
+        """A figure that belongs to no window, and that notebooks show as it is."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=_DOTS / 2)
+            return file.getvalue()
+
+    figure = Picture(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

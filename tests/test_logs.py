@@ -158,7 +158,7 @@ def test_an_index_that_is_there_twice_is_refused(tmp_path):
 
 
 def test_a_radius_of_a_grid_is_read_as_it_was_given(tmp_path):
-    """0.3 is a little less than 3/10 as a float, and 0.299999 would not count at 0.3. A float32 0.3 is a little more."""
+    """0.3 is a little less than 3/10 as a float, and 0.299999 would not count at 0.3."""
     given = [0.3, 0.7, 1.1, float(np.float32(0.3)), float(np.float32(0.7)), 0.2999999]
     write_log(tmp_path / "a.tsv", [LogRow(index, 0, 0, radius, 1.0) for index, radius in enumerate(given)])
     read = [row.radius for row in read_log(tmp_path / "a.tsv")]
