@@ -6,6 +6,7 @@ import traceback
 from typing import Any, NoReturn
 
 import jaxsmooth
+from bridges.command import certifying, checking, reporting, training
 from bridges.command.factories import FactoryError
 
 DESCRIPTION = """certified robustness by randomized smoothing (Cohen et al. 2019, arXiv:1902.02918)
@@ -32,9 +33,6 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 2 for what is refused, 130 for an interrupt."""
-    # Imported here, so that `--help` and `--version` of this page load no framework.
-    from bridges.command import certifying, checking, reporting, training
-
     texts: Any = {"epilog": EXAMPLE, "formatter_class": _Manual}
     parser = _Parser(prog="jaxsmooth", description=DESCRIPTION, **texts)
     parser.add_argument("--version", action="version", version=f"jaxsmooth {jaxsmooth.__version__}")
