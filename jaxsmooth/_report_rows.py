@@ -46,6 +46,12 @@ def _as_rows(name: Any, run: Any) -> list[LogRow]:
     if isinstance(run, tuple) and run and isinstance(run[0], Certificate):
         if len(cast(Any, run)) != 2:
             raise TypeError(f"runs must be {_EXPECTED}, got a tuple of {len(cast(Any, run))} for run {name!r}")
+        unknown = [word for word in ("alpha", "norm") if getattr(run[0], word) is None]
+        if unknown:
+            raise ValueError(
+                f"run {name!r} must be of a certificate that says its {' and its '.join(unknown)}, as those of certify "
+                "do: dataclasses.replace(result, alpha=..., norm=...) makes one of another"
+            )
         try:
             return unclaimed_rows(*cast(Any, run))
         except (TypeError, ValueError) as error:
@@ -63,6 +69,8 @@ def _refuse_mixed(name: str, rows: list[LogRow]) -> None:
         raise ValueError(
             f"run {name!r} must be of known classes, got one whose true classes are not known, as of a selector"
         )
+    if any(row.settings.get("mode") == "prediction" for row in rows):
+        raise ValueError(f"run {name!r} must be of certificates, got predictions, which certify no radius")
     # The key of splitting noise is a part of the smoothed classifier.
     is_split = any(row.settings.get("mode") == "splitting" for row in rows)
     for word in ("alpha", "noise", "norm", "mode", "k", "levels", *(("key",) if is_split else ())):
@@ -84,9 +92,10 @@ def alpha_of(name: str, rows: Sequence[LogRow], default: float) -> float:
     if len(claimed) > 1:
         raise ValueError(f"run {name!r} must be of one alpha, got {sorted(map(str, claimed))}")
     said = claimed.pop()
-    if said == "0":  # nothing was left to chance
+    level = default if said is None else float(said)
+    if said is not None and level == 0:  # nothing was left to chance
         return 0.0
-    return as_alpha(default if said is None else float(said))
+    return as_alpha(level)
 
 
 def bound_of(

@@ -72,7 +72,7 @@ def _certificates(mode: "Anytime", sampler: Sampler, alpha: float) -> Iterator[C
     plan = mode.plan(sampler.task.noise, alpha, votes.components)
     state = mode.begin(plan, votes)
     while True:
-        yield mode.certificate(plan, state)
+        yield replace(mode.certificate(plan, state), alpha=alpha, norm=plan.noise.norm)
         # Vote until every input has the same number of votes again, and only then look.
         target = state.votes.n.max(initial=0) + mode.votes
         votes = state.votes

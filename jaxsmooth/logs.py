@@ -99,7 +99,10 @@ def log_rows(
         raise ValueError("idx must name each input once")
     seconds = as_nonnegative("seconds", seconds)
     own = _own_words(result)
-    words = {**_as_settings({**own, **settings}, own), **_noise_words(result, noise)}
+    of_noise = _noise_words(result, noise)
+    if result.norm is not None and of_noise["norm"] != result.norm:
+        raise ValueError(f"noise must be that of the result, of norm {result.norm}, got one of norm {of_noise['norm']}")
+    words = {**_as_settings({**own, **settings}, own), **of_noise}
     said = claim({**words, "alpha": _as_alpha_of(result, alpha)})
     return _rows(result, known, at, seconds, said)
 
@@ -175,6 +178,9 @@ def _as_settings(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any
     unknown = [name for name in settings if name not in free]
     if unknown:
         raise TypeError(f"settings must be among {', '.join(free)}, got {', '.join(unknown)}")
+    for name in ("k", "m", "levels"):
+        if name in settings and name not in own:
+            raise ValueError(f"{name} is for a result that says it, and this one does not")
     for name, value in own.items():
         if settings[name] != value:
             raise ValueError(f"{name} must be that of the result, {value}, got {settings[name]}")
@@ -290,9 +296,12 @@ def format_row(row: LogRow) -> str:
         raise ValueError(f"claim must be name=value words with one space between, got {row.claim!r} for idx {row.idx}")
     # A radius of a grid is written as it was given: 0.3, though the float is a little less. Of others Decimal rounds
     # the exact value toward zero. So no radius that is read is larger than the certified one.
-    as_given = f"{float(row.radius):.6f}"
-    exact = Decimal(float(row.radius)).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR)
-    radius = as_given if float(as_given) == float(row.radius) else exact
+    value = float(row.radius)
+    if value > row.radius:  # of a wider type
+        value = math.nextafter(value, 0.0)
+    as_given = f"{value:.6f}"
+    is_given = float(as_given) == value
+    radius = as_given if is_given else Decimal(value).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR)
     time = timedelta(seconds=float(row.seconds))
     fields = (row.idx, row.label, row.predict, radius, int(row.correct), time, row.votes, row.claim)
     return "\t".join(map(str, fields))

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
+from jaxsmooth._checks import as_n
 from jaxsmooth._report_rows import (
     TITLE,
     Run,
@@ -50,11 +51,12 @@ def draw_curves(
     """Draw the certified accuracy of runs against the radius, with its lower bound as a band below each curve.
 
     Args:
-        runs, alpha, delta: as for `report_table`.
+        runs, alpha: as for `report_table`.
         path: of the picture, in any format that matplotlib writes, such as .png, .pdf or .svg (the extra `plots`). None
             writes no file.
         ax: matplotlib axes to draw on; by default those of a figure of their own.
         title: over the picture; by default what the runs have in common, "" for none.
+        delta: the band is the lower bound of `certified_accuracy_bound`, for all radii together.
         styles: for the name of a run, properties of its curve, as `Axes.step` takes them: `color`, `linestyle`, and
             `label`, its name in the legend.
 
@@ -77,23 +79,29 @@ def draw_curves(
     looks = _as_styles(styles, list(named))
     ax = _as_axes("draw_curves", ax)
     longest = max(float(np.max(radius)) for _, radius, _ in columns.values()) or 1.0
-    grid = np.linspace(0, 1.05 * longest, 501)
+    end = 1.05 * longest
     for name, run in columns.items():
-        accuracy = certified_accuracy(*run, grid)
-        (line,) = ax.step(grid, accuracy, where="post", **{"label": name, **looks.get(name, {})})
+        # The curve steps down where a radius ends: at a radius itself it still counts.
+        steps = np.unique([0.0, *run[1].tolist(), end])
+        accuracy = certified_accuracy(*run, steps)
+        try:
+            (line,) = ax.step(steps, accuracy, where="pre", **{"label": name, **looks.get(name, {})})
+        except AttributeError as error:
+            raise ValueError(f"styles must hold properties of a curve, got {looks.get(name)}: {error}") from None
         if alphas[name]:
-            bound = bound_of(run, grid, alphas[name], delta)
-            ax.fill_between(grid, bound, accuracy, step="post", color=line.get_color(), alpha=0.25, linewidth=0)
+            bound = bound_of(run, steps, alphas[name], delta)
+            ax.fill_between(steps, bound, accuracy, step="pre", color=line.get_color(), alpha=0.25, linewidth=0)
     if any(alphas.values()):  # nothing was left to chance otherwise, and there is no band
-        said = f"at least this, at all radii together,\nwith probability {1 - delta:g}"
+        said = f"lower bound, probability {1 - delta:g}"
         ax.fill_between([], [], color="grey", alpha=0.25, linewidth=0, label=said)
     norm = {rows[0].settings.get("norm") for rows in named.values()}.pop()
     label = {None: "certified radius", "0": "number of changed features"}.get(norm, f"L{norm} radius")
     ax.xaxis.get_major_locator().set_params(integer=norm == "0")
-    ax.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, grid[-1]))
+    ax.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, end))
     ax.grid(alpha=0.3)
     # Axes of the caller may be small: a legend that is wider than they are would leave them no width.
-    ax.legend(frameon=False, fontsize=8).set_in_layout(False)
+    inches = ax.get_window_extent().width / ax.get_figure(root=True).dpi
+    ax.legend(frameon=False, fontsize=8 if inches > 3 else 6).set_in_layout(False)
     _finish(ax, in_words(common_settings(named, TITLE)) if title is None else title, path)
     return ax
 
@@ -170,7 +178,7 @@ def draw_votes(
             vectors as lines.
         path: as for `draw_curves`.
         copies: noisy copies to draw of each input.
-        names: of the classes; their numbers by default.
+        names: of the classes; their numbers by default. A class in red is not the one with most votes.
         image: makes of one input or one noisy copy what is drawn, such as `lambda x: x.reshape(28, 28)`.
 
     Returns:
@@ -187,22 +195,27 @@ def draw_votes(
         >>> [axes.get_title() for axes in figure.axes]
         ['input', '0', '0', '0', '1,000 votes']
     """
-    copies = as_integer("copies", copies, 0, 20)
-    sizes: Any = {"n0": n0, "n": n, "batch_size": batch_size}
-    result = certify(f, noise, key, x, alpha=alpha, ids=ids, compiled=compiled, **sizes)
-    counts = np.asarray(result.votes.counts)
+    n = as_n(n)
+    copies = as_integer("copies", copies, 0, min(20, n))
     inputs = np.asarray(x)
     if not 1 <= len(inputs) <= _MOST_INPUTS:
         raise ValueError(f"x must hold 1 to {_MOST_INPUTS} inputs to draw, got {len(inputs)}")
+    sizes: Any = {"n0": n0, "n": n, "batch_size": batch_size}
+    show = _as_show(image, inputs[0])
+    result = certify(f, noise, key, x, alpha=alpha, ids=ids, compiled=compiled, **sizes)
+    counts = np.asarray(result.votes.counts)
     if counts.ndim != 2:
         raise ValueError(f"f must return scores [B, K] to draw votes, got components of shape {counts.shape[1:-1]}")
     words = _as_names(names, counts.shape[1])
     shown = _noisy_copies(f, noise, key, inputs, ids, copies, as_flag("compiled", compiled))
-    show = _as_show(image, inputs[0])
     figure = _make_figure("draw_votes", (1.25 * (copies + 1) + 2.4, 1.45 * len(inputs) + 0.2))
     grid: Any = figure.subplots(len(inputs), copies + 2, squeeze=False, width_ratios=[1] * (copies + 1) + [1.7])
     for row, axes in enumerate(grid):
-        limits = float(np.min(inputs[row])), float(np.max(inputs[row]))
+        # Images between the values of the input, and vectors on one scale, so that the noise is seen as large as it is.
+        together = (
+            inputs[row] if image is not None or inputs.ndim > 2 else [inputs[row], *(one for one, _ in shown[row])]
+        )
+        limits = float(np.min(together)), float(np.max(together))
         show(axes[0], inputs[row], limits)
         axes[0].set_title("input", fontsize=8)
         for axis, (noisy, label) in zip(axes[1:-1], shown[row], strict=True):
@@ -251,9 +264,9 @@ def _as_names(names: Any, classes: int) -> list[str]:
     """Return a name for each class."""
     if names is None:
         return [str(index) for index in range(classes)]
-    if isinstance(names, str) or not isinstance(names, Sequence) or len(cast(Sequence[Any], names)) != classes:
+    if isinstance(names, str) or not hasattr(names, "__len__") or len(names) != classes:
         raise ValueError(f"names must hold one name for each of {classes} classes, got {in_brief(names)}")
-    return [str(name) for name in cast(Sequence[Any], names)]
+    return [str(name) for name in names]
 
 
 def _as_show(image: Any, event: np.ndarray) -> Callable[[Any, np.ndarray, tuple[float, float]], None]:
@@ -263,7 +276,12 @@ def _as_show(image: Any, event: np.ndarray) -> Callable[[Any, np.ndarray, tuple[
 
     def picture(one: np.ndarray) -> np.ndarray:
         made = one if image is None else as_numbers("what image returns", cast(Any, image(one)), "numbers")
-        if made.ndim == 3 and made.shape[0] in (1, 3) and made.shape[-1] not in (1, 3):
+        if made.ndim == 3 and {made.shape[0], made.shape[-1]} <= {1, 3}:
+            raise ValueError(
+                f"x must show where its channels are, and {made.shape} has them first or last: give image=, which "
+                "makes [H, W] or [H, W, 3] of one input"
+            )
+        if made.ndim == 3 and made.shape[0] in (1, 3):
             made = np.moveaxis(made, 0, -1)
         return made[..., 0] if made.ndim == 3 and made.shape[-1] == 1 else made
 
@@ -277,7 +295,7 @@ def _as_show(image: Any, event: np.ndarray) -> Callable[[Any, np.ndarray, tuple[
 
     def show(ax: Any, one: np.ndarray, limits: tuple[float, float]) -> None:
         made = picture(one)
-        if image is not None:
+        if image is not None and is_image:
             limits = float(np.min(drawn)), float(np.max(drawn))
         low, high = limits if limits[1] > limits[0] else (limits[0], limits[0] + 1)
         if is_image and made.ndim == 3:
@@ -286,6 +304,8 @@ def _as_show(image: Any, event: np.ndarray) -> Callable[[Any, np.ndarray, tuple[
             ax.imshow(made, cmap="gray", vmin=low, vmax=high)
         else:
             ax.plot(made, linewidth=0.8, color="black")
+            margin = 0.05 * (high - low)
+            ax.set_ylim(low - margin, high + margin)
         ax.set(xticks=[], yticks=[])
 
     return show
@@ -296,16 +316,20 @@ def _draw_counts(ax: Any, counts: np.ndarray, n: int, names: list[str]) -> None:
     top = np.argsort(-counts, kind="stable")[: min(_MOST_BARS, len(counts))]
     order = np.sort(top) if len(counts) <= _MOST_BARS else top
     best = counts.argmax()
-    ax.bar(range(len(order)), counts[order], color=["C0" if index == best else "C3" for index in order])
-    ax.set_xticks(range(len(order)), [names[index] for index in order], fontsize=6, rotation=_rotation(names))
-    ax.set(ylim=(0, n), yticks=[])
-    ax.set_title(f"{n:,} votes", fontsize=8)
-    for side in ("top", "right", "left"):
+    colors = ["C0" if index == best else "C3" for index in order]
+    ticks = range(len(order)), [textwrap.shorten(names[index], 16, placeholder="…") for index in order]
+    if max(map(len, names)) <= 2:
+        ax.bar(range(len(order)), counts[order], color=colors)
+        ax.set_xticks(*ticks, fontsize=6)
+        ax.set(ylim=(0, n), yticks=[])
+    else:  # names that are longer are read from left to right
+        ax.barh(range(len(order)), counts[order], color=colors)
+        ax.set_yticks(*ticks, fontsize=6)
+        ax.set(xlim=(0, n), xticks=[], ylim=(len(order) - 0.5, -0.5))
+    few = f", {len(order)} of {len(counts)} classes" if len(order) < len(counts) else ""
+    ax.set_title(f"{n:,} votes{few}", fontsize=8)
+    for side in ("top", "right", "left" if max(map(len, names)) <= 2 else "bottom"):
         ax.spines[side].set_visible(False)
-
-
-def _rotation(names: list[str]) -> int:
-    return 0 if max(map(len, names)) <= 2 else 90
 
 
 def _as_styles(styles: Any, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -389,5 +413,7 @@ def _save(figure: Any, path: Any) -> None:
     """Write a figure. Letters in a PDF are type 42, as journals ask for."""
     import matplotlib as mpl
 
+    # Without a layout, labels of the caller's axes may lie beyond the figure.
+    whole = {} if figure.get_layout_engine() else {"bbox_inches": "tight"}
     with mpl.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
-        figure.savefig(path, dpi=_DOTS)
+        figure.savefig(path, dpi=_DOTS, **whole)

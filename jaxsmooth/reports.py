@@ -1,6 +1,7 @@
 """Tables of runs: certified accuracy at radii, a lower bound on it, mean radius, abstentions."""
 
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Literal
 
 import numpy as np
@@ -46,7 +47,7 @@ def report_table(
     Args:
         runs: by name, rows of logs as `certify_dataset`, `merge_shares` or `read_log` return them; or pairs of what
             `certify` or another mode returns and the true classes; or what `read_votes` returns.
-        radii: increasing, in the units of the inputs.
+        radii: in the units of the inputs.
         style: "text", "markdown" or "latex" (booktabs).
         alpha: failure probability of a certificate, where neither a log nor a certificate says it.
         delta: failure probability of the second row.
@@ -75,7 +76,7 @@ def report_table(
     refuse_unknown("style", style, _STYLES)
     named = as_runs(runs)
     radii = _check_radii(radii)
-    head = ["run", "inputs", *(f"{radius:.2f}" for radius in radii), "ACR", "abstained", "votes/input"]
+    head = ["run", "inputs", *map(_head, radii.tolist()), "ACR", "abstained", "votes/input"]
     lines = [head]
     for name, rows in named.items():
         columns = columns_of(name, rows)
@@ -134,6 +135,13 @@ def probability_table(
         )
     claims = _claims(stored_rows(runs, alpha))
     return {"text": _text, "markdown": _markdown, "latex": _latex}[style](lines, claims)
+
+
+def _head(radius: float) -> str:
+    """Return a radius with two decimals, or with as many as it takes: a head may not name another radius."""
+    texts = f"{radius:.2f}", f"{radius:.6g}"
+    floor = Decimal(radius).normalize(Context(prec=6, rounding=ROUND_FLOOR))
+    return next((text for text in texts if abs(float(text) - radius) <= 1e-12 * radius), f"{floor:f}")
 
 
 def _check_radii(radii: ArrayLike) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jaxsmooth._claims import claim
 from jaxsmooth._share_files import in_order, list_stores
-from jaxsmooth.logs import LogRow, planned_inputs, write_log
+from jaxsmooth.logs import LogRow, planned_inputs, read_log, write_log
 from jaxsmooth.stores import VoteRow, VoteStore, refuse_other
 
 __all__ = ["merge_shares"]
@@ -64,5 +64,16 @@ def merge_shares(path: str | Path) -> list[LogRow]:
     logs = [store.with_suffix("") for store in found]
     settings = {**found[first][0].settings, "inputs": max(map(planned_inputs, logs)) or None}
     merged = in_order(done.values(), claim(settings))
+    lost = _inputs_of(path) - set(done)
+    if lost:
+        raise ValueError(f"{path} has {len(lost)} inputs that no file of votes has: those of a share are missing")
     write_log(path, merged)
     return merged
+
+
+def _inputs_of(log: Path) -> set[int]:
+    """Return the inputs of a log; none where it is not there, or damaged."""
+    try:
+        return {row.idx for row in read_log(log)} if log.exists() else set()
+    except ValueError:
+        return set()

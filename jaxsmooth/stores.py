@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from jaxsmooth._claims import NO_TRUTH, claim, differences
-from jaxsmooth._locks import FileLock
 from jaxsmooth.arguments import in_brief
+from jaxsmooth.locks import FileLock
 from jaxsmooth.logs import LogRow
 from jaxsmooth.types import ABSTAIN, Certificate, Votes
 

@@ -164,5 +164,9 @@ def test_a_radius_of_a_grid_is_read_as_it_was_given(tmp_path):
     read = [row.radius for row in read_log(tmp_path / "a.tsv")]
     assert read == [0.3, 0.7, 1.1, 0.3, 0.699999, 0.299999]
     assert all(found <= radius for found, radius in zip(read, given, strict=True))
+    write_log(
+        tmp_path / "c.tsv", [LogRow(0, 0, 0, np.nextafter(np.longdouble(0.3), 0), 1.0), LogRow(1, 0, 0, 1e30, 1.0)]
+    )
+    assert [row.radius for row in read_log(tmp_path / "c.tsv")] == [0.299999, 1e30]
     write_log(tmp_path / "b.tsv", [LogRow(0, 0, 0, np.float32(0.7), 1.0)])
     assert read_log(tmp_path / "b.tsv")[0].radius == 0.699999

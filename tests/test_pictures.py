@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,14 @@ from jaxsmooth import (
     certified_accuracy,
     certified_accuracy_bound,
     certify,
+    certify_anytime,
+    certify_changed,
     certify_dataset,
+    certify_levels,
+    certify_radii,
     certify_splitting,
+    certify_top_k,
+    certify_within,
     count_votes,
     decision_keys,
     draw_curves,
@@ -80,7 +87,7 @@ def test_results_of_two_norms_are_refused_and_no_chance_has_no_band(result):
     ax = draw_curves({"exact": (exact, [0, 1])})
     assert ax.get_xlabel() == "L1 radius"
     assert legend(ax) == ["exact"]
-    assert any("with probability 0.999" in text for text in legend(draw_curves({"mine": result})))
+    assert any("probability 0.999" in text for text in legend(draw_curves({"mine": result})))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,46 @@ def test_results_of_two_norms_are_refused_and_no_chance_has_no_band(result):
 def test_what_is_no_run_is_named(result, run, message):
     with pytest.raises((TypeError, ValueError), match=message):
         report_table({"mine": run(result)}, [0.0])
+
+
+def test_a_certificate_that_does_not_say_its_level_is_refused(result):
+    unknown = replace(result[0], alpha=None)
+    with pytest.raises(ValueError, match="a certificate that says its alpha"):
+        report_table({"mine": (unknown, result[1])}, [0.0])
+    known = replace(unknown, alpha=0.2)
+    assert report_table({"mine": (known, result[1])}, [0.0]).splitlines()[-1] == "norm 2, alpha 0.2"
+
+
+def test_every_mode_says_its_level_and_its_norm(key):
+    x = np.array([[1.0, 0.0], [0.5, 0.0]], np.float32)
+    arguments = (half_space, NOISE, key, x)
+    split = certify_splitting(lambda x: x, Splitting(0.5), key, np.eye(2, dtype=np.float32))
+    levels = [(half_space, Gaussian(0.25)), (half_space, NOISE)]
+    results = {
+        "certify": certify(*arguments, n=100, alpha=0.2),
+        "called": certify(*arguments, n=100, alpha=0.2, compiled=False),
+        "jit": jax.jit(lambda x: certify(half_space, NOISE, key, x, n=100, alpha=0.2))(x),
+        "radii": certify_radii(*arguments, [0.1], n=100, alpha=0.2),
+        "within": certify_within(*arguments, n=100, alpha=0.2),
+        "anytime": next(certify_anytime(*arguments, alpha=0.2)),
+        "top k": certify_top_k(half_space, NOISE, key, x, k=1, n=100, alpha=0.2),
+        "levels": certify_levels(half_space, levels, NOISE, key, x, mode=Fixed(n=100), alpha=0.2),
+        "changed": certify_changed(half_space, lambda x: x, NOISE, key, x, m=50, alpha=0.2,
+                                   votes=certify(*arguments, n=100).votes),
+    }  # fmt: skip
+    assert {name: (found.alpha, found.norm) for name, found in results.items()} == dict.fromkeys(results, (0.2, 2))
+    assert (split.alpha, split.norm) == (0, 1)
+
+
+def test_heads_of_columns_name_their_radius():
+    """0.375 is not 0.38, and two columns do not share a head."""
+    head = report_table({"mine": rows()}, [0.0, 0.25, 0.375, 1 / 255, 2 / 255, 0.30000000000000004]).splitlines()[0]
+    assert head.split()[2:-3] == ["0.00", "0.25", "0.375", "0.00392156", "0.00784313", "0.30"]
+
+
+def test_predictions_are_no_certificates():
+    with pytest.raises(ValueError, match="must be of certificates, got predictions"):
+        report_table({"mine": rows(claim="mode=prediction norm=2 n=10 alpha=0.001")}, [0.0])
 
 
 def test_names_that_would_be_one_are_refused():

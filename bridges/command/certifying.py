@@ -5,9 +5,8 @@ import json
 import re
 import secrets
 import sys
-import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,11 @@ import numpy as np
 
 import jaxsmooth
 from bridges.command import data, models
-from bridges.command.records import summary_of, write_records
+from bridges.command.records import refuse_records, summary_of, write_records
+from bridges.command.weights import trained_model
+from jaxsmooth.locks import FileLock
 
+_COLUMNS = "\t".join(("idx", "label", "predict", "radius", "correct", "time")).encode()
 _NOISES = ("gaussian", "laplace", "uniform", "lattice")
 
 
@@ -41,11 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument("--batch-size", "--batch", type=int, default=256, help="rows in one call of the model (256)")
     group.add_argument("--skip", type=int, default=1, help="take every SKIP-th input (1)")
-    group.add_argument("--max", type=int, default=-1, help="take inputs of an index below this; -1 for all (-1)")
+    group.add_argument(
+        "--max",
+        type=int,
+        default=-1,
+        help="take inputs of an index below this; -1 for all (-1); of sorted data take every SKIP-th",
+    )
     group.add_argument("--no-check", action="store_true", help="do not test the model and the noise first")
     files = group.add_mutually_exclusive_group()
     files.add_argument("--resume", action="store_true", help="go on from LOG, and refuse to begin a new one")
-    files.add_argument("--overwrite", action="store_true", help="begin again where LOG is there")
+    files.add_argument("--overwrite", action="store_true", help="a new run takes the place of LOG, once it is finished")
     add_output(group)
     group = parser.add_argument_group("several processes", "each takes its share of the inputs; start them all alike")
     group.add_argument("--distributed", action="store_true", help="find the others by Slurm, Open MPI or the cloud")
@@ -73,7 +80,7 @@ def add_noise(parser: Any) -> None:
         "[0, 1], 0.25 is a quarter of the range. Of uniform noise the half-width",
     )  # fmt: skip
     group.add_argument("--noise", choices=_NOISES, default="gaussian", help="certifies L2, L1, L1, L2 radii (gaussian)")
-    group.add_argument("--step", type=float, help="of a lattice, 1/255 = 0.00392156862745098 for 8-bit images")
+    group.add_argument("--step", type=as_number, help="of a lattice, 1/255 for 8-bit images")
 
 
 def add_output(group: Any) -> None:
@@ -90,18 +97,18 @@ def certify(arguments: argparse.Namespace) -> int:
     LOG.votes keeps the votes. The same command goes on where it was ended, or says what has changed. With --radii or
     --precision, inputs get as few votes as their certificates take, often 10 to 1,000 times fewer.
     """
-    _refuse_records(arguments)
+    _refuse_files(arguments)
     if arguments.radii is not None and arguments.precision is not None:
         raise ValueError("--radii and --precision are different modes: give one of them")
     job = _prepare(arguments)
     mode = _as_mode(arguments)
 
-    def run(key: jax.Array) -> list[jaxsmooth.LogRow]:
-        return jaxsmooth.certify_dataset(job.f, job.noise, key, job.data, arguments.log, mode=mode, **job.settings)
+    def run(key: jax.Array, log: Path) -> list[jaxsmooth.LogRow]:
+        return jaxsmooth.certify_dataset(job.f, job.noise, key, job.data, log, mode=mode, **job.settings)
 
     rows, seed = _run(arguments, job, run)
     if rows:
-        radii = np.arange(7) * arguments.sigma / 2 if arguments.radii is None else arguments.radii
+        radii = np.round(np.arange(7) * arguments.sigma / 2, 9) if arguments.radii is None else arguments.radii
         name = arguments.log.stem
         if arguments.json:
             _print_json(arguments, "certify", seed, summary_of(rows, radii))
@@ -119,11 +126,11 @@ def predict(arguments: argparse.Namespace) -> int:
     The flags are those of Cohen et al.'s predict.py, and longer names for them. The same command goes on where it was
     ended.
     """
-    _refuse_records(arguments)
+    _refuse_files(arguments)
     job = _prepare(arguments)
 
-    def run(key: jax.Array) -> list[jaxsmooth.LogRow]:
-        return jaxsmooth.predict_dataset(job.f, job.noise, key, job.data, arguments.log, n=arguments.n, **job.settings)
+    def run(key: jax.Array, log: Path) -> list[jaxsmooth.LogRow]:
+        return jaxsmooth.predict_dataset(job.f, job.noise, key, job.data, log, n=arguments.n, **job.settings)
 
     rows, seed = _run(arguments, job, run)
     if rows:
@@ -152,13 +159,20 @@ class _Job(NamedTuple):
     settings: dict[str, Any]
 
 
-def _refuse_records(arguments: argparse.Namespace) -> None:
-    if arguments.records is not None and arguments.records.suffix not in (".csv", ".json"):
-        raise ValueError(f"--records must end in .csv or .json, got {arguments.records}")
+def _refuse_files(arguments: argparse.Namespace) -> None:
+    """Refuse a log or records that would replace what the command reads."""
+    read = [arguments.model, arguments.data, *([] if arguments.weights is None else [arguments.weights])]
+    refuse_records(arguments.records, [*read, arguments.log])
+    if any(Path(name).resolve() == arguments.log.resolve() for name in read):
+        raise ValueError(f"LOG must be a file of its own, got {arguments.log}")
 
 
 def _prepare(arguments: argparse.Namespace) -> _Job:
     """Return the classifier, the noise, the data, and the settings that certifying and predicting share."""
+    if arguments.max < -1:
+        raise ValueError(f"--max must be at least 0, or -1 for all inputs, got {arguments.max}")
+    if not arguments.coordinator and (arguments.processes is not None or arguments.process is not None):
+        raise ValueError("--processes and --process need --coordinator: without it this process would take all inputs")
     if arguments.distributed or arguments.coordinator:
         if arguments.overwrite:
             raise ValueError("--overwrite is for one process: several would remove each other's files")
@@ -179,9 +193,18 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
     loaded = data.load_data(arguments.data, model.framework, arguments.size)
     if arguments.weights is not None:
         again = data.load_data(arguments.data, model.framework, arguments.size)
-        model = models.with_weights(model, data.first_inputs(again, 1)[0][0], arguments.weights)
+        if again is loaded and hasattr(loaded, "__next__"):
+            raise ValueError("DATA must be new each time that its factory is called, got the same iterator twice")
+        if (trained := trained_model(arguments.weights)) not in (None, arguments.model):
+            print(f"--weights {arguments.weights} were trained as {trained}", file=sys.stderr)
+        model = models.with_weights(model, data.some_inputs(again, 1)[0][0], arguments.weights)
     f, compiled = models.as_function(model)
     return f, compiled and not arguments.untraced, loaded
+
+
+def as_number(text: str) -> float:
+    """Return a number, which may be a fraction such as 1/255."""
+    return float(Fraction(text))
 
 
 def as_noise(arguments: argparse.Namespace) -> jaxsmooth.Noise:
@@ -219,14 +242,14 @@ def _stores(log: Path) -> list[Path]:
     return [path for path in [Path(f"{log}.votes"), *share_stores(log)] if path.exists()]
 
 
-def _as_seed(arguments: argparse.Namespace) -> tuple[jax.Array, int | None]:
+def _as_seed(arguments: argparse.Namespace, log: Path) -> tuple[jax.Array, int | None]:
     """Return the key of the votes: of the seed, else that of the log to go on from, else a new one; and its seed."""
-    files = _stores(arguments.log)
+    files = _stores(log)
     if arguments.resume and not files:
-        raise ValueError(f"--resume needs a run to go on from, and there is no {arguments.log}.votes")
+        raise ValueError(f"--resume needs a run to go on from, and there is no {log}.votes")
     if arguments.seed is None and files:
         words = jaxsmooth.read_votes(files[0]).settings["key"]
-        print(f"goes on from {arguments.log}: {_done(arguments.log)} inputs are there", file=sys.stderr)
+        print(f"goes on from {log}: {_done(log)} inputs are there", file=sys.stderr)
         return jaxsmooth.key_of_seed(np.array(words, np.uint32)), int(words[0]) * 2**32 + int(words[1])
     if arguments.seed is None and jax.process_count() > 1:
         raise ValueError("--seed must be given to several processes: each would draw its own")
@@ -243,52 +266,57 @@ def _done(log: Path) -> int:
 
 
 def _run(
-    arguments: argparse.Namespace, job: _Job, run: Callable[[jax.Array], list[jaxsmooth.LogRow]]
+    arguments: argparse.Namespace, job: _Job, run: Callable[[jax.Array, Path], list[jaxsmooth.LogRow]]
 ) -> tuple[list[jaxsmooth.LogRow], int | None]:
-    """Run, and say at an interrupt how far it is."""
-    with _set_aside(arguments.log) if arguments.overwrite else _nothing():
-        key, seed = _as_seed(arguments)
-        try:
-            return run(key), seed
-        except KeyboardInterrupt:
-            done = _done(arguments.log)
-            total = data.count_of(job.data, arguments.skip, job.settings["most"])
-            of_all = "" if total is None else f" of {total}"
-            again = "the same command with --resume for --overwrite" if arguments.overwrite else "the same command"
-            print(f"\njaxsmooth: ended: {done}{of_all} done, {again} goes on", file=sys.stderr)
-            raise SystemExit(130) from None
+    """Run, and say at an interrupt how far it is.
 
-
-@contextmanager
-def _nothing() -> Any:
-    yield
-
-
-@contextmanager
-def _set_aside(log: Path) -> Any:
-    """Move the files of a log away, and back again if a new run is refused before it has votes."""
-    found = [log, Path(f"{log}.votes"), Path(f"{log}.noise")]
-    found += [Path(str(store).removesuffix(".votes")) for store in share_stores(log)] + share_stores(log)
-    moved: dict[Path, Path] = {}
-    for path in found:
-        if path.exists():
-            if path.is_dir():
-                raise ValueError(f"LOG must be a file, got the folder {path}")
-            aside = path.with_name(f"{path.name}.{time.time_ns()}")
-            path.rename(aside)
-            moved[path] = aside
+    What is to be overwritten stays until the new run is finished. The new one is beside it until then.
+    """
+    log: Path = arguments.log
+    if arguments.overwrite:
+        log = log.with_name(f"{log.stem}.new{log.suffix}")
+        _refuse_other_file(arguments.log)
+    key, seed = _as_seed(arguments, log)
     try:
-        yield
-    except BaseException:
-        if not _stores(log):
-            for path, aside in moved.items():
-                aside.replace(path)
-            raise
-        _remove(moved)
-        raise
-    _remove(moved)
+        rows = run(key, log)
+    except KeyboardInterrupt:
+        total = data.count_of(job.data, arguments.skip, job.settings["most"])
+        of_all = "" if total is None else f" of {total}"
+        print(f"\njaxsmooth: ended: {_done(log)}{of_all} done, the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    if arguments.overwrite:
+        _replace(arguments.log, log, rows)
+    if not rows:
+        print("no input was asked for", file=sys.stderr)
+    return rows, seed
 
 
-def _remove(moved: dict[Path, Path]) -> None:
-    for aside in moved.values():
-        aside.unlink(missing_ok=True)
+def _refuse_other_file(log: Path) -> None:
+    """Refuse to overwrite what is no log."""
+    if not log.exists():
+        return
+    first = b""
+    if log.is_file():
+        with log.open("rb") as file:
+            first = file.read(len(_COLUMNS))
+    if first != _COLUMNS:
+        raise ValueError(f"LOG must be a log to be overwritten, got {log}")
+
+
+def _replace(old: Path, new: Path, rows: list[jaxsmooth.LogRow]) -> None:
+    """Put a finished run in the place of another, while nobody writes to either."""
+    if not rows:
+        raise ValueError(f"DATA must have at least one input for {old} to be overwritten")
+    locks = [FileLock(Path(f"{path}.votes")) for path in (old, new)]
+    try:
+        for store in share_stores(old):
+            store.unlink()
+            store.with_suffix("").unlink(missing_ok=True)
+        # The votes first: a log without its votes would look like another run's.
+        for ending in (".votes", ".noise", ""):
+            if Path(f"{new}{ending}").exists():
+                Path(f"{new}{ending}").replace(f"{old}{ending}")
+    finally:
+        for lock in locks:
+            lock.release()
+    Path(f"{new}.votes.lock").unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def check(arguments: argparse.Namespace) -> int:
         raise ValueError("--inputs and --n must be at least 1")
     noise = as_noise(arguments)
     f, compiled, loaded = load(arguments)
-    x, labels = data.first_inputs(loaded, _INPUTS)
+    x, labels = data.some_inputs(loaded, _INPUTS)
     x = np.asarray(x)
     key = jaxsmooth.key_of_seed(arguments.seed)
     found: dict[str, Any] = {"command": "check", "shape": list(x.shape[1:]), "dtype": str(x.dtype)}
@@ -63,7 +63,9 @@ def check(arguments: argparse.Namespace) -> int:
     found |= _speed(f, noise, key, x[:1], arguments.batch_size, compiled)
     found["hours"] = arguments.inputs * arguments.n / found["samples_per_second"] / 3600
     if arguments.picture:
-        jaxsmooth.draw_votes(f, noise, key, x[:4], arguments.picture, compiled=compiled)
+        at = np.linspace(0, len(x) - 1, min(4, len(x))).astype(int)
+        names = getattr(loaded, "classes", None)
+        jaxsmooth.draw_votes(f, noise, key, x[at], arguments.picture, names=names, compiled=compiled)
     print(json.dumps(found) if arguments.json else _in_words(found, arguments, len(x)))
     return 0 if found["classifier"] == found["noise"] == "passed" else 1
 

@@ -1,6 +1,7 @@
 """Data as the command line names them: factories, .npz files, folders of images by class."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,18 +55,20 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
             import PIL  # noqa: F401  # pyright: ignore[reportUnusedImport]
         except ImportError:
             raise ValueError("a folder of images needs the package pillow: pip install pillow") from None
-        self.classes = sorted(found.name for found in folder.iterdir() if found.is_dir())
+        # Jupyter and macOS leave folders and files of their own, whose names begin so.
+        self.classes = sorted(found.name for found in folder.iterdir() if found.is_dir() and not _is_hidden(found.name))
         self._files = [
             (file, label)
             for label, name in enumerate(self.classes)
             for file in sorted((folder / name).rglob("*"))
-            if file.suffix.lower() in _ENDINGS
+            if file.suffix.lower() in _ENDINGS and not any(map(_is_hidden, file.relative_to(folder).parts))
         ]
         if not self._files:
             raise ValueError(f"DATA {folder} must hold one folder of images for each class, and has no image in one")
         self._channels_first = channels_first
         self._size = size
-        self._mode = "L" if self._read(self._files[0][0], None).mode in ("1", "L") else "RGB"
+        # Images are gray if all of them are; their headers say it.
+        self._mode = "L" if all(_kind(file) in ("1", "L", "LA") for file, _ in self._files) else "RGB"
         self._shape = self[0][0].shape
 
     def __len__(self) -> int:
@@ -75,7 +78,7 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
     def __getitem__(self, index: Any) -> Any:
         """Return an image with values in [0, 1], and its label."""
         file, label = self._files[index]
-        image = self._read(file, self._mode)
+        image = _read(file, self._mode)
         if self._size is not None:
             image = _fit(image, self._size)
         x = np.asarray(image, np.float32) / 255
@@ -85,17 +88,40 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
             raise ValueError(f"images must be of one size, got {x.shape} and {self._shape} ({file}): give --size")
         return x, label
 
-    @staticmethod
-    def _read(file: Path, mode: str | None) -> Any:
-        from PIL import Image, UnidentifiedImageError
 
-        try:
-            with Image.open(file) as image:
-                if image.mode.startswith(("I", "F")):  # pillow would cut their values off at 255
-                    raise ValueError(f"{file} must have 8 bits for each channel, got the mode {image.mode} of pillow")
-                return image.convert(mode)
-        except UnidentifiedImageError:
-            raise ValueError(f"{file} is no image that pillow reads") from None
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
+
+
+def _kind(file: Path) -> str:
+    """Return the mode of an image, as its header says it."""
+    with _opened(file) as image:
+        return image.mode
+
+
+def _read(file: Path, mode: str) -> Any:
+    """Return an image as a viewer shows it, or say what in it would be lost."""
+    from PIL import ImageOps
+
+    with _opened(file) as image:
+        if image.mode.startswith(("I", "F")):  # pillow would cut their values off at 255
+            raise ValueError(f"{file} must have 8 bits for each channel, got the mode {image.mode} of pillow")
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"{file} must be one image, got {image.n_frames} frames")
+        if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+            raise ValueError(f"{file} must be opaque: put it on a background first")
+        return ImageOps.exif_transpose(image).convert(mode)
+
+
+@contextmanager
+def _opened(file: Path) -> Generator[Any]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            yield image
+    except UnidentifiedImageError:
+        raise ValueError(f"{file} is no image that pillow reads") from None
 
 
 def _fit(image: Any, size: int) -> Any:
@@ -109,12 +135,18 @@ def _fit(image: Any, size: int) -> Any:
     return image.crop((left, top, left + size, top + size))
 
 
-def first_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
-    """Return the first inputs of a data set with their labels; of a generator a new one must be made afterwards."""
+def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
+    """Return inputs of a data set with their labels: spread over it where it is indexed, since it may be in order.
+
+    Of a generator they are the first, and a new one must be made afterwards.
+    """
     if isinstance(data, tuple):
         x, y = cast(Any, data)
-        return np.asarray(x[:number]), [int(label) for label in y[:number]]
+        at = _spread(len(x), number)
+        return np.asarray(x)[at], [int(y[index]) for index in at]
     pairs: list[Any] = []
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        data = [data[int(index)] for index in _spread(len(data), number)]
     for pair in cast(Iterable[Any], data):
         pairs.append(pair)
         if len(pairs) == number:
@@ -122,6 +154,11 @@ def first_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
     if not pairs:
         raise ValueError("DATA must have at least one input")
     return np.stack([np.asarray(x) for x, _ in pairs]), [int(y) for _, y in pairs]
+
+
+def _spread(total: int, number: int) -> np.ndarray:
+    """Return up to `number` indices, at equal distances."""
+    return np.unique(np.linspace(0, total - 1, min(number, total)).astype(int))
 
 
 def as_arrays(data: Any) -> tuple[Any, np.ndarray]:

@@ -33,6 +33,30 @@ class _NoFactoryError(Exception):
     """There is no factory of this name."""
 
 
+_entered: list[tuple[Path, set[str]]] = []
+"""The folder of the last factory, and the modules that were there before it."""
+
+
+def _enter(folder: Path) -> None:
+    """Put a folder before all others on the path, where a factory finds its neighbours, also when it is called.
+
+    Modules of the folder before it are forgotten: a `utils` of the one is not that of the other.
+    """
+    if _entered and _entered[-1][0] != folder:
+        before, known = _entered[-1]
+        tops = {name.partition(".")[0] for name in known}
+        for name, module in list(sys.modules.items()):
+            top = name.partition(".")[0]
+            file = getattr(sys.modules.get(top), "__file__", None) or getattr(module, "__file__", None)
+            if top not in tops and file and Path(file).resolve().parent in (before, before / top):
+                del sys.modules[name]
+    if not _entered or _entered[-1][0] != folder:
+        _entered.append((folder, set(sys.modules)))
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+
+
 def _load(name: str, what: str) -> Any:
     """Return the factory of `module:factory`, looked for in the working directory first, or of `file.py:factory`."""
     place, separator, attribute = name.rpartition(":")
@@ -44,9 +68,7 @@ def _load(name: str, what: str) -> Any:
         if not file.is_file():
             raise _NoFactoryError(f"{what} {name} cannot be loaded: there is no file {place}")
         folder, module = file.parent, file.stem
-    # The folder stays on the path: a factory may import its neighbours when it is called.
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    _enter(folder)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

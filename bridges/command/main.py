@@ -5,6 +5,8 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+import jax
+
 import jaxsmooth
 from bridges.command import certifying, checking, reporting, training
 from bridges.command.factories import FactoryError
@@ -58,14 +60,24 @@ def main(argv: list[str] | None = None) -> int:
         traceback.print_exception(error.__cause__)
         print(f"jaxsmooth: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `jaxsmooth report ... | head`
+        sys.stderr.close()
+        return 0
     except (ValueError, TypeError, OSError, ImportError) as error:
         if arguments.traceback:
             raise
-        print(f"jaxsmooth: error: {error}", file=sys.stderr)
+        print(f"jaxsmooth: error: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\njaxsmooth: ended; nothing was written", file=sys.stderr)
         return 130
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what went wrong, in the words of the command line."""
+    if isinstance(error, (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)):
+        return "MODEL must be a function that JAX can trace: give --untraced for one that works on arrays of NumPy"
+    return str(error).replace("compiled=False", "compiled=False (here: --untraced)")
 
 
 class _Manual(argparse.RawDescriptionHelpFormatter):

@@ -58,6 +58,11 @@ def _as_model(name: str, made: Any) -> Model:
     packages = {base.__module__.split(".")[0] for base in type(module).__mro__}
     for package in _PACKAGES:
         if package in packages:
+            if variables is not None and package != "flax":
+                raise ValueError(
+                    f"MODEL {name} must return the model alone, got it in a pair: a pair is a linen module with its "
+                    "variables. Put what belongs before the model inside it"
+                )
             return Model("tensorflow" if package == "keras" else package, module, variables)
     if not callable(made):
         raise ValueError(f"MODEL {name} must return a model, got {type(made).__name__}")
@@ -185,6 +190,8 @@ def trainable(
         raise ValueError(
             f"MODEL must be of PyTorch, Keras or flax to be trained or to load weights, got one of {model.framework}"
         )
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"DATA must be floats for a model to be trained on them, got {x.dtype}: divide pixels by 255")
     name, rate, decay = optimizer or Optimizer()
     classes = np.shape(as_function(model)[0](jnp.asarray(x[None])))[1]
     settings: Any = {"scale": sigma, "seed": seed, "clip_values": clip_values}

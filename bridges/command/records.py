@@ -12,6 +12,18 @@ from numpy.typing import ArrayLike
 import jaxsmooth
 
 
+def refuse_records(path: Path | None, others: Sequence[Any]) -> None:
+    """Refuse a file of records of another kind, or one that the command reads or writes otherwise."""
+    if path is None:
+        return
+    if path.suffix not in (".csv", ".json"):
+        raise ValueError(f"--records must end in .csv or .json, got {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--records must be in a folder that is there, got {path}")
+    if any(Path(other).resolve() == path.resolve() for other in others):
+        raise ValueError(f"--records must be a file of its own, got {path}")
+
+
 def records_of(runs: Mapping[str, Sequence[jaxsmooth.LogRow]]) -> list[dict[str, Any]]:
     """Return one record of each input: the columns of the log, and the name of its run first."""
     return [{"run": name, **row._asdict(), "correct": row.correct} for name, rows in runs.items() for row in rows]

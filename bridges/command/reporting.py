@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import jaxsmooth
 from bridges.command.certifying import share_stores
-from bridges.command.records import summary_of, write_records
+from bridges.command.records import refuse_records, summary_of, write_records
 
 _RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 
@@ -15,7 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Add what reporting takes."""
     del command
     parser.add_argument("logs", nargs="+", metavar="LOG", help="files of logs, or name=file to show another name")
-    parser.add_argument("--radii", type=float, nargs="+", default=_RADII, help="of the table (0 0.25 ... 1.5)")
+    parser.add_argument(
+        "--radii",
+        type=float,
+        nargs="+",
+        help="of the table (those of a grid, else 0 0.25 ... 1.5)",
+    )
     parser.add_argument("--style", choices=["text", "markdown", "latex"], default="text", help="of the table (text)")
     parser.add_argument("--alpha", type=float, default=0.001, help="of certificates whose log does not say it (0.001)")
     parser.add_argument("--delta", type=float, default=0.001, help="failure probability of the rows 'at least' (0.001)")
@@ -37,10 +44,14 @@ def report(arguments: argparse.Namespace) -> int:
     run that is not finished shows "12 of 50" inputs. Logs of several processes are merged first. Probabilities are
     read from the files of votes beside the logs.
     """
-    if arguments.records is not None and arguments.records.suffix not in (".csv", ".json"):
-        raise ValueError(f"--records must end in .csv or .json, got {arguments.records}")
     paths = named(arguments.logs)
+    refuse_records(arguments.records, [path for _, path in paths])
     runs = {name: _load(path) for name, path in paths}
+    if arguments.radii is None:
+        arguments.radii = _default_radii(runs)
+    for path in (arguments.picture, arguments.picture_of_probabilities):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"a picture must be in a folder that is there, got {path}")
     levels = {"alpha": arguments.alpha, "delta": arguments.delta}
     table = jaxsmooth.report_table(runs, arguments.radii, style=arguments.style, **levels)
     if arguments.json:
@@ -54,6 +65,14 @@ def report(arguments: argparse.Namespace) -> int:
     if arguments.probabilities or arguments.picture_of_probabilities:
         _report_probabilities(arguments, paths)
     return 0
+
+
+def _default_radii(runs: dict[str, list[jaxsmooth.LogRow]]) -> list[float]:
+    """Return the radii that were tested, where all logs are of grids; else those of the papers."""
+    grids = [rows[0].settings.get("radii") if rows else None for rows in runs.values()]
+    if not all(grids):
+        return _RADII
+    return sorted({float(radius) for grid in grids for radius in str(grid).split(",")})
 
 
 def _report_probabilities(arguments: argparse.Namespace, paths: list[tuple[str, Path]]) -> None:
@@ -70,22 +89,44 @@ def _report_probabilities(arguments: argparse.Namespace, paths: list[tuple[str, 
 
 
 def _load(path: Path) -> list[jaxsmooth.LogRow]:
-    """Return the rows of a log, made first of those of several processes where there are such."""
-    return jaxsmooth.merge_shares(path) if share_stores(path) else jaxsmooth.read_log(path)
+    """Return the rows of a log, or of those of several processes where there are such. Nothing is written there."""
+    stores = share_stores(path)
+    if not stores and not path.exists():
+        raise ValueError(f"LOG must be the file of a log: there is no {path}")
+    if not stores:
+        return jaxsmooth.read_log(path)
+    with tempfile.TemporaryDirectory() as folder:
+        for store in [*stores, *(store.with_suffix("") for store in stores), path, Path(f"{path}.votes")]:
+            if store.exists():
+                shutil.copy(store, folder)
+        return jaxsmooth.merge_shares(Path(folder) / path.name)
 
 
 def named(texts: list[str]) -> list[tuple[str, Path]]:
-    """Return a name of its own for each path: the one before the last "=", else as much of the path as tells it.
+    """Return a name of its own for each path: the one before "=", else as much of the path as tells it.
 
     Example:
         >>> [name for name, _ in named(["modelA/run.tsv", "modelB/run.tsv", "mine=run.tsv"])]
         ['modelA/run', 'modelB/run', 'mine']
     """
-    said = [text.rpartition("=") if not Path(text).exists() else ("", "", text) for text in texts]
-    paths = [Path(path) for *_, path in said]
-    names = [name or path.stem for (name, *_), path in zip(said, paths, strict=True)]
+    said = [_split(text) for text in texts]
+    names = [name or _stem(path) for name, path in said]
     if len(set(names)) < len(names):
-        names = [name or str(path.with_suffix("")) for (name, *_), path in zip(said, paths, strict=True)]
+        names = [name or str(path.with_name(_stem(path))) for name, path in said]
     if len(set(names)) < len(names):
         raise ValueError(f"each run needs a name of its own, got {', '.join(names)}: give name=file")
-    return list(zip(names, paths, strict=True))
+    return [(name, path) for name, (_, path) in zip(names, said, strict=True)]
+
+
+def _split(text: str) -> tuple[str, Path]:
+    """Return the name and the path of `name=path`: where several "=" could part them, the first that leaves a file."""
+    if Path(text).exists() or "=" not in text:
+        return "", Path(text)
+    at = [index for index, letter in enumerate(text) if letter == "="]
+    place = next((index for index in at if Path(text[index + 1 :]).exists()), at[-1])
+    return text[:place], Path(text[place + 1 :])
+
+
+def _stem(path: Path) -> str:
+    """Return the name of a file without its ending: `sigma_0.25` has none."""
+    return path.stem if path.suffix in (".tsv", ".csv", ".txt", ".log") else path.name

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bridges.command import data, models
+from bridges.command import data, models, weights
 from bridges.command.certifying import add_model
 from jaxsmooth import losses
 from jaxsmooth.progress import progress_bar
@@ -53,16 +53,16 @@ def train(arguments: argparse.Namespace) -> int:
     if not arguments.epochs >= 1:
         raise ValueError(f"--epochs must be at least 1, got {arguments.epochs}")
     objective: Any = functools.partial(getattr(losses, arguments.objective), **settings_of(arguments.set))
-    made = sorted(arguments.output.parent.glob(f"{arguments.output.name}.*"))
-    start = _first_epoch(arguments, made)
     model = models.load_model(arguments.model)
     x, y = data.as_arrays(data.load_data(arguments.data, model.framework, arguments.size))
+    told = {**_told(arguments), "data digest": weights.digest_of_arrays(x, y)}
+    start = _first_epoch(arguments, told)
     optimizer = models.Optimizer(arguments.optimizer, arguments.lr, arguments.weight_decay)
     bounds = None if arguments.range is None else tuple(arguments.range)
     classifier = models.trainable(model, np.asarray(x[0]), arguments.sigma, optimizer, arguments.seed + start, bounds)
-    weights = arguments.output if start else arguments.weights
-    if weights is not None:
-        classifier.load(weights.name, weights.parent)
+    before_it = arguments.output if start else arguments.weights
+    if before_it is not None:
+        classifier.load(before_it.name, before_it.parent)
     before = classifier.compute_loss(x, y, reduction="mean")
     done = start
     try:
@@ -73,8 +73,8 @@ def train(arguments: argparse.Namespace) -> int:
                 classifier.fit(x, y, batch_size=arguments.batch_size, nb_epochs=1, objective=objective)
                 classifier.save(arguments.output.name, arguments.output.parent)
                 done = epoch + 1
-                told = {**_told(arguments), "done": done}
-                _state(arguments.output).write_text(json.dumps(told), encoding="utf-8")
+                state = {**told, "done": done, "weights": weights.digest_of_files(arguments.output)}
+                weights.state_path(arguments.output).write_text(json.dumps(state), encoding="utf-8")
                 advance(done)
     except KeyboardInterrupt:
         if done == start:
@@ -93,33 +93,36 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _state(output: Path) -> Path:
-    """Return the file that says how many epochs are done."""
-    return output.with_name(f"{output.name}.epochs.json")
-
-
 def _told(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what another command must have in common to go on."""
-    names = ("model", "data", "sigma", "objective", "set", "optimizer", "lr", "weight_decay", "schedule", "step_epochs")
-    return {name: getattr(arguments, name) for name in (*names, "batch_size", "seed", "epochs")}
+    names = ("model", "data", "size", "sigma", "objective", "set", "range", "optimizer", "lr", "weight_decay")
+    return {
+        name: getattr(arguments, name) for name in (*names, "schedule", "step_epochs", "batch_size", "seed", "epochs")
+    }
 
 
-def _first_epoch(arguments: argparse.Namespace, made: list[Path]) -> int:
-    """Return the epoch to begin with."""
-    state = _state(arguments.output)
+def _first_epoch(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
+    """Return the epoch to begin with, after files of an earlier training were looked at."""
+    output = arguments.output
+    found = weights.read_state(output)
     if not arguments.resume:
+        made = weights.weight_files(output)
         if made and not arguments.overwrite:
             raise ValueError(f"OUTPUT is there, {made[0]}: --resume goes on with it, --overwrite begins again")
+        weights.state_path(output).unlink(missing_ok=True)  # it is not that of the weights to come
         return 0
-    if not state.is_file():
-        raise ValueError(f"--resume needs a training to go on with, and there is no {state}")
-    found = json.loads(state.read_text(encoding="utf-8"))
-    changed = [name for name, value in _told(arguments).items() if found.get(name) != value]
+    if arguments.weights is not None:
+        raise ValueError("--weights begins a training, and --resume goes on with one: give one of them")
+    if found is None:
+        raise ValueError(f"--resume needs a training to go on with, and there is no {weights.state_path(output)}")
+    changed = [name for name, value in told.items() if found.get(name) != value]
     if changed:
         said = ", ".join(f"{name} {found.get(name)}" for name in changed)
-        raise ValueError(f"--resume needs the settings of {arguments.output}, which has {said}")
+        raise ValueError(f"--resume needs the settings of {output}, which has {said}")
+    if found.get("weights") != weights.digest_of_files(output):
+        raise ValueError(f"--resume needs the weights of epoch {found['done']}, and {output}.* are others: --overwrite")
     if found["done"] >= arguments.epochs:
-        raise ValueError(f"--resume has nothing to do: all {arguments.epochs} epochs of {arguments.output} are done")
+        raise ValueError(f"--resume has nothing to do: all {arguments.epochs} epochs of {output} are done")
     return int(found["done"])
 
 

@@ -132,7 +132,7 @@ def test_the_summary_for_machines_has_the_figures_of_the_table(run):
         ((), jaxsmooth.Gaussian(0.5)),
         (("--noise", "laplace"), jaxsmooth.Laplace(0.5)),
         (("--noise", "uniform"), jaxsmooth.Uniform(0.5)),
-        (("--noise", "lattice", "--step", "0.125"), jaxsmooth.LatticeGaussian(0.5, 0.125)),
+        (("--noise", "lattice", "--step", "1/8"), jaxsmooth.LatticeGaussian(0.5, 0.125)),
     ],
 )
 def test_every_noise(run, flags, noise):
@@ -153,6 +153,9 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(run, tmp_path):
     whole = run("certify", *flags)
     assert whole.status == 0
     assert "goes on from run.tsv: 4 inputs are there" in whole.err
+    assert "no input was asked for" in run("certify", *flags[:2], "none.tsv", *SHORT, "--max", 0).err
+    for path in tmp_path.glob("none.tsv*"):
+        path.unlink()
     kept = read_votes("run.tsv.votes")
     again = run("certify", *flags[:2], "again.tsv", *SHORT, "--seed", seed)
     assert again.status == 0
@@ -167,6 +170,66 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(run, tmp_path):
     assert (missing.status, missing.out) == (2, "")
     assert "--resume needs a run to go on from" in missing.err
     assert not (tmp_path / "none.tsv").exists()
+
+
+def test_overwriting_keeps_the_old_run_until_the_new_one_is_finished(run, tmp_path, monkeypatch):
+    flags = ("mine:classifier", "data.npz", "run.tsv", *SHORT)
+    assert run("certify", *flags, "--seed", 1).status == 0
+    before = {name: Path(name).read_bytes() for name in ("run.tsv", "run.tsv.votes")}
+
+    def interrupted(*arguments, **settings):
+        jaxsmooth_certify(*arguments, **{**settings, "most": 4})
+        raise KeyboardInterrupt
+
+    jaxsmooth_certify = jaxsmooth.certify_dataset
+    monkeypatch.setattr(jaxsmooth, "certify_dataset", interrupted)
+    ended = run("certify", *flags, "--seed", 2, "--overwrite")
+    assert ended.status == 130
+    assert ended.err.splitlines()[-1] == "jaxsmooth: ended: 4 of 9 done, the same command goes on"
+    assert {name: Path(name).read_bytes() for name in before} == before
+    monkeypatch.setattr(jaxsmooth, "certify_dataset", jaxsmooth_certify)
+    assert run("certify", *flags, "--seed", 2, "--overwrite").status == 0
+    assert read_log("run.tsv")[0].settings["key"] == "0,2"
+    assert read_votes("run.tsv.votes").settings["key"] == [0, 2]
+    assert not list(tmp_path.glob("*.new*"))
+    nothing = run("certify", *flags, "--seed", 3, "--max", 0, "--overwrite")
+    assert nothing.status == 2
+    assert read_log("run.tsv")[0].settings["key"] == "0,2"
+
+
+def test_files_that_are_read_are_not_overwritten(run, tmp_path):
+    before = (tmp_path / "data.npz").read_bytes()
+    flags = ("certify", "mine:classifier", "data.npz")
+    assert "LOG must be a file of its own" in run(*flags, "data.npz", *SHORT, "--overwrite").err
+    (tmp_path / "other.txt").write_text("kept")
+    assert "LOG must be a log to be overwritten" in run(*flags, "other.txt", *SHORT, "--overwrite").err
+    assert "--records must be a file of its own" in run(*flags, "run.csv", *SHORT, "--records", "run.csv").err
+    assert run(*flags, "run.csv", *SHORT).status == 0
+    assert "--records must be a file of its own" in run("report", "run.csv", "--records", "run.csv").err
+    assert (tmp_path / "data.npz").read_bytes() == before
+    assert (tmp_path / "other.txt").read_text() == "kept"
+
+
+def test_files_of_two_folders_do_not_mix_their_neighbours(run, tmp_path):
+    """A `layers` of the model is not that of the data, and the working directory comes first for a module."""
+    for name, scale in (("a", 1), ("b", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "layers.py").write_text(f"SCALE = {scale}")
+        (folder / "models.py").write_text(
+            "import numpy as np\nfrom layers import SCALE\n\ndef model():\n    return lambda x: x * SCALE\n\n"
+            "def data():\n    return np.full((2, 3), SCALE, 'f4'), np.zeros(2, int)\n"
+        )
+    (tmp_path / "models.py").write_text(
+        "import numpy as np\n\ndef data():\n    return np.full((2, 3), 7, 'f4'), [0, 0]\n"
+    )
+    found = {}
+    for data in ("b/models.py:data", "a/models.py:data", "models:data"):
+        name = data.replace("/", "-").replace(":", "-")
+        done = run("predict", "a/models.py:model", data, f"{name}.tsv", *SHORT, "--seed", 0, "--no-check")
+        assert done.status == 0, done.err
+        found[data] = int(read_votes(f"{name}.tsv.votes").inputs[0])
+    assert len(set(found.values())) == 3
 
 
 def test_overwriting_begins_again_and_loses_nothing_where_the_new_run_is_refused(run, tmp_path):
@@ -248,6 +311,7 @@ def test_processes_share_a_run_which_the_report_merges(run, tmp_path):
     assert shown.status == 0, shown.err
     assert shown.out.splitlines()[1].split()[:2] == ["mine", "9"]
     assert Path("curves.pdf").read_bytes().startswith(b"%PDF")
+    jaxsmooth.merge_shares("run.tsv")
     before = Path("run.tsv").read_bytes()
     assert run("certify", *flags).status == 0
     assert Path("run.tsv").read_bytes() == before
@@ -389,6 +453,39 @@ def test_images_are_read_in_color_resized_and_must_fit(run, tmp_path):
     assert "--size is for a folder of images" in run("predict", "mean:f", "data.npz", "a.tsv", *SHORT, "--size", 8).err
 
 
+def test_folders_that_are_hidden_are_no_classes_and_what_would_be_lost_is_refused(run, tmp_path):
+    (tmp_path / "mean.py").write_text("def f():\n    return lambda x: x.mean((1, 2))\n")
+    for name in ("gray", "red", ".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    Image.new("L", (6, 4), 100).save(tmp_path / "images" / "gray" / "a.png")
+    Image.new("RGB", (6, 4), (255, 0, 0)).save(tmp_path / "images" / "red" / "a.png")
+    Image.new("RGB", (6, 4), (0, 0, 255)).save(tmp_path / "images" / "__MACOSX" / "a.png")
+    turned = Image.new("RGB", (4, 6), (255, 0, 0))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "images" / "red" / "b.jpg", exif=exif)
+    assert run("predict", "mean:f", "images", "a.tsv", *SHORT).status == 0
+    assert [row.label for row in read_log("a.tsv")] == [0, 1, 1]
+    for name, image in {
+        "clear.png": Image.new("RGBA", (6, 4), (255, 0, 0, 0)),
+        "moving.gif": Image.new("RGB", (6, 4), (255, 0, 0)),
+    }.items():
+        path = tmp_path / "images" / "red" / name
+        image.save(
+            path,
+            **({"save_all": True, "append_images": [Image.new("RGB", (6, 4), (0, 255, 0))]} if ".gif" in name else {}),
+        )
+        refused = run("predict", "mean:f", "images", f"{name}.tsv", *SHORT)
+        assert refused.status == 2
+        assert ("must be opaque" if ".png" in name else "must be one image") in refused.err
+        path.unlink()
+
+
+def test_a_model_in_a_pair_is_refused(run, tmp_path):
+    (tmp_path / "pair.py").write_text("import torch\n\ndef f():\n    return torch.nn.Linear(4, 3), print\n")
+    assert "must return the model alone" in run("predict", "pair:f", "data.npz", "a.tsv", *SHORT).err
+
+
 def test_a_pair_of_linen_and_an_equinox_module_are_models(run, tmp_path):
     (tmp_path / "modules.py").write_text(
         """
@@ -450,8 +547,8 @@ def test_training_goes_on_where_it_was_ended(mnist, run, monkeypatch):
     ended = run(*flags)
     assert ended.status == 130
     assert ended.err.splitlines()[-1] == "jaxsmooth: ended: 2 of 3 epochs done, the same command with --resume goes on"
-    assert "OUTPUT is there, weights.epochs.json" in run(*flags).err
-    assert "which has lr 0.003" in run(*flags[:-1], 0.01, "--resume").err
+    assert "OUTPUT is there, weights.model" in run(*flags).err
+    assert "which has lr 0.003" in run(*flags[:-2], 0.01, "--resume").err
     monkeypatch.setattr(PyTorchRandomizedSmoothing, "fit", fit)
     done = run(*flags, "--resume", "--json")
     assert done.status == 0, done.err
@@ -532,6 +629,39 @@ def test_the_report_names_each_run(run, tmp_path):
         assert [record["run"] for record in csv.DictReader(file)] == ["mine", "theirs=1"]
 
 
+def test_a_published_log_has_its_whole_name_and_a_path_may_have_signs(run, tmp_path):
+    folder = tmp_path / "sigma=0.5"
+    folder.mkdir()
+    for path in (tmp_path / "sigma_0.25", tmp_path / "sigma_0.50", folder / "run.tsv"):
+        write_log(path, [LogRow(0, 1, 1, 0.5, 1.0)])
+    out = run("report", "sigma_0.25", "sigma_0.50", "mine=sigma=0.5/run.tsv").out
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
+        "run", "sigma_0.25", "sigma_0.50", "mine",
+    ]  # fmt: skip
+
+
+def test_a_report_writes_no_log_and_misses_no_share(run, tmp_path):
+    data = np.load("data.npz")
+    settings = {"mode": jaxsmooth.Fixed(n=50), "progress": False}
+    noise, key = jaxsmooth.Gaussian(0.5), jax.random.key(0)
+    for share in ((0, 2), (1, 2)):
+        pairs = (data["x"], data["y"])
+        jaxsmooth.certify_dataset(lambda x: x[:, :3], noise, key, pairs, "run.tsv", share=share, **settings)
+    assert run("report", "run.tsv").out.splitlines()[1].split()[:2] == ["run", "9"]
+    assert not (tmp_path / "run.tsv").exists()
+    jaxsmooth.merge_shares("run.tsv")
+    (tmp_path / "run.1-of-2.tsv.votes").unlink()
+    refused = run("report", "run.tsv")
+    assert refused.status == 2
+    assert "those of a share are missing" in refused.err
+    assert len(read_log("run.tsv")) == 9
+
+
+def test_a_report_of_grids_has_their_radii(run):
+    assert run("certify", "mine:classifier", "data.npz", "run.tsv", *SHORT, "--radii", 0.125, 0.3).status == 0
+    assert run("report", "run.tsv").out.split()[2:4] == ["0.125", "0.30"]
+
+
 def test_the_report_shows_probabilities_of_the_true_class(run):
     assert run("certify", "mine:classifier", "data.npz", "run.tsv", *SHORT).status == 0
     done = run("report", "run.tsv", "--probabilities", 0.5, "--picture-of-probabilities", "p.png")
@@ -591,7 +721,11 @@ def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
         (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--set", "m"), "--set takes NAME=VALUE"),
         (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--epochs", 0), "--epochs must be at least"),
         (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--resume"), "there is no w.epochs.json"),
-        (("report", "none.tsv"), "No such file"),
+        (("report", "none.tsv"), "there is no none.tsv"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--max", -7), "--max must be at least 0"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--process", 1), "need --coordinator"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--records", "no/r.csv"), "that is there"),
+        (("check", "mine:of_numpy", "data.npz", "--sigma", 1), "give --untraced"),
         (("report", "data.npz"), "no text in UTF-8"),
         (("check", "mine:classifier", "data.npz", "--sigma", 1, "--n", 0), "must be at least 1"),
         (("unknown",), "invalid choice: 'unknown'"),
