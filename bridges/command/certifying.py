@@ -35,9 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "certify":
         group.add_argument("--n0", "--N0", type=int, default=100, metavar="N", help="votes that select a class (100)")
         group.add_argument("--radii", type=float, nargs="+", help="certify these radii, with as few votes as it takes")
-        group.add_argument("--precision", type=float, help="or to within this fraction of the radius of N votes: 0.05")
         group.add_argument(
-            "--bound", choices=["cohen", "runner_up"], default="cohen", help="of the probabilities (cohen)"
+            "--precision",
+            type=float,
+            help="certify a radius within this fraction, say 0.05, of that of N votes",
+        )
+        group.add_argument(
+            "--bound", choices=["cohen", "runner_up"], default="cohen", help="how probabilities are bounded (cohen)"
         )
     group.add_argument("--seed", type=int, help="of the votes; that of the log to go on from, else drawn and shown")
     group = parser.add_argument_group("the run")
@@ -79,7 +83,12 @@ def add_noise(parser: Any) -> None:
         "--sigma", "--scale", type=float, required=True, help="its scale, in the units of the inputs: for pixels in "
         "[0, 1], 0.25 is a quarter of the range. Of uniform noise the half-width",
     )  # fmt: skip
-    group.add_argument("--noise", choices=_NOISES, default="gaussian", help="certifies L2, L1, L1, L2 radii (gaussian)")
+    group.add_argument(
+        "--noise",
+        choices=_NOISES,
+        default="gaussian",
+        help="laplace and uniform certify L1 radii, the others L2 (gaussian)",
+    )
     group.add_argument("--step", type=as_number, help="of a lattice, 1/255 for 8-bit images")
 
 
@@ -91,11 +100,12 @@ def add_output(group: Any) -> None:
 
 
 def certify(arguments: argparse.Namespace) -> int:
-    """Certify a data set: for each input a class and a radius that no perturbation below it can change.
+    """Certify a data set: each input gets a class and a radius within which the smoothed classifier keeps it.
 
-    The flags are those of Cohen et al.'s certify.py, and longer names for them. LOG has its columns, and two of ours;
-    LOG.votes keeps the votes. The same command goes on where it was ended, or says what has changed. With --radii or
-    --precision, inputs get as few votes as their certificates take, often 10 to 1,000 times fewer.
+    That holds for each input with probability at least 1 - alpha over the noise. The flags are those of Cohen et al.'s
+    certify.py, and longer names for them. LOG has its columns, and two of ours; LOG.votes keeps the votes. The same
+    command goes on where it was ended, or says what has changed. With --radii or --precision, inputs get as few votes
+    as their certificates take, often 10 to 1,000 times fewer.
     """
     _refuse_files(arguments)
     if arguments.radii is not None and arguments.precision is not None:
