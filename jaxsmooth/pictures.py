@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from jaxsmooth._checks import as_n
+from jaxsmooth._checks import as_host_inputs, as_n, as_noise
 from jaxsmooth._report_rows import (
     TITLE,
     Run,
@@ -197,7 +197,7 @@ def draw_votes(
     """
     n = as_n(n)
     copies = as_integer("copies", copies, 0, min(20, n))
-    inputs = np.asarray(x)
+    inputs = np.asarray(as_host_inputs(x, as_noise(noise)))
     if not 1 <= len(inputs) <= _MOST_INPUTS:
         raise ValueError(f"x must hold 1 to {_MOST_INPUTS} inputs to draw, got {len(inputs)}")
     sizes: Any = {"n0": n0, "n": n, "batch_size": batch_size}

@@ -25,7 +25,7 @@ GRID_VOTES = 2000  # mean votes an input of a grid of radii, of the order of tho
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32, 64])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     timm: Any = with_torchvision(lambda: __import__("timm"))
