@@ -348,7 +348,7 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with(tmp_path):
     def run(most):
         mode = jaxsmooth.Fixed(n0=10, n=20)
         noise, f = jaxsmooth.Gaussian(0.25), as_jax(network)
-        return jaxsmooth.certify_dataset(f, noise, jax.random.key(0), data, path, mode=mode, most=most, verbose=False)
+        return jaxsmooth.certify_dataset(f, noise, jax.random.key(0), data, path, mode=mode, most=most, progress=False)
 
     run(1)
     assert len(run(2)) == 2
