@@ -39,6 +39,17 @@ def merge_shares(path: str | Path) -> list[LogRow]:
         [(0, 0), (1, 1), (2, 2), (3, 3)]
     """
     path = Path(path)
+    merged = read_shares(path)
+    write_log(path, merged)
+    return merged
+
+
+def read_shares(path: Path) -> list[LogRow]:
+    """Return the rows of the log that `merge_shares` writes, and write nothing.
+
+    Raises:
+        ValueError: as `merge_shares`.
+    """
     found = {store: VoteStore.read(store) for store in list_stores(path)}
     if not found and list_stores(path.with_name(f"{path.stem}.selector{path.suffix}")):
         raise ValueError(f"{path} is a run at levels of noise: certify_levels_dataset without share= writes its log")
@@ -63,12 +74,10 @@ def merge_shares(path: str | Path) -> list[LogRow]:
     # How many inputs the run has stands in the logs of the shares.
     logs = [store.with_suffix("") for store in found]
     settings = {**found[first][0].settings, "inputs": max(map(planned_inputs, logs)) or None}
-    merged = in_order(done.values(), claim(settings))
     lost = _inputs_of(path) - set(done)
     if lost:
         raise ValueError(f"{path} has {len(lost)} inputs that no file of votes has: those of a share are missing")
-    write_log(path, merged)
-    return merged
+    return in_order(done.values(), claim(settings))
 
 
 def _inputs_of(log: Path) -> set[int]:

@@ -18,8 +18,9 @@ from bridges.command import data, models
 from bridges.command.records import refuse_records, summary_of, write_records
 from bridges.command.weights import trained_model
 from jaxsmooth.locks import FileLock
+from jaxsmooth.logs import COLUMNS
 
-_COLUMNS = "\t".join(("idx", "label", "predict", "radius", "correct", "time")).encode()
+_COLUMNS = "\t".join(COLUMNS).encode()
 _NOISES = ("gaussian", "laplace", "uniform", "lattice")
 
 

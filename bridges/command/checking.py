@@ -63,9 +63,10 @@ def check(arguments: argparse.Namespace) -> int:
     found |= _speed(f, noise, key, x[:1], arguments.batch_size, compiled)
     found["hours"] = arguments.inputs * arguments.n / found["samples_per_second"] / 3600
     if arguments.picture:
-        at = np.linspace(0, len(x) - 1, min(4, len(x))).astype(int)
         names = getattr(loaded, "classes", None)
-        jaxsmooth.draw_votes(f, noise, key, x[at], arguments.picture, names=names, compiled=compiled)
+        jaxsmooth.draw_votes(
+            f, noise, key, x[data.spread(len(x), 4)], arguments.picture, names=names, compiled=compiled
+        )
     print(json.dumps(found) if arguments.json else _in_words(found, arguments, len(x)))
     return 0 if found["classifier"] == found["noise"] == "passed" else 1
 

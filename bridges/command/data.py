@@ -142,11 +142,11 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
     """
     if isinstance(data, tuple):
         x, y = cast(Any, data)
-        at = _spread(len(x), number)
+        at = spread(len(x), number)
         return np.asarray(x)[at], [int(y[index]) for index in at]
     pairs: list[Any] = []
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        data = [data[int(index)] for index in _spread(len(data), number)]
+        data = [data[int(index)] for index in spread(len(data), number)]
     for pair in cast(Iterable[Any], data):
         pairs.append(pair)
         if len(pairs) == number:
@@ -156,7 +156,7 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
     return np.stack([np.asarray(x) for x, _ in pairs]), [int(y) for _, y in pairs]
 
 
-def _spread(total: int, number: int) -> np.ndarray:
+def spread(total: int, number: int) -> np.ndarray:
     """Return up to `number` indices, at equal distances."""
     return np.unique(np.linspace(0, total - 1, min(number, total)).astype(int))
 

@@ -256,10 +256,8 @@ def set_rate(classifier: Any, rate: float) -> None:
         state.hyperparams["learning_rate"] = jnp.float32(rate)
 
 
-def with_weights(model: Model, x: np.ndarray, weights: Path | None) -> Model:
+def with_weights(model: Model, x: np.ndarray, weights: Path) -> Model:
     """Return the model with the weights that `jaxsmooth train` saved."""
-    if weights is None:
-        return model
     classifier = trainable(model, x, sigma=1.0)
     try:
         classifier.load(weights.name, weights.parent)

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import jaxsmooth
 from bridges.command.certifying import share_stores
 from bridges.command.records import refuse_records, summary_of, write_records
+from jaxsmooth.shares import read_shares
 
 _RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 
@@ -95,11 +94,7 @@ def _load(path: Path) -> list[jaxsmooth.LogRow]:
         raise ValueError(f"LOG must be the file of a log: there is no {path}")
     if not stores:
         return jaxsmooth.read_log(path)
-    with tempfile.TemporaryDirectory() as folder:
-        for store in [*stores, *(store.with_suffix("") for store in stores), path, Path(f"{path}.votes")]:
-            if store.exists():
-                shutil.copy(store, folder)
-        return jaxsmooth.merge_shares(Path(folder) / path.name)
+    return read_shares(path)
 
 
 def named(texts: list[str]) -> list[tuple[str, Path]]:
