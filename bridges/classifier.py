@@ -250,7 +250,7 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
         if len(x_) == 0:
             return np.zeros_like(x_)
         if is_smoothed:
-            gradient = smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(x_), labels)
+            gradient = self._smoothed_loss_gradient(x_, labels)
         else:
             # Labels go along, since a defence may make several versions of each input.
             prepared, labels = self._preprocessing.before(x_, labels)
@@ -279,13 +279,7 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
             return np.zeros((0, len(wanted), *self._input_shape), np.float32)
         training_mode = as_flag("training_mode", training_mode)
         if self.sampling if sampling is None else as_flag("sampling", sampling):
-            copies = self._copies(x_)
-            gradients = [
-                weighted_gradient(
-                    self._backend, self._preprocessing, copies, labels, lambda own, _: np.full(len(own), 1 / copies.n)
-                )
-                for labels in wanted
-            ]
+            gradients = self._smoothed_class_gradients(x_, wanted)
             return self._backend.like(x, np.stack(gradients, axis=1))
         self._read_outputs(x_)
         prepared, _ = self._preprocessing.before(x_)
@@ -296,6 +290,19 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
             gradient = self._backend.vjp(prepared, lambda _, chosen=chosen: chosen, training=training_mode)
             gradients.append(self._preprocessing.gradient(x_, gradient))
         return self._backend.like(x, np.stack(gradients, axis=1))
+
+    def _smoothed_loss_gradient(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the gradient of the mean over the batch of -log of the averaged probability of the label."""
+        return smoothed_loss_gradient(self._backend, self._preprocessing, self._copies(x), labels)
+
+    def _smoothed_class_gradients(self, x: np.ndarray, wanted: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the gradients of the averaged probabilities, of one class of each input at a time."""
+        copies = self._copies(x)
+
+        def weigh(own: np.ndarray, _: np.ndarray) -> np.ndarray:
+            return np.full(len(own), 1 / copies.n)
+
+        return [weighted_gradient(self._backend, self._preprocessing, copies, labels, weigh) for labels in wanted]
 
     def custom_loss_gradient(
         self, loss_fn: Any, x: Any, y: Any, layer_name: Any, training_mode: bool = False

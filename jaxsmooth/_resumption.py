@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxsmooth._claims import input_digest
-from jaxsmooth._datasets import Item
+from jaxsmooth.datasets import Item
 from jaxsmooth.stores import VoteRow
 
 VOTE_AGAIN = 4  # finished inputs of each file

@@ -8,15 +8,15 @@ import jax
 import numpy as np
 
 from jaxsmooth._claims import NO_TRUTH, claim, level_words
-from jaxsmooth._datasets import Item
-from jaxsmooth._share_files import list_stores, share_path
 from jaxsmooth.arguments import as_key, in_brief
 from jaxsmooth.certificates import Fixed
+from jaxsmooth.datasets import Item
 from jaxsmooth.levels import Level, as_levels, as_modes, as_shares, one_shape, refuse_other_levels
 from jaxsmooth.logs import LogRow, read_log, write_log
 from jaxsmooth.precision import Within
 from jaxsmooth.runs import Job, RunInputs, as_run_inputs, certify_job, do_job, unlabelled
 from jaxsmooth.sequential import Grid
+from jaxsmooth.share_files import list_stores, share_path
 from jaxsmooth.stores import VoteStore
 from jaxsmooth.stream import Stream, stream_key
 from jaxsmooth.types import ABSTAIN, Classifier, Noise

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth._checks import as_host_inputs, as_n, as_noise
+from jaxsmooth._labels import as_labels
 from jaxsmooth._report_rows import (
     TITLE,
     Run,
@@ -157,6 +158,7 @@ def draw_votes(
     x: ArrayLike,
     path: str | Path | None = None,
     *,
+    y: ArrayLike | None = None,
     copies: int = 5,
     names: Sequence[str] | None = None,
     image: Callable[[np.ndarray], ArrayLike] | None = None,
@@ -177,6 +179,7 @@ def draw_votes(
         x: `[N, *event]`, at most 16 inputs. Events `[H, W]`, `[H, W, 1 or 3]` and `[1 or 3, H, W]` are drawn as images,
             vectors as lines.
         path: as for `draw_curves`.
+        y: the true classes `[N]`, written under the inputs; None if they are not known.
         copies: noisy copies to draw of each input.
         names: of the classes; their numbers by default. A class in red is not the one with most votes.
         image: makes of one input or one noisy copy what is drawn, such as `lambda x: x.reshape(28, 28)`.
@@ -200,6 +203,8 @@ def draw_votes(
     inputs = np.asarray(as_host_inputs(x, as_noise(noise)))
     if not 1 <= len(inputs) <= _MOST_INPUTS:
         raise ValueError(f"x must hold 1 to {_MOST_INPUTS} inputs to draw, got {len(inputs)}")
+    # Their range is checked when the number of classes is known.
+    truth = None if y is None else as_labels(y, len(inputs), 2**31 - 1)
     sizes: Any = {"n0": n0, "n": n, "batch_size": batch_size}
     show = _as_show(image, inputs[0])
     result = certify(f, noise, key, x, alpha=alpha, ids=ids, compiled=compiled, **sizes)
@@ -207,6 +212,7 @@ def draw_votes(
     if counts.ndim != 2:
         raise ValueError(f"f must return scores [B, K] to draw votes, got components of shape {counts.shape[1:-1]}")
     words = _as_names(names, counts.shape[1])
+    truth = None if truth is None else np.asarray(as_labels(truth, len(inputs), counts.shape[1])).tolist()
     shown = _noisy_copies(f, noise, key, inputs, ids, copies, as_flag("compiled", compiled))
     figure = _make_figure("draw_votes", (1.25 * (copies + 1) + 2.4, 1.45 * len(inputs) + 0.2))
     grid: Any = figure.subplots(len(inputs), copies + 2, squeeze=False, width_ratios=[1] * (copies + 1) + [1.7])
@@ -218,6 +224,8 @@ def draw_votes(
         limits = float(np.min(together)), float(np.max(together))
         show(axes[0], inputs[row], limits)
         axes[0].set_title("input", fontsize=8)
+        if truth is not None:
+            axes[0].set_xlabel(f"true: {_shortened(words[truth[row]])}", fontsize=8)
         for axis, (noisy, label) in zip(axes[1:-1], shown[row], strict=True):
             show(axis, noisy, limits)
             if label is not None:
@@ -317,8 +325,9 @@ def _draw_counts(ax: Any, counts: np.ndarray, n: int, names: list[str]) -> None:
     order = np.sort(top) if len(counts) <= _MOST_BARS else top
     best = counts.argmax()
     colors = ["C0" if index == best else "C3" for index in order]
-    ticks = range(len(order)), [textwrap.shorten(names[index], 16, placeholder="…") for index in order]
-    if max(map(len, names)) <= 2:
+    ticks = range(len(order)), [_shortened(names[index]) for index in order]
+    is_short = max(map(len, names)) <= 2
+    if is_short:
         ax.bar(range(len(order)), counts[order], color=colors)
         ax.set_xticks(*ticks, fontsize=6)
         ax.set(ylim=(0, n), yticks=[])
@@ -328,8 +337,13 @@ def _draw_counts(ax: Any, counts: np.ndarray, n: int, names: list[str]) -> None:
         ax.set(xlim=(0, n), xticks=[], ylim=(len(order) - 0.5, -0.5))
     few = f", {len(order)} of {len(counts)} classes" if len(order) < len(counts) else ""
     ax.set_title(f"{n:,} votes{few}", fontsize=8)
-    for side in ("top", "right", "left" if max(map(len, names)) <= 2 else "bottom"):
+    for side in ("top", "right", "left" if is_short else "bottom"):
         ax.spines[side].set_visible(False)
+
+
+def _shortened(name: str) -> str:
+    """Return a name of a class that fits beside a bar."""
+    return textwrap.shorten(name, 16, placeholder="…")
 
 
 def _as_styles(styles: Any, names: list[str]) -> dict[str, dict[str, Any]]:

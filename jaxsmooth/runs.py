@@ -1,10 +1,11 @@
 """Certify a whole data set so that a crash loses nothing: what is done is on the disk, and the same call resumes."""
 
+import contextlib
 import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ import numpy as np
 
 from jaxsmooth._checks import as_batch_size, as_n, as_noise
 from jaxsmooth._claims import NO_TRUTH, NOT_IDENTIFIED, claim, input_digest, origin
-from jaxsmooth._datasets import Item, count_items, describe, item_at, list_items
 from jaxsmooth._host_loop import (
     DECISION,
     Requests,
@@ -27,11 +27,11 @@ from jaxsmooth._host_loop import (
 )
 from jaxsmooth._modes import Mode, Sampler, run
 from jaxsmooth._resumption import Resumption
-from jaxsmooth._share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
 from jaxsmooth.anytime import Anytime
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, refuse_uncallable, refuse_unpaired
 from jaxsmooth.certificates import Fixed
 from jaxsmooth.classifiers import refuse_faults
+from jaxsmooth.datasets import Item, count_items, describe, item_at, list_items
 from jaxsmooth.devices import over_devices
 from jaxsmooth.logs import HEADER, LogRow, format_row, planned_inputs, write_log
 from jaxsmooth.noise_tests import NoiseReport, noise_report
@@ -39,6 +39,7 @@ from jaxsmooth.precision import Within
 from jaxsmooth.predictions import prediction
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.sequential import Grid
+from jaxsmooth.share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
 from jaxsmooth.stores import StoredRun, VoteHeader, VoteRow, VoteStore, stored_run, undecided
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes, batch_size_of
 
@@ -581,6 +582,16 @@ class _Log(NamedTuple):
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(format_row(row) + "\n" for row in rows)
 
+    @contextlib.contextmanager
+    def kept_up(self, votes: Path, words: str) -> Generator[None]:
+        """Write the log from the votes on the disk where a run ends early: an interrupt may come between the two."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError, ValueError):
+                self.write([log_row(row, words) for row in VoteStore.read(votes)[1]])
+            raise
+
     def write(self, rows: list[LogRow]) -> None:
         """Replace the log."""
         if self.is_kept:
@@ -635,7 +646,8 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
         log.begin(store, words)
         if report is not None:
             _write_report(own.with_name(own.name + ".noise"), report)
-        with progress_bar(job.bar, request.inputs.total, request.progress) as advance:
+        bar = progress_bar(job.bar, request.inputs.total, request.progress)
+        with log.kept_up(votes_path(own), words), bar as advance:
             for batch in _batches(items, request.group or job.group):
                 undone = [item for item in batch if item.idx not in done]
                 if undone:

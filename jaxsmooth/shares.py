@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from jaxsmooth._claims import claim
-from jaxsmooth._share_files import in_order, list_stores
 from jaxsmooth.logs import LogRow, planned_inputs, read_log, write_log
+from jaxsmooth.share_files import in_order, list_stores
 from jaxsmooth.stores import VoteRow, VoteStore, refuse_other
 
 __all__ = ["merge_shares"]

@@ -206,7 +206,7 @@ def test_the_votes_that_are_drawn_are_those_of_the_certificate(key, tmp_path):
     def f(x):
         return x.reshape(len(x), -1) @ weights
 
-    figure = draw_votes(f, NOISE, key, x, tmp_path / "votes.png", copies=4, names=["a", "b", "c"], n=500)
+    figure = draw_votes(f, NOISE, key, x, tmp_path / "votes.png", y=[2, 0, 1], copies=4, names=["a", "b", "c"], n=500)
     grid = np.array(figure.axes).reshape(3, 6)
     expected = certify(f, NOISE, key, x, n=500)
     _, estimation = decision_keys(key)
@@ -214,6 +214,7 @@ def test_the_votes_that_are_drawn_are_those_of_the_certificate(key, tmp_path):
     labels = np.asarray(f(noisy)).argmax(axis=1)
     for index, axes in enumerate(grid):
         np.testing.assert_array_equal(axes[0].images[0].get_array(), x[index])
+        assert axes[0].get_xlabel() == f"true: {'cab'[index]}"
         copies = np.asarray(noisy)[row == index]
         for ax, copy, label in zip(axes[1:5], copies, labels[row == index], strict=True):
             np.testing.assert_array_equal(ax.images[0].get_array(), copy)
@@ -270,6 +271,8 @@ def test_odd_classifiers_are_drawn_as_they_are(key):
         ({"copies": -1}, "copies must be"),
         ({"image": 3}, "image must be a function"),
         ({"n": 0}, "n must be"),
+        ({"y": [0]}, "y must have one label for each of the 2 inputs"),
+        ({"y": [0, 4]}, r"y must lie in \[0, 4\)"),
     ],
 )
 def test_bad_arguments_of_votes_are_named(key, changes, message):

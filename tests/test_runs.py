@@ -30,6 +30,7 @@ from jaxsmooth import (
     read_log,
     read_votes,
 )
+from jaxsmooth.stores import VoteStore
 from tests.classifiers import grid_of_features
 
 KEY, NOISE = jax.random.key(3), Gaussian(0.5)
@@ -175,6 +176,23 @@ def test_predictions_are_those_of_predict_and_resume(tmp_path):
     assert rows[0].settings["mode"] == "prediction"
     with pytest.raises(ValueError, match="was made under other settings"):
         predict(alpha=0.01)
+
+
+def test_a_run_that_is_interrupted_between_votes_and_log_has_both(tmp_path, monkeypatch):
+    append, done = VoteStore.append, []
+
+    def interrupted(store, row):
+        append(store, row)
+        done.append(row.idx)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(VoteStore, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a.tsv")
+    assert [row.idx for row in read_log(tmp_path / "a.tsv")] == done == [0, 1, 2]
+    monkeypatch.undo()
+    assert certificates(run(tmp_path / "a.tsv")) == certificates(run(tmp_path / "b.tsv"))
 
 
 def test_skipping_and_shares_change_no_certificate(tmp_path):

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -17,8 +16,10 @@ import jaxsmooth
 from bridges.command import data, models
 from bridges.command.records import refuse_records, summary_of, write_records
 from bridges.command.weights import trained_model
+from jaxsmooth.datasets import count_items
 from jaxsmooth.locks import FileLock
 from jaxsmooth.logs import COLUMNS
+from jaxsmooth.share_files import list_stores, votes_path
 
 _COLUMNS = "\t".join(COLUMNS).encode()
 _NOISES = ("gaussian", "laplace", "uniform", "lattice")
@@ -215,7 +216,10 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
 
 def as_number(text: str) -> float:
     """Return a number, which may be a fraction such as 1/255."""
-    return float(Fraction(text))
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"must be a number or a fraction such as 1/255, got {text}") from None
 
 
 def as_noise(arguments: argparse.Namespace) -> jaxsmooth.Noise:
@@ -242,20 +246,9 @@ def _as_mode(arguments: argparse.Namespace) -> jaxsmooth.Fixed | jaxsmooth.Grid 
     return jaxsmooth.Fixed(bound=arguments.bound, **votes)
 
 
-def share_stores(log: Path) -> list[Path]:
-    """Return the files of votes that several processes wrote for a log."""
-    name = re.compile(re.escape(log.stem) + r"\.\d+-of-\d+" + re.escape(log.suffix) + r"\.votes")
-    return sorted(found for found in log.parent.glob("*.votes") if name.fullmatch(found.name))
-
-
-def _stores(log: Path) -> list[Path]:
-    """Return all files of votes of a log."""
-    return [path for path in [Path(f"{log}.votes"), *share_stores(log)] if path.exists()]
-
-
 def _as_seed(arguments: argparse.Namespace, log: Path) -> tuple[jax.Array, int | None]:
     """Return the key of the votes: of the seed, else that of the log to go on from, else a new one; and its seed."""
-    files = _stores(log)
+    files = list_stores(log)
     if arguments.resume and not files:
         raise ValueError(f"--resume needs a run to go on from, and there is no {log}.votes")
     if arguments.seed is None and files:
@@ -273,7 +266,7 @@ def _as_seed(arguments: argparse.Namespace, log: Path) -> tuple[jax.Array, int |
 
 def _done(log: Path) -> int:
     """Return how many inputs the files of a log have."""
-    return sum(len(jaxsmooth.read_votes(path).idx) for path in _stores(log))
+    return len({int(idx) for path in list_stores(log) for idx in jaxsmooth.read_votes(path).idx})
 
 
 def _run(
@@ -291,7 +284,7 @@ def _run(
     try:
         rows = run(key, log)
     except KeyboardInterrupt:
-        total = data.count_of(job.data, arguments.skip, job.settings["most"])
+        total = count_items(job.data, arguments.skip, job.settings["most"], (0, 1))
         of_all = "" if total is None else f" of {total}"
         print(f"\njaxsmooth: ended: {_done(log)}{of_all} done, the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
@@ -320,7 +313,9 @@ def _replace(old: Path, new: Path, rows: list[jaxsmooth.LogRow]) -> None:
         raise ValueError(f"DATA must have at least one input for {old} to be overwritten")
     locks = [FileLock(Path(f"{path}.votes")) for path in (old, new)]
     try:
-        for store in share_stores(old):
+        for store in list_stores(old):
+            if store == votes_path(old):
+                continue  # replaced below
             store.unlink()
             store.with_suffix("").unlink(missing_ok=True)
         # The votes first: a log without its votes would look like another run's.

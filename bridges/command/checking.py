@@ -64,9 +64,9 @@ def check(arguments: argparse.Namespace) -> int:
     found["hours"] = arguments.inputs * arguments.n / found["samples_per_second"] / 3600
     if arguments.picture:
         names = getattr(loaded, "classes", None)
-        jaxsmooth.draw_votes(
-            f, noise, key, x[data.spread(len(x), 4)], arguments.picture, names=names, compiled=compiled
-        )
+        shown = data.spread(len(x), 4)
+        y = np.array(labels)[shown]
+        jaxsmooth.draw_votes(f, noise, key, x[shown], arguments.picture, y=y, names=names, compiled=compiled)
     print(json.dumps(found) if arguments.json else _in_words(found, arguments, len(x)))
     return 0 if found["classifier"] == found["noise"] == "passed" else 1
 

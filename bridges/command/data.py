@@ -169,12 +169,3 @@ def as_arrays(data: Any) -> tuple[Any, np.ndarray]:
     if not pairs:
         raise ValueError("DATA must have at least one input")
     return np.stack([np.asarray(x) for x, _ in pairs]), np.array([int(y) for _, y in pairs])
-
-
-def count_of(data: Any, skip: int, most: int | None) -> int | None:
-    """Return how many inputs a run is of; None where the data do not say how many there are."""
-    try:
-        total = len(data[0]) if isinstance(data, tuple) else len(data)
-    except TypeError:
-        return None
-    return len(range(0, total if most is None else min(total, most), skip))

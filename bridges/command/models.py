@@ -1,8 +1,5 @@
 """Models as the command line names them: factories, files of Keras and PyTorch, folders of Hugging Face."""
 
-import json
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -27,6 +24,14 @@ class Model(NamedTuple):
     variables: Any = None
 
 
+class Optimizer(NamedTuple):
+    """How weights are trained: Adam, or stochastic gradient descent with momentum 0.9."""
+
+    name: str = "adam"
+    rate: float = 1e-3
+    decay: float = 0.0
+
+
 def load_model(name: str) -> Model:
     """Return the model that a factory makes, or that a file or folder holds.
 
@@ -36,16 +41,20 @@ def load_model(name: str) -> Model:
     path = Path(name)
     if is_factory(name):
         return _as_model(name, make(name, "MODEL"))
-    if path.is_dir():
-        return Model("torch", _from_folder(path))
     if not path.exists():
         raise ValueError(f"MODEL must be module:factory, a file or a folder: there is no {name}")
+    if path.is_dir() or path.suffix in (".pt2", ".pt", ".pth", ".ts", ".torchscript"):
+        from bridges.command import pytorch_models
+
+        if path.is_dir():
+            return Model("torch", pytorch_models.load_folder(path))
+        if path.suffix == ".pt2":
+            return Model("torch", pytorch_models.load_program(path))
+        return Model("torch", pytorch_models.load_torchscript(path))
     if path.suffix in (".keras", ".h5", ".hdf5"):
-        return Model("tensorflow", _from_keras(path))
-    if path.suffix == ".pt2":
-        return Model("torch", _from_program(path))
-    if path.suffix in (".pt", ".pth", ".ts", ".torchscript"):
-        return Model("torch", _from_torchscript(path))
+        from bridges.command import keras_models
+
+        return Model("tensorflow", keras_models.load_file(path))
     raise ValueError(
         f"MODEL {name} must end in .keras, .h5, .pt, .ts or .pt2, or be a folder of Hugging Face; for anything else "
         "write a factory"
@@ -69,110 +78,33 @@ def _as_model(name: str, made: Any) -> Model:
     return Model("jax", made)
 
 
-def _from_keras(path: Path) -> Any:
-    """Return a saved Keras model. Keras refuses code in it (safe mode)."""
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"MODEL {path} cannot be loaded by Keras: {_first_line(error)}") from None
-
-
-def _from_torchscript(path: Path) -> Any:
-    """Return a TorchScript module. A pickle, which could execute anything, is not opened."""
-    import torch
-
-    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    if not any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-        raise ValueError(
-            f"MODEL {path} is no TorchScript file: weights or a pickled module need the code of their network. Write a "
-            "factory that builds it and loads them"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # such files exist, whatever is advised for new ones
-        return torch.jit.load(path, map_location="cpu").eval()  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _from_program(path: Path) -> Any:
-    """Return the module of an exported program."""
-    import torch
-
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # torch raises many kinds
-        raise ValueError(f"MODEL {path} is no exported program of PyTorch: {_first_line(error)}") from None
-    fixed = [
-        node.name
-        for node in program.graph.find_nodes(op="placeholder")
-        if node.name in program.graph_signature.user_inputs and isinstance(node.meta["val"].shape[0], int)
-    ]
-    if fixed:
-        raise ValueError(
-            f"MODEL {path} was exported for one batch size: export it with dynamic_shapes, torch.export.Dim for the "
-            "first axis"
-        )
-    return program.module()
-
-
-def _from_folder(path: Path) -> Any:
-    """Return a model of Hugging Face, with what its image processor does inside."""
-    config = path / "config.json"
-    if not config.is_file():
-        raise ValueError(f"MODEL {path} must be a folder of Hugging Face: it has no config.json")
-    try:
-        import transformers
-    except ImportError:
-        raise ValueError(f"MODEL {path} needs the package transformers") from None
-    described = json.loads(config.read_text(encoding="utf-8"))
-    kind = next(iter(described.get("architectures") or []), None)
-    if kind is None or not hasattr(transformers, kind):
-        raise ValueError(f"MODEL {path} must be of an architecture of transformers, got {kind}")
-    model = getattr(transformers, kind).from_pretrained(path, local_files_only=True).eval()
-    steps = path / "preprocessor_config.json"
-    if not steps.is_file():
-        return model
-    from bridges.pytorch import WithPreprocessing
-
-    # The processor's own class may need torchvision; what it does is in its file.
-    return WithPreprocessing(model, _processor(json.loads(steps.read_text(encoding="utf-8"))))
-
-
-def _processor(settings: dict[str, Any]) -> Any:
-    """Return an object like the image processor that a file describes: its class says what it does by its name."""
-    kind = str(settings.get("image_processor_type", settings.get("feature_extractor_type", "ImageProcessor")))
-    known: dict[str, Any] = {"image_mean": None, "image_std": None, **settings}
-    if known["image_mean"] is None or known["image_std"] is None:
-        known["do_normalize"] = False
-    return type(kind.removesuffix("Fast"), (), known)()
-
-
 def as_function(model: Model) -> tuple[Any, bool]:
     """Return the model as a classifier of jaxsmooth, and whether to run it within a compiled program."""
-    if model.framework == "torch":
-        from bridges import pytorch
-
-        return pytorch.as_jax(model.module), False
-    if model.framework == "tensorflow":
-        from bridges import tensorflow
-
-        return tensorflow.as_jax(model.module), False
-    if model.framework == "flax":
-        from bridges import flax
-
-        return flax.as_jax(model.module, model.variables), True
+    if model.framework == "jax":
+        return model.module, True
     if model.framework == "equinox":
         from bridges import equinox
 
         return equinox.as_jax(model.module), True
-    return model.module, True
+    return _tools(model).as_function(model), model.framework == "flax"
+
+
+def _tools(model: Model) -> Any:
+    """Return the module of this package that knows the framework. Each is imported only where it is needed."""
+    if model.framework == "torch":
+        from bridges.command import pytorch_models as tools
+    elif model.framework == "tensorflow":
+        from bridges.command import keras_models as tools
+    else:
+        from bridges.command import flax_models as tools
+    return tools
 
 
 def trainable(
     model: Model,
     x: np.ndarray,
     sigma: float,
-    optimizer: "Optimizer | None" = None,
+    optimizer: Optimizer | None = None,
     seed: int = 0,
     clip_values: tuple[float, float] | None = None,
 ) -> Any:
@@ -192,57 +124,9 @@ def trainable(
         )
     if not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"DATA must be floats for a model to be trained on them, got {x.dtype}: divide pixels by 255")
-    name, rate, decay = optimizer or Optimizer()
     classes = np.shape(as_function(model)[0](jnp.asarray(x[None])))[1]
-    settings: Any = {"scale": sigma, "seed": seed, "clip_values": clip_values}
-    if model.framework == "torch":
-        import torch
-
-        from bridges.pytorch import PyTorchRandomizedSmoothing
-
-        weights = list(model.module.parameters())
-        made: Any = torch.optim.AdamW(weights, rate, weight_decay=decay)
-        if name == "sgd":
-            made = torch.optim.SGD(weights, rate, 0.9, weight_decay=decay)
-        loss = torch.nn.CrossEntropyLoss()
-        made = None if optimizer is None else made
-        return PyTorchRandomizedSmoothing(model.module, loss, x.shape, classes, made, **settings)
-    if model.framework == "tensorflow":
-        import keras
-
-        from bridges.tensorflow import TensorFlowV2RandomizedSmoothing
-
-        made = keras.optimizers.AdamW(rate, decay) if decay else keras.optimizers.Adam(rate)
-        if name == "sgd":
-            made = keras.optimizers.SGD(rate, 0.9, weight_decay=decay or None)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        made = None if optimizer is None else made
-        return TensorFlowV2RandomizedSmoothing(model.module, classes, x.shape, loss, made, **settings)
-    import optax
-
-    from bridges.flax import FlaxRandomizedSmoothing
-
-    # The rate is part of the optimizer's state, so that a schedule may set it between epochs.
-    adam = optax.inject_hyperparams(optax.adamw)(learning_rate=rate, weight_decay=decay)
-    sgd = optax.inject_hyperparams(_sgd)(learning_rate=rate, decay=decay)
-    settings["variables"] = model.variables
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    made = None if optimizer is None else sgd if name == "sgd" else adam
-    return FlaxRandomizedSmoothing(model.module, loss, x.shape, classes, made, **settings)
-
-
-class Optimizer(NamedTuple):
-    """How weights are trained: Adam, or stochastic gradient descent with momentum 0.9."""
-
-    name: str = "adam"
-    rate: float = 1e-3
-    decay: float = 0.0
-
-
-def _sgd(learning_rate: Any, decay: Any) -> Any:
-    import optax
-
-    return optax.chain(optax.add_decayed_weights(decay), optax.sgd(learning_rate, 0.9))
+    settings = {"scale": sigma, "seed": seed, "clip_values": clip_values}
+    return _tools(model).as_class(model, x.shape, classes, optimizer, settings)
 
 
 def set_rate(classifier: Any, rate: float) -> None:
@@ -266,5 +150,6 @@ def with_weights(model: Model, x: np.ndarray, weights: Path) -> Model:
     return Model(model.framework, classifier.model, getattr(classifier, "variables", None))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, or the error's kind if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from bridges.flax.programs import last_operation
 from bridges.layers import first_array, layer_index
 from bridges.losses import kind_of_rows
 from bridges.outputs import Reading
+from jaxsmooth.training import TrainState, make_train_step
 
 
 class FlaxBackend:
@@ -165,19 +166,43 @@ class FlaxBackend:
 
     def fit(self, batches: Iterable[tuple[np.ndarray, Any]], *, training: bool = True) -> None:
         """Make one training step for each batch, in the mode asked for. Steps made before an error stay made."""
-        assert self.optimizer is not None  # `refuse_untrainable` came first
-        f = self.network.function()
-        optimizer_state = self.optimizer.init(f.params) if self.optimizer_state is None else self.optimizer_state
-        step = self._jitted(self._step)
+        state = TrainState(self.network.function(), self._optimizer_state(), jnp.int32(self.steps))
+        step = self._train_step(training)
         try:
             for x, y in batches:
-                f, optimizer_state = step(
-                    f, self._step_key(), x, self._labels(x, y), optimizer_state, training=training
-                )
-                self.steps += 1
+                # The inputs have their noise.
+                state, _ = step(state, None, self.key, x, self._labels(x, y))
         finally:
-            self.network.update(f)
-            self.optimizer_state = optimizer_state
+            self.network.update(state.f)
+            self.optimizer_state = state.optimizer_state
+            self.steps = int(state.step)
+
+    def _train_step(self, training: bool) -> Callable[..., tuple[TrainState, jax.Array]]:
+        """Return a step of training by the loss, compiled once for each mode."""
+        name = f"step {training}"
+        if name not in self._compiled:
+
+            def loss(network: Any, noise: None, key: jax.Array, x: jax.Array, labels: jax.Array) -> jax.Array:
+                del noise, key
+                outputs = network(x) if training else network.f(x)
+                return self.loss_function(outputs.astype(jnp.float32), labels)
+
+            self._compiled[name] = make_train_step(loss, self._transformation())
+        return self._compiled[name]
+
+    def _transformation(self) -> optax.GradientTransformation:
+        """Return the optimizer as optax's own type: anything with its two functions is taken."""
+        optimizer: Any = self.optimizer  # `refuse_untrainable` came first
+        if isinstance(optimizer, (optax.GradientTransformation, optax.MultiSteps)):
+            return cast(Any, optimizer)
+        return optax.GradientTransformation(optimizer.init, optimizer.update)
+
+    def _optimizer_state(self) -> Any:
+        """Return the optimizer's state, a new one before the first step."""
+        if self.optimizer_state is not None:
+            return self.optimizer_state
+        optimizer: Any = self.optimizer
+        return optimizer.init(self.network.function().params)
 
     def follow(self, batches: list[Any], judge: Judge, *, training: bool = True) -> None:
         """Make one training step along the gradient of `judge(outputs)`, the outputs `[B, C]` of each batch."""
@@ -185,12 +210,11 @@ class FlaxBackend:
         f = self.network.function()
         for x in batches:
             self._width(f, x)
-        optimizer_state = self.optimizer.init(f.params) if self.optimizer_state is None else self.optimizer_state
         inputs = list(map(jnp.asarray, batches))
         outputs, pull, state = self._jitted(self._outputs_and_pull)(f, self._step_key(), inputs, training=training)
         value, weights = judge(list(map(np.asarray, outputs)))
         f, self.optimizer_state = self._jitted(self._followed)(
-            replace(f, state=state), pull, weights, optimizer_state, value
+            replace(f, state=state), pull, weights, self._optimizer_state(), value
         )
         self.network.update(f)
         self.steps += 1
@@ -311,21 +335,6 @@ class FlaxBackend:
     def _activations(self, f: FlaxFunction, key: jax.Array, x: jax.Array, *, layer: str, training: bool) -> Any:
         recorded = f.structure.record(f.params, f.state, x, training=training, key=key)
         return first_array(recorded[layer,], layer)
-
-    def _step(
-        self, f: FlaxFunction, key: jax.Array, x: jax.Array, labels: jax.Array, optimizer_state: Any, *, training: bool
-    ) -> tuple[FlaxFunction, Any]:
-        def loss(params: Any) -> tuple[jax.Array, Any]:
-            outputs, state = self._outputs(replace(f, params=params), key, x, training)
-            return self.loss_function(outputs, labels), state
-
-        assert self.optimizer is not None
-        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(f.params)
-        # Some transformations, such as L-BFGS, take the loss, too.
-        updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
-            gradient, optimizer_state, f.params, value=value, grad=gradient, value_fn=lambda params: loss(params)[0]
-        )
-        return replace(f, params=optax.apply_updates(f.params, updates), state=state), optimizer_state
 
     def _outputs_and_pull(
         self, f: FlaxFunction, key: jax.Array, batches: list[jax.Array], *, training: bool

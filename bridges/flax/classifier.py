@@ -11,9 +11,11 @@ import jaxsmooth
 from bridges.batches import few_sizes, fill_rows
 from bridges.classifier import SmoothedClassifier, arguments
 from bridges.flax.backend import FlaxBackend
+from bridges.flax.gradients import SmoothedFunction
 from bridges.flax.losses import Loss
 from bridges.flax.modules import as_model
 from bridges.inputs import as_shape, input_ids, refuse_prediction_keywords
+from bridges.losses import PROBABILITIES
 from bridges.outputs import Reading
 from bridges.smoothing import Voter
 from jaxsmooth import Stream
@@ -177,6 +179,27 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
             first=first,
         )
         return np.asarray(counts)[: len(x)]
+
+    def _smoothed_loss_gradient(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        smoothed = self._smoothed(x)
+        if smoothed is None:
+            return super()._smoothed_loss_gradient(x, labels)
+        return smoothed.gradient(labels, of_loss=True) / np.float32(len(x))
+
+    def _smoothed_class_gradients(self, x: np.ndarray, wanted: list[np.ndarray]) -> list[np.ndarray]:
+        smoothed = self._smoothed(x)
+        if smoothed is None:
+            return super()._smoothed_class_gradients(x, wanted)
+        return [smoothed.gradient(labels, of_loss=False) for labels in wanted]
+
+    def _smoothed(self, x: np.ndarray) -> SmoothedFunction | None:
+        """Return the smoothed classifier at some inputs, or None where compiled code cannot run it."""
+        copies = self._copies(x)  # reads what the outputs are
+        if not self._preprocessing.is_affine or self._backend.loss_function.output == PROBABILITIES:
+            return None
+        f = self._backend.as_voter(self._preprocessing.steps, x)
+        key = self._streams[Stream.GRADIENTS]
+        return SmoothedFunction(f, jaxsmooth.Gaussian(self.scale), key, x, copies.n, copies.at_once)
 
 
 def _filled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

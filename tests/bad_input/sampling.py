@@ -173,6 +173,7 @@ def certifying() -> Iterator[Subject]:
         **odd,
         "copies": [*N, *constants(21)],
         "names": [*constants(["a"], "abc"), *ANYTHING],
+        "y": [*ANYTHING[1:], *constants([0], [0, 1, -1], [0, 1, 99], [0.0, 1.0, 2.0])],
         "image": ANYTHING[1:],
     }
     shown = partial(good, alpha=0.01, n0=10, n=20, copies=1)

@@ -1,6 +1,6 @@
 """What a run over a data set adds to counting its votes: `python -m tests.benchmarks.dataset_run`.
 
-64 inputs of 32x32x3 for a ResNet-20 with 100 selection and 1,000 estimation votes each, interleaved, in several
+16 inputs of 32x32x3 for a ResNet-20 with 100 selection and 1,000 estimation votes each, interleaved, in several
 processes in turn:
 
 - counted: the same votes by two calls of `count_votes`.
@@ -18,7 +18,7 @@ import jaxsmooth
 from tests.benchmarks.models import build
 from tests.benchmarks.timing import in_processes, milliseconds, ratio, times
 
-INPUTS, N0, N, BATCH = 64, 100, 1000, 64
+INPUTS, N0, N, BATCH = 16, 100, 1000, 64
 
 
 def main() -> None:

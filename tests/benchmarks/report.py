@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3, help="new processes of the first part (3)")
     options = parser.parse_args()
     parts = _parts_of(PAGE)
+    place = _place()  # before the page is changed, which is in git, too
     for name in options.only:
         title, words = PARTS[name]
         if name == "frameworks" and options.processes > 1:
@@ -59,7 +60,7 @@ def main() -> None:
         if done.returncode:
             sys.exit(f"{name} failed: {done.stderr}")
         minutes = (time.monotonic() - began) / 60
-        said = f"`python {' '.join(words)}`, {minutes:.0f} min, {_place()}"
+        said = f"`python {' '.join(words)}`, {minutes:.0f} min, {place}"
         parts[name] = f"## {title}\n\n{said}:\n\n```text\n{_last_lines(done.stdout)}\n```\n"
         PAGE.write_text("\n".join([HEAD, *(parts[part] for part in PARTS if part in parts)]), encoding="utf-8")
         print(f"{name}: {minutes:.0f} minutes", flush=True)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+import bridges.command
 import jaxsmooth
 from bridges.command import main
 from jaxsmooth import LogRow, read_log, read_votes, write_log
@@ -297,6 +298,22 @@ def test_an_interrupt_says_how_far_it_is_and_the_same_command_goes_on(tmp_path):
     assert f"{done} of 50" in table
     again = subprocess.run([*command, "--max", str(done + 1)], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"goes on from run.tsv: {done} inputs are there" in again.stderr
+
+
+def test_an_interrupt_while_the_command_is_loaded_ends_it_at_once():
+    at_jax = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Interrupting:
+    def find_spec(self, name, *rest):
+        if name == "jax":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from bridges.command import main
+main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", at_jax], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_processes_share_a_run_which_the_report_merges(run, tmp_path):
@@ -721,6 +738,7 @@ def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
         (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--set", "m"), "--set takes NAME=VALUE"),
         (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--epochs", 0), "--epochs must be at least"),
         (("train", f"{MODELS}:mnist_torch", "data.npz", "w", "--sigma", 1, "--resume"), "there is no w.epochs.json"),
+        (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--step", "1/0"), "such as 1/255, got 1/0"),
         (("report", "none.tsv"), "there is no none.tsv"),
         (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--max", -7), "--max must be at least 0"),
         (("certify", "mine:classifier", "data.npz", "a.tsv", "--sigma", 1, "--process", 1), "need --coordinator"),
@@ -740,6 +758,16 @@ def test_what_is_wrong_is_one_sentence(tmp_path, run, words, message):
     assert message in line
     assert done.out == ""
     assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "data.npz", "__pycache__"}
+
+
+def test_a_package_that_is_missing_is_named(run, monkeypatch):
+    Path("model.keras").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "keras", None)
+    monkeypatch.delitem(sys.modules, "bridges.command.keras_models", raising=False)
+    monkeypatch.delattr(bridges.command, "keras_models", raising=False)
+    done = run("check", "model.keras", "data.npz", "--sigma", 1)
+    assert done.status == 2
+    assert done.err == "jaxsmooth: error: this needs the package keras, which is not installed\n"
 
 
 def test_errors_of_the_caller_s_code_are_shown_with_their_place(run):

@@ -24,6 +24,13 @@ example, in a clone of the repository with the extras `examples` and `torch` (ha
   jaxsmooth report run.tsv --picture curves.pdf
 """
 
+_MORE = """and a look at the model before, and its classes without radii (ten seconds each):
+
+  jaxsmooth check examples/models.py:mnist_torch examples/models.py:mnist_test --weights weights --sigma 0.5
+  jaxsmooth predict examples/models.py:mnist_torch examples/models.py:mnist_test classes.tsv --weights weights \\
+      --sigma 0.5 --max 50
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one sentence, and where the manual is."""
@@ -33,26 +40,27 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help explains)\n")
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 2 for what is refused, 130 for an interrupt."""
     texts: Any = {"epilog": EXAMPLE, "formatter_class": _Manual}
     parser = _Parser(prog="jaxsmooth", description=DESCRIPTION, **texts)
+    texts["epilog"] += _MORE
     parser.add_argument("--version", action="version", version=f"jaxsmooth {jaxsmooth.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for name, module, run in (
+    for name, module, function in (
         ("certify", certifying, certifying.certify),
         ("predict", certifying, certifying.predict),
         ("train", training, training.train),
         ("report", reporting, reporting.report),
         ("check", checking, checking.check),
     ):
-        manual = (run.__doc__ or "").strip()
+        manual = (function.__doc__ or "").strip()
         first = manual.splitlines()[0]
         # Abbreviated flags would change their meaning when a flag is added.
         own = commands.add_parser(name, help=first, description=_as_manual(manual), allow_abbrev=False, **texts)
         module.add_arguments(own, name)
         own.add_argument("--traceback", action="store_true", help="show where an error was raised")
-        own.set_defaults(run=run)
+        own.set_defaults(run=function)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -77,6 +85,8 @@ def _sentence(error: BaseException) -> str:
     """Return what went wrong, in the words of the command line."""
     if isinstance(error, (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)):
         return "MODEL must be a function that JAX can trace: give --untraced for one that works on arrays of NumPy"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"this needs the package {error.name.partition('.')[0]}, which is not installed"
     return str(error).replace("compiled=False", "compiled=False (here: --untraced)")
 
 
