@@ -21,25 +21,9 @@ else:
 import jax
 import pytest
 
+from tests.slow import LIST, function_of
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-# Files that the core suite leaves out, so that it takes under two minutes.
-SLOW = {
-    "test_bad_input.py",
-    "test_convolutions.py",
-    "test_coverage.py",
-    "test_devices.py",
-    "test_examples.py",
-    "test_faults.py",
-    "test_killed_runs.py",
-    "test_package.py",
-    "test_reread.py",
-    "test_sequential_coverage.py",
-    "test_shares.py",
-    "test_wheel.py",
-    "test_whole.py",
-}
 
 
 def pytest_unconfigure():
@@ -49,9 +33,10 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests of slow files."""
+    """Mark the tests that the core suite leaves out, so that it takes under two minutes."""
+    slow = set(LIST.read_text(encoding="utf-8").split())
     for item in items:
-        if item.path.name in SLOW:
+        if function_of(item.nodeid.replace(".py::", ".").replace("/", ".")) in slow:
             item.add_marker("slow")
 
 

@@ -48,8 +48,11 @@ def test_clopper_pearson_refuses_counts_out_of_range(k, error):
 def test_passing_counts_are_those_of_the_exact_test(alpha):
     table = bounds.passing_counts(150, alpha)
     for total in range(151):
-        passes = [t for t in range(total + 1) if 2 * t > total and stats.binomtest(t, total).pvalue <= alpha]
-        assert table[total] == (passes[0] if passes else total + 1)
+        top = int(table[total])
+        assert total < 2 * top <= 2 * (total + 1)
+        # The p-value falls as the top count rises from half of the total.
+        assert top > total or stats.binomtest(top, total).pvalue <= alpha
+        assert 2 * (top - 1) <= total or stats.binomtest(top - 1, total).pvalue > alpha
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import jaxsmooth
+from tests.slow import LIST
 
 ROOT = Path(__file__).parent.parent
 PROBE = """
@@ -184,6 +185,14 @@ def test_the_snippet_for_weights_and_biases_runs_against_a_stand_in(monkeypatch)
     exec(block, names)
     assert logged[0] == {"certificates": 60, "abstained": pytest.approx((names["frame"].predict == -1).mean())}
     assert sorted(logged[1]) == ["certified accuracy/0.0", "certified accuracy/0.5", "certified accuracy/1.0"]
+
+
+def test_the_core_suite_leaves_out_tests_that_there_are():
+    for name in LIST.read_text().split():
+        # An example in a docstring has its module twice.
+        module, _, function = re.sub(r"^(.+)\.\1\.", r"\1.", name).rpartition(".")
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        assert re.search(rf"^(def|class) {function}\b", source, re.MULTILINE), name
 
 
 def test_no_module_hides_behind_a_public_name():

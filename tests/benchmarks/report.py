@@ -32,11 +32,13 @@ differ by some hundredths from one process to the next.
 No GPU was at hand since the code that these tables measure was written, so there is no GPU table.
 """
 
+_SHORT_RUN = ["-m", "tests.benchmarks.dataset_run", "--processes", "2", "--rounds", "2"]
+
 PARTS: dict[str, tuple[str, list[str]]] = {
     "frameworks": ("The classes beside the bare network, a plain loop and ART", ["-m", "tests.benchmarks"]),
     "first_call": ("The first call in a new process", ["-m", "tests.benchmarks.first_call"]),
     "first_attack": ("An attack in a new process", ["-m", "tests.benchmarks.first_attack"]),
-    "dataset_run": ("A run over a data set beside counting its votes", ["-m", "tests.benchmarks.dataset_run"]),
+    "dataset_run": ("A run over a data set beside counting its votes", _SHORT_RUN),
     "smooth_gradient": ("Gradients of the smoothed classifier", ["-m", "tests.benchmarks.smooth_gradient"]),
     "training": ("Training steps", ["-m", "tests.benchmarks.training"]),
     "imagenet": ("A ResNet-50 on images of ImageNet's size", ["-m", "tests.benchmarks.imagenet"]),
@@ -61,7 +63,8 @@ def main() -> None:
             sys.exit(f"{name} failed: {done.stderr}")
         minutes = (time.monotonic() - began) / 60
         said = f"`python {' '.join(words)}`, {minutes:.0f} min, {place}"
-        parts[name] = f"## {title}\n\n{said}:\n\n```text\n{_last_lines(done.stdout)}\n```\n"
+        shown = _without_processes(_last_lines(done.stdout))
+        parts[name] = f"## {title}\n\n{said}:\n\n```text\n{shown}\n```\n"
         PAGE.write_text("\n".join([HEAD, *(parts[part] for part in PARTS if part in parts)]), encoding="utf-8")
         print(f"{name}: {minutes:.0f} minutes", flush=True)
 
@@ -81,6 +84,13 @@ def _place() -> str:
 def _last_lines(text: str) -> str:
     """Return what a terminal shows of a text: of a line that was written again and again, the last."""
     return "\n".join(line.rsplit("\r", 1)[-1].rstrip() for line in text.strip("\n").split("\n"))
+
+
+def _without_processes(text: str) -> str:
+    """Return a text without the tables of each process, where one of their medians follows."""
+    first, *lines = text.split("\n")
+    heads = [place for place, line in enumerate(lines) if line.split()[:1] == ["ours/bare"]]
+    return "\n".join([first, *lines[heads[-1] :]]) if heads else text
 
 
 def _parts_of(page: Path) -> dict[str, str]:
