@@ -1,7 +1,7 @@
 """The smoothed classifier as a differentiable function: class probabilities averaged over noisy copies."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import chex
 import jax
@@ -61,8 +61,7 @@ def smooth(
     works with "pathwise". Both estimators of the gradient are unbiased for that of the expectation:
 
     - "pathwise" differentiates through f (Salman et al. 2019, arXiv:1906.04584), in x, in the arrays of f and in the
-      scale of the noise. Where N * n exceeds the batch size the backward pass computes each chunk again, so that memory
-      does not grow with n.
+      scale of the noise. The backward pass computes each chunk again, so that memory does not grow with n.
     - "score" needs no gradient of f, and serves hard votes, too: the mean of (h - b) z / sigma, where h are a sample's
       probabilities, z its noise in units of sigma, and b the mean of h over the other samples of the input. It takes
       Gaussian noise and gives gradients in x only. Its variance grows with the number of features: in the example below
@@ -190,69 +189,37 @@ def _forward(
     return average, (arrays, task, average)
 
 
-class _Parameters(NamedTuple):
-    """What can have a gradient: the floating-point arrays of f, x, and the scale of the noise.
-
-    Attributes:
-        arrays: these.
-        put: returns the arrays of f and the task with others in their place, and None for the rest if asked for.
-    """
-
-    arrays: list[jax.Array]
-    put: Callable[..., tuple[list[Any], Task]]
-
-
-def _parameters_of(arrays: list[Any], task: Task) -> _Parameters:
-    leaves, treedef = jax.tree.flatten((arrays, task))
-    places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-    def put(parameters: list[jax.Array], *, alone: bool = False) -> tuple[list[Any], Task]:
-        replaced = dict(zip(places, parameters, strict=True))
-        others = [None] * len(leaves) if alone else leaves
-        return treedef.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(others)])
-
-    return _Parameters([leaves[place] for place in places], put)
-
-
-def _pathwise_forward(
-    static: StaticCallable, n: int, rows: int, hard: bool, arrays: list[Any], task: Task
-) -> tuple[jax.Array, Any]:
-    """Return the average, and what the backward pass needs: of a single chunk, what autodiff keeps of it."""
-    if task.x.shape[0] * n > rows:
-        return _forward(static, n, rows, hard, arrays, task)
-    parameters = _parameters_of(arrays, task)
-    average, pull = jax.vjp(lambda values: _average(static, n, rows, hard, *parameters.put(values)), parameters.arrays)
-    return average, (arrays, task, pull)
-
-
 def _pathwise_backward(
-    static: StaticCallable, n: int, rows: int, hard: bool, residuals: Any, weights: jax.Array
+    static: StaticCallable,
+    n: int,
+    rows: int,
+    hard: bool,
+    residuals: tuple[list[Any], Task, jax.Array],
+    weights: jax.Array,
 ) -> tuple[list[Any], Task]:
     """Return the gradient of <weights, average> in every floating-point array of f and of the task."""
-    arrays, task, kept = residuals
-    parameters = _parameters_of(arrays, task)
-    if callable(kept):
-        (gradients,) = canonical_convolutions(kept)(weights)
-        return parameters.put(gradients, alone=True)
+    # Everything that can have a gradient: the arrays of f, x, and the scale of the noise.
+    leaves, treedef = jax.tree.flatten(residuals[:2])
+    places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
-    def weighted(values: list[jax.Array], position: Position) -> jax.Array:
+    def weighted(parameters: list[jax.Array], position: Position) -> jax.Array:
         # The chunk is drawn again from the key, so that no noisy copy is kept between the passes.
-        own, changed = parameters.put(values)
-        noisy, keys, pairs = draw(changed, position, (n,), rows)
-        h = _probabilities(merge_callable(own, static), noisy, keys, hard)
+        replaced = dict(zip(places, parameters, strict=True))
+        arrays, task = treedef.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(leaves)])
+        noisy, keys, pairs = draw(task, position, (n,), rows)
+        h = _probabilities(merge_callable(arrays, static), noisy, keys, hard)
         chex.assert_equal_shape_suffix([h, weights], h.ndim - 1)
         return (h * weights.at[pairs.row].get(mode="fill", fill_value=0)).sum() / n
 
     def add_chunk(total: list[jax.Array] | None, position: Position) -> list[jax.Array]:
-        gradients = canonical_convolutions(jax.grad(weighted))(parameters.arrays, position)
+        gradients = canonical_convolutions(jax.grad(weighted))([leaves[place] for place in places], position)
         # Sums over many chunks are float32, also for a bfloat16 network.
         wide = [gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32)) for gradient in gradients]
         return wide if total is None else [a + b for a, b in zip(total, wide, strict=True)]
 
-    gradients = scan_chunks(add_chunk, task.x.shape[0], n, rows)
-    return parameters.put(
-        [g.astype(old.dtype) for g, old in zip(gradients, parameters.arrays, strict=True)], alone=True
-    )
+    gradients = scan_chunks(add_chunk, residuals[1].x.shape[0], n, rows)
+    cotangents = {place: g.astype(leaves[place].dtype) for place, g in zip(places, gradients, strict=True)}
+    return treedef.unflatten([cotangents.get(place) for place in range(len(leaves))])
 
 
 def _score_backward(
@@ -311,15 +278,15 @@ def _second_derivative(primals: Any, tangents: Any) -> Any:
     )
 
 
-def _differentiable(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., jax.Array]:
-    """Return the average, compiled, with these two passes of its gradient."""
+def _differentiable(backward: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """Return the average, compiled, with this backward pass."""
     average = jax.custom_vjp(_average, nondiff_argnums=(0, 1, 2, 3))
-    average.defvjp(forward, backward)
+    average.defvjp(_forward, backward)
     return jax.jit(average, static_argnums=(0, 1, 2, 3))
 
 
-_pathwise = _differentiable(_pathwise_forward, _pathwise_backward)
-_score = _differentiable(_forward, _score_backward)
+_pathwise = _differentiable(_pathwise_backward)
+_score = _differentiable(_score_backward)
 
 
 def _probabilities(f: Any, noisy: jax.Array, keys: jax.Array, hard: bool) -> jax.Array:

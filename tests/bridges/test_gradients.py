@@ -75,7 +75,10 @@ def test_sampled_gradients_differentiate_the_averaged_probability(framework, los
     expected = jax.grad(lambda x: -jnp.log(average(x)[jnp.arange(6), labels()]).mean())(x)
     np.testing.assert_allclose(classifier.loss_gradient(x, labels(), sampling=True), expected, rtol=2e-3, atol=1e-6)
     batches = calls(seen)
-    assert len(batches) == {1024: 1, 50: 3, 7: 2 * 18}[most]  # where an input is split, the average comes first
+    # Where an input is split, the average comes first. So it does for flax, but the compiler makes one pass of the two
+    # where nobody watches the network.
+    passes = 2 if most == 7 or (framework.package == "flax" and loss == "logits") else 1
+    assert len(batches) == passes * {1024: 1, 50: 3, 7: 18}[most]
     rows = np.concatenate(batches).reshape(-1, 1, np.prod(SHAPE))
     rows = rows[rows.any(axis=(1, 2))]  # zeros may fill up a batch
     near = np.abs(rows - ((noisy - 0.5) / 2).reshape(1, -1, np.prod(SHAPE))).max(axis=2) < 1e-5
