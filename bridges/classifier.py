@@ -693,13 +693,17 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
         self._read_outputs(x)
         return self._widest or 0
 
-    def _copies(self, x: np.ndarray) -> Copies:
-        """Return the noisy copies that gradients average over, the same in every pass."""
+    def _plan_copies(self, x: np.ndarray) -> tuple[jaxsmooth.Gaussian, int, int]:
+        """Return the noise of the copies that gradients average over, how many of each input, and how many at once."""
         noise = jaxsmooth.Gaussian(as_scale("scale", self.scale))
         n = self.sample_size
+        return noise, n, plan_gradients(len(x), n, math.prod(x.shape[1:]), self._find_widest(x), self._limits)
+
+    def _copies(self, x: np.ndarray) -> Copies:
+        """Return the noisy copies that gradients average over, the same in every pass."""
+        noise, n, rows = self._plan_copies(x)
         key = self._streams[Stream.GRADIENTS]
         ids = input_ids(x)
-        rows = plan_gradients(len(x), n, math.prod(x.shape[1:]), self._find_widest(x), self._limits)
 
         def draw() -> Iterator[np.ndarray | jax.Array]:
             for noisy, _ in jaxsmooth.stream_samples(noise, key, x, n=n, batch_size=rows, ids=ids):

@@ -38,6 +38,11 @@ def list_stores(path: Path) -> list[Path]:
     return sorted(found for found in path.parent.glob("*.votes") if name.fullmatch(found.name))
 
 
+def list_share_stores(path: Path) -> list[Path]:
+    """Return the files of votes that the processes of a run wrote, each for its share."""
+    return [store for store in list_stores(path) if store != votes_path(path)]
+
+
 def read_share(path: Path, header: VoteHeader) -> list[VoteRow]:
     """Return what another process has certified under the same settings."""
     if is_torn(path, header):

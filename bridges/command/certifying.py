@@ -19,7 +19,7 @@ from bridges.command.weights import trained_model
 from jaxsmooth.datasets import count_items
 from jaxsmooth.locks import FileLock
 from jaxsmooth.logs import COLUMNS
-from jaxsmooth.share_files import list_stores, votes_path
+from jaxsmooth.share_files import list_share_stores, list_stores
 
 _COLUMNS = "\t".join(COLUMNS).encode()
 _NOISES = ("gaussian", "laplace", "uniform", "lattice")
@@ -313,9 +313,7 @@ def _replace(old: Path, new: Path, rows: list[jaxsmooth.LogRow]) -> None:
         raise ValueError(f"DATA must have at least one input for {old} to be overwritten")
     locks = [FileLock(Path(f"{path}.votes")) for path in (old, new)]
     try:
-        for store in list_stores(old):
-            if store == votes_path(old):
-                continue  # replaced below
+        for store in list_share_stores(old):
             store.unlink()
             store.with_suffix("").unlink(missing_ok=True)
         # The votes first: a log without its votes would look like another run's.

@@ -42,9 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 2 for what is refused, 130 for an interrupt."""
-    texts: Any = {"epilog": EXAMPLE, "formatter_class": _Manual}
-    parser = _Parser(prog="jaxsmooth", description=DESCRIPTION, **texts)
-    texts["epilog"] += _MORE
+    parser = _Parser(prog="jaxsmooth", description=DESCRIPTION, epilog=EXAMPLE, formatter_class=_Manual)
     parser.add_argument("--version", action="version", version=f"jaxsmooth {jaxsmooth.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for name, module, function in (
@@ -57,7 +55,8 @@ def run(argv: list[str] | None = None) -> int:
         manual = (function.__doc__ or "").strip()
         first = manual.splitlines()[0]
         # Abbreviated flags would change their meaning when a flag is added.
-        own = commands.add_parser(name, help=first, description=_as_manual(manual), allow_abbrev=False, **texts)
+        texts: Any = {"help": first, "description": _as_manual(manual), "epilog": EXAMPLE + _MORE}
+        own = commands.add_parser(name, allow_abbrev=False, formatter_class=_Manual, **texts)
         module.add_arguments(own, name)
         own.add_argument("--traceback", action="store_true", help="show where an error was raised")
         own.set_defaults(run=function)

@@ -44,17 +44,17 @@ def load_model(name: str) -> Model:
     if not path.exists():
         raise ValueError(f"MODEL must be module:factory, a file or a folder: there is no {name}")
     if path.is_dir() or path.suffix in (".pt2", ".pt", ".pth", ".ts", ".torchscript"):
-        from bridges.command import pytorch_models
+        from bridges.pytorch import command
 
         if path.is_dir():
-            return Model("torch", pytorch_models.load_folder(path))
+            return Model("torch", command.load_folder(path))
         if path.suffix == ".pt2":
-            return Model("torch", pytorch_models.load_program(path))
-        return Model("torch", pytorch_models.load_torchscript(path))
+            return Model("torch", command.load_program(path))
+        return Model("torch", command.load_torchscript(path))
     if path.suffix in (".keras", ".h5", ".hdf5"):
-        from bridges.command import keras_models
+        from bridges.tensorflow import command
 
-        return Model("tensorflow", keras_models.load_file(path))
+        return Model("tensorflow", command.load_file(path))
     raise ValueError(
         f"MODEL {name} must end in .keras, .h5, .pt, .ts or .pt2, or be a folder of Hugging Face; for anything else "
         "write a factory"
@@ -90,13 +90,13 @@ def as_function(model: Model) -> tuple[Any, bool]:
 
 
 def _tools(model: Model) -> Any:
-    """Return the module of this package that knows the framework. Each is imported only where it is needed."""
+    """Return what a framework's bridge has for the command line. Each is imported only where it is needed."""
     if model.framework == "torch":
-        from bridges.command import pytorch_models as tools
+        from bridges.pytorch import command as tools
     elif model.framework == "tensorflow":
-        from bridges.command import keras_models as tools
+        from bridges.tensorflow import command as tools
     else:
-        from bridges.command import flax_models as tools
+        from bridges.flax import command as tools
     return tools
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jaxsmooth
 from bridges.command.records import refuse_records, summary_of, write_records
-from jaxsmooth.share_files import list_stores, votes_path
+from jaxsmooth.share_files import list_share_stores
 from jaxsmooth.shares import read_shares
 
 _RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
@@ -89,7 +89,7 @@ def _report_probabilities(arguments: argparse.Namespace, paths: list[tuple[str, 
 
 def _load(path: Path) -> list[jaxsmooth.LogRow]:
     """Return the rows of a log, or of those of several processes where there are such. Nothing is written there."""
-    of_shares = [store for store in list_stores(path) if store != votes_path(path)]
+    of_shares = list_share_stores(path)
     if not of_shares and not path.exists():
         raise ValueError(f"LOG must be the file of a log: there is no {path}")
     if not of_shares:

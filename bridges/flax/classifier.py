@@ -184,22 +184,22 @@ class FlaxRandomizedSmoothing(SmoothedClassifier):
         smoothed = self._smoothed(x)
         if smoothed is None:
             return super()._smoothed_loss_gradient(x, labels)
-        return smoothed.gradient(labels, of_loss=True) / np.float32(len(x))
+        return smoothed.gradients(x, [labels], of_loss=True)[0] / np.float32(len(x))
 
     def _smoothed_class_gradients(self, x: np.ndarray, wanted: list[np.ndarray]) -> list[np.ndarray]:
         smoothed = self._smoothed(x)
         if smoothed is None:
             return super()._smoothed_class_gradients(x, wanted)
-        return [smoothed.gradient(labels, of_loss=False) for labels in wanted]
+        return smoothed.gradients(x, wanted, of_loss=False)
 
     def _smoothed(self, x: np.ndarray) -> SmoothedFunction | None:
-        """Return the smoothed classifier at some inputs, or None where compiled code cannot run it."""
-        copies = self._copies(x)  # reads what the outputs are
+        """Return the smoothed classifier of inputs like x, or None where compiled code cannot run it."""
+        noise, n, rows = self._plan_copies(x)  # reads what the outputs are
         if not self._preprocessing.is_affine or self._backend.loss_function.output == PROBABILITIES:
             return None
         f = self._backend.as_voter(self._preprocessing.steps, x)
         key = self._streams[Stream.GRADIENTS]
-        return SmoothedFunction(f, jaxsmooth.Gaussian(self.scale), key, x, copies.n, copies.at_once)
+        return SmoothedFunction(f, noise, key, n, rows)
 
 
 def _filled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

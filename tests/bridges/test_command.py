@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-import bridges.command
+import bridges.tensorflow
 import jaxsmooth
 from bridges.command import main
 from jaxsmooth import LogRow, read_log, read_votes, write_log
@@ -763,8 +763,8 @@ def test_what_is_wrong_is_one_sentence(tmp_path, run, words, message):
 def test_a_package_that_is_missing_is_named(run, monkeypatch):
     Path("model.keras").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "keras", None)
-    monkeypatch.delitem(sys.modules, "bridges.command.keras_models", raising=False)
-    monkeypatch.delattr(bridges.command, "keras_models", raising=False)
+    monkeypatch.delitem(sys.modules, "bridges.tensorflow.command", raising=False)
+    monkeypatch.delattr(bridges.tensorflow, "command", raising=False)
     done = run("check", "model.keras", "data.npz", "--sigma", 1)
     assert done.status == 2
     assert done.err == "jaxsmooth: error: this needs the package keras, which is not installed\n"
