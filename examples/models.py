@@ -1,4 +1,4 @@
-"""Models and data to try `train.py`, `certify.py` and `predict.py` with: models:mnist_torch, models:mnist_test."""
+"""Models and data for the command: `jaxsmooth certify models:mnist_torch models:mnist_test run.tsv --sigma 0.5`."""
 
 from typing import Any
 

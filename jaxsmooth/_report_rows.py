@@ -18,6 +18,9 @@ Run = Sequence[LogRow] | tuple[Certificate, ArrayLike] | StoredRun
 
 TITLE = ("noise", "scale", "norm", "mode", "levels", "k", "n0", "n", "alpha", "m", "dtype")
 
+PICTURE_TITLE = ("noise", "scale", "levels", "k", "n", "alpha", "m")
+"""What a reader of a paper asks about curves; the norm stands at the axis."""
+
 _EXPECTED = (
     "a mapping of at least one name to rows of a log, to a pair (what certify returns, the true classes), or to what "
     "read_votes returns"

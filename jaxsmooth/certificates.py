@@ -72,7 +72,13 @@ def certify(
     Proposition 3). Fix n and alpha before you look at any votes.
 
     Args:
-        f, noise, key, x, batch_size, ids: as for `count_votes`. The radius is in the units of `x`, like the scale.
+        f: base classifier, `[B, *event] -> [B, *components, K]` scores, of which the largest is the class; traceable by
+            JAX unless `compiled=False`. A row of its scores may depend on that row of the input only.
+        noise: `Gaussian(sigma)`, `Laplace`, `Uniform` or another `jaxsmooth.Noise`. Its scale is in the units of `x`.
+        key: one Threefry key, as of `key_of_seed`, unknown to whoever chose x and f.
+        x: inputs `[N, *event]`, floating-point; one input is `x[None]`. The radius is in their units.
+        batch_size: most rows in one call of f, static. The votes do not depend on it.
+        ids: `N` integers in [0, 2^32) that name the inputs to the noise; 0..N-1 by default.
         n0: number of selection votes, static, at least 1.
         n: number of estimation votes, static, at least 1; at most 2^30 with n0.
         alpha: failure probability for each input, static, in [1e-12, 0.5).

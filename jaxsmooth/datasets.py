@@ -84,6 +84,22 @@ def item_at(data: Any) -> Callable[[int], Item] | None:
     return (lambda idx: Item(idx, partial(data.__getitem__, idx))) if _is_indexed(data) else None
 
 
+def labels_of(data: Any, skip: int, most: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return indices and labels of the inputs of a run, where the labels are an array of numbers; else None.
+
+    Example:
+        >>> labels_of((np.zeros((4, 2)), np.array([0, 1, 2, 3])), 2, None)
+        (array([0, 2]), array([0, 2]))
+    """
+    if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") and hasattr(data[1], "shape")):
+        return None
+    y = np.asarray(data[1])
+    if y.ndim != 1 or y.dtype.kind not in "iuf":
+        return None
+    at = np.arange(0, len(y) if most is None else min(most, len(y)), skip)
+    return at, y[at]
+
+
 def count_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) -> int | None:
     """Return how many inputs `list_items` gives, or None where the data have no length.
 

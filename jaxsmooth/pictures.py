@@ -16,7 +16,7 @@ from scipy import special
 from jaxsmooth._checks import as_host_inputs, as_n, as_noise
 from jaxsmooth._labels import as_labels
 from jaxsmooth._report_rows import (
-    TITLE,
+    PICTURE_TITLE,
     Run,
     alpha_of,
     as_runs,
@@ -24,12 +24,14 @@ from jaxsmooth._report_rows import (
     columns_of,
     common_settings,
     in_words,
+    inputs_of,
     stored_bounds,
     stored_rows,
 )
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_numbers, in_brief
 from jaxsmooth.certificates import certify
 from jaxsmooth.curves import certified_accuracy
+from jaxsmooth.logs import LogRow
 from jaxsmooth.stores import StoredRun
 from jaxsmooth.stream import decision_keys, stream_samples
 from jaxsmooth.types import ABSTAIN, Classifier, Noise, RandomClassifier
@@ -50,6 +52,8 @@ def draw_curves(
     styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     """Draw the certified accuracy of runs against the radius, with its lower bound as a band below each curve.
+
+    The legend says of a run that is not finished how far it is: "mine (120 of 500 inputs)".
 
     Args:
         runs, alpha: as for `report_table`.
@@ -86,7 +90,8 @@ def draw_curves(
         steps = np.unique([0.0, *run[1].tolist(), end])
         accuracy = certified_accuracy(*run, steps)
         try:
-            (line,) = ax.step(steps, accuracy, where="pre", **{"label": name, **looks.get(name, {})})
+            label = _name_of_curve(name, named[name])
+            (line,) = ax.step(steps, accuracy, where="pre", **{"label": label, **looks.get(name, {})})
         except AttributeError as error:
             raise ValueError(f"styles must hold properties of a curve, got {looks.get(name)}: {error}") from None
         if alphas[name]:
@@ -102,9 +107,16 @@ def draw_curves(
     ax.grid(alpha=0.3)
     # Axes of the caller may be small: a legend that is wider than they are would leave them no width.
     inches = ax.get_window_extent().width / ax.get_figure(root=True).dpi
-    ax.legend(frameon=False, fontsize=8 if inches > 3 else 6).set_in_layout(False)
-    _finish(ax, in_words(common_settings(named, TITLE)) if title is None else title, path)
+    # A ground, since a curve may pass behind it.
+    ax.legend(edgecolor="none", framealpha=0.85, fontsize=8 if inches > 3 else 6).set_in_layout(False)
+    _finish(ax, in_words(common_settings(named, PICTURE_TITLE)) if title is None else title, path)
     return ax
+
+
+def _name_of_curve(name: str, rows: Sequence[LogRow]) -> str:
+    """Return the name of a run, and how far it is where it is not finished."""
+    inputs = inputs_of(rows)
+    return f"{name} ({inputs} inputs)" if " of " in inputs else name
 
 
 def draw_probabilities(
@@ -147,7 +159,7 @@ def draw_probabilities(
     ax.legend(
         frameon=False, fontsize=8, title=f"bounds that hold with probability {1 - alpha:g} each", title_fontsize=8
     )
-    _finish(ax, in_words(common_settings(stored_rows(runs, alpha), TITLE)) if title is None else title, path)
+    _finish(ax, in_words(common_settings(stored_rows(runs, alpha), PICTURE_TITLE)) if title is None else title, path)
     return ax
 
 

@@ -43,7 +43,8 @@ def predict(
     input (Cohen et al. 2019, arXiv:1902.02918, Proposition 2). An abstention is never wrong.
 
     Args:
-        f, noise, key, x, n, batch_size, ids: as for `count_votes`.
+        f, noise, key, x, batch_size, ids: as for `certify`.
+        n: number of samples for each input, static, at least 1.
         alpha: failure probability for each input, static, in [1e-12, 0.5).
         compiled: count in one compiled scan. If false, by `stream_votes`: f may then be any function of a JAX array.
 

@@ -31,7 +31,7 @@ from jaxsmooth.anytime import Anytime
 from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_key, refuse_uncallable, refuse_unpaired
 from jaxsmooth.certificates import Fixed
 from jaxsmooth.classifiers import refuse_faults
-from jaxsmooth.datasets import Item, count_items, describe, item_at, list_items
+from jaxsmooth.datasets import Item, count_items, describe, item_at, labels_of, list_items
 from jaxsmooth.devices import over_devices
 from jaxsmooth.logs import HEADER, LogRow, format_row, planned_inputs, write_log
 from jaxsmooth.noise_tests import NoiseReport, noise_report
@@ -456,6 +456,7 @@ class RunInputs(NamedTuple):
         of_run: how many there are in all shares; None likewise.
         share: which part of the inputs they are: an index and a count.
         at: loads any input, also of another share, where the data are indexed; else None.
+        labels: indices and labels of all inputs of the run, where they are known in advance.
     """
 
     items: Iterator[Item]
@@ -463,6 +464,7 @@ class RunInputs(NamedTuple):
     of_run: int | None
     share: tuple[int, int]
     at: Callable[[int], Item] | None
+    labels: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def as_run_inputs(data: Any, skip: Any, most: Any, share: Any) -> RunInputs:
@@ -472,7 +474,7 @@ def as_run_inputs(data: Any, skip: Any, most: Any, share: Any) -> RunInputs:
     part = as_share(share)
     items = list_items(data, skip, most, part)
     total, of_run = (count_items(data, skip, most, share) for share in (part, (0, 1)))
-    return RunInputs(items, total, of_run, part, item_at(data))
+    return RunInputs(items, total, of_run, part, item_at(data), labels_of(data, skip, most))
 
 
 def unlabelled(inputs: RunInputs) -> RunInputs:
@@ -483,7 +485,7 @@ def unlabelled(inputs: RunInputs) -> RunInputs:
 
     at = inputs.at
     wrapped: Callable[[int], Item] | None = None if at is None else lambda idx: without_label(at(idx))
-    return inputs._replace(items=map(without_label, inputs.items), at=wrapped)
+    return inputs._replace(items=map(without_label, inputs.items), at=wrapped, labels=None)
 
 
 def _first_part(item: Item) -> Any:
@@ -627,6 +629,8 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
             "each input. count_dataset counts the votes of components"
         )
     classes = selection.shape[-1]
+    if request.inputs.labels is not None:  # not after hours, when that input's turn has come
+        _refuse_beyond(classes, *request.inputs.labels)
     if settings["classifier"] == NOT_IDENTIFIED and request.inputs.share[1] > 1 and request.inputs.at is None:
         raise ValueError(
             "data must be indexed (a list, two arrays, a Dataset) where processes share the inputs and the classifier "
@@ -668,12 +672,21 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
     return in_order(wanted, words)
 
 
+def _refuse_beyond(classes: int, idx: np.ndarray, labels: np.ndarray) -> None:
+    """Refuse labels that are no classes of f."""
+    beyond = np.flatnonzero(labels >= classes)
+    if len(beyond):
+        first = beyond[0]
+        raise ValueError(
+            f"the label of input {idx[first]} must be a class below {classes}, which f has, got {labels[first]:g}"
+        )
+
+
 def _certified(job: Job, batch: list[Item], like: dict[str, Any], classes: int) -> list[VoteRow]:
     """Certify a group of inputs."""
     pairs = [item.load(like) for item in batch]
     for item, (_, truth) in zip(batch, pairs, strict=True):
-        if truth >= classes:
-            raise ValueError(f"the label of input {item.idx} must be a class below {classes}, which f has, got {truth}")
+        _refuse_beyond(classes, np.array([item.idx]), np.array([truth]))
     ids = np.array([item.idx for item in batch])
     began = time.perf_counter()
     found = job.certify(np.stack([x for x, _ in pairs]), ids)

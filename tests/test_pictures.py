@@ -90,6 +90,14 @@ def test_results_of_two_norms_are_refused_and_no_chance_has_no_band(result):
     assert any("probability 0.999" in text for text in legend(draw_curves({"mine": result})))
 
 
+def test_a_run_that_is_not_finished_says_so_beside_its_curve():
+    rows = [LogRow(idx, 1, 1, 0.5, 1.0, 100, "norm=2 alpha=0.001 n=100 n0=10 inputs=12") for idx in range(3)]
+    whole = [row._replace(idx=idx, claim=row.claim.replace("=12", "=3")) for idx, row in enumerate(rows)]
+    ax = draw_curves({"half": rows, "whole": whole})
+    assert legend(ax)[:2] == ["half (3 of 12 inputs)", "whole"]
+    assert ax.get_title() == "n 100, alpha 0.001"
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [

@@ -15,7 +15,8 @@ import numpy as np
 import jaxsmooth
 from bridges.command import data, models
 from bridges.command.records import refuse_records, summary_of, write_records
-from bridges.command.weights import trained_model
+from bridges.command.reporting import radii_of_noise
+from bridges.command.weights import doubts
 from jaxsmooth.datasets import count_items
 from jaxsmooth.locks import FileLock
 from jaxsmooth.logs import COLUMNS
@@ -120,7 +121,7 @@ def certify(arguments: argparse.Namespace) -> int:
 
     rows, seed = _run(arguments, job, run)
     if rows:
-        radii = np.round(np.arange(7) * arguments.sigma / 2, 9) if arguments.radii is None else arguments.radii
+        radii = radii_of_noise(arguments.sigma) if arguments.radii is None else arguments.radii
         name = arguments.log.stem
         if arguments.json:
             _print_json(arguments, "certify", seed, summary_of(rows, radii))
@@ -203,15 +204,22 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
     if arguments.untraced and model.framework != "jax":
         raise ValueError(f"--untraced is for plain functions, got a model of {model.framework}")
     loaded = data.load_data(arguments.data, model.framework, arguments.size)
-    if arguments.weights is not None:
-        again = data.load_data(arguments.data, model.framework, arguments.size)
-        if again is loaded and hasattr(loaded, "__next__"):
+    shown = loaded
+    if data.is_read_once(loaded):
+        shown = data.load_data(arguments.data, model.framework, arguments.size)
+        if shown is loaded and hasattr(loaded, "__next__"):
             raise ValueError("DATA must be new each time that its factory is called, got the same iterator twice")
-        if (trained := trained_model(arguments.weights)) not in (None, arguments.model):
-            print(f"--weights {arguments.weights} were trained as {trained}", file=sys.stderr)
-        model = models.with_weights(model, data.some_inputs(again, 1)[0][0], arguments.weights)
+    x, _ = data.some_inputs(shown, 8)
+    models.refuse_integers(x)
+    for doubt in doubts(x, arguments.sigma, arguments.model, arguments.weights):
+        print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
+    if arguments.weights is not None:
+        model = models.with_weights(model, x[0], arguments.weights)
     f, compiled = models.as_function(model)
-    return f, compiled and not arguments.untraced, loaded
+    compiled = compiled and not arguments.untraced
+    if not isinstance(f, jaxsmooth.RandomClassifier):
+        models.scores_shape(f, compiled, x[:1])
+    return f, compiled, loaded
 
 
 def as_number(text: str) -> float:
@@ -253,7 +261,7 @@ def _as_seed(arguments: argparse.Namespace, log: Path) -> tuple[jax.Array, int |
         raise ValueError(f"--resume needs a run to go on from, and there is no {log}.votes")
     if arguments.seed is None and files:
         words = jaxsmooth.read_votes(files[0]).settings["key"]
-        print(f"goes on from {log}: {_done(log)} inputs are there", file=sys.stderr)
+        print(f"{log} has {_done(log)} inputs already", file=sys.stderr)
         return jaxsmooth.key_of_seed(np.array(words, np.uint32)), int(words[0]) * 2**32 + int(words[1])
     if arguments.seed is None and jax.process_count() > 1:
         raise ValueError("--seed must be given to several processes: each would draw its own")

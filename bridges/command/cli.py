@@ -86,7 +86,10 @@ def _sentence(error: BaseException) -> str:
         return "MODEL must be a function that JAX can trace: give --untraced for one that works on arrays of NumPy"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"this needs the package {error.name.partition('.')[0]}, which is not installed"
-    return str(error).replace("compiled=False", "compiled=False (here: --untraced)")
+    said = str(error).replace("compiled=False", "compiled=False (here: --untraced)")
+    if " in the file, " in said:
+        said += ". Another LOG, or --overwrite, begins a new run"
+    return said
 
 
 class _Manual(argparse.RawDescriptionHelpFormatter):

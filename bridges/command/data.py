@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from bridges.command.factories import is_factory, make
+from jaxsmooth.arguments import as_integer
 
 HELP = """the data: module:factory or file.py:factory, whose factory returns two arrays (x, labels), or pairs (x, label)
 as a list, a torch Dataset, a tf.data.Dataset or a generator; or an .npz file with arrays x and y; or a folder with one
@@ -142,8 +143,10 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
     """
     if isinstance(data, tuple):
         x, y = cast(Any, data)
+        if len(x) != len(y) or len(x) == 0:
+            raise ValueError(f"DATA must have one label for each input, and at least one, got {len(x)} and {len(y)}")
         at = spread(len(x), number)
-        return np.asarray(x)[at], [int(y[index]) for index in at]
+        return np.asarray(x)[at], [_as_label(y[index]) for index in at]
     pairs: list[Any] = []
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         data = [data[int(index)] for index in spread(len(data), number)]
@@ -153,7 +156,7 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
             break
     if not pairs:
         raise ValueError("DATA must have at least one input")
-    return np.stack([np.asarray(x) for x, _ in pairs]), [int(y) for _, y in pairs]
+    return np.stack([np.asarray(x) for x, _ in pairs]), [_as_label(y) for _, y in pairs]
 
 
 def spread(total: int, number: int) -> np.ndarray:
@@ -168,4 +171,19 @@ def as_arrays(data: Any) -> tuple[Any, np.ndarray]:
     pairs = list(cast(Iterable[Any], data))
     if not pairs:
         raise ValueError("DATA must have at least one input")
-    return np.stack([np.asarray(x) for x, _ in pairs]), np.array([int(y) for _, y in pairs])
+    return np.stack([np.asarray(x) for x, _ in pairs]), np.array([_as_label(y) for _, y in pairs])
+
+
+def _as_label(label: Any) -> int:
+    label = np.asarray(label)
+    if label.size != 1 or label.dtype.kind not in "biuf":
+        raise ValueError(
+            f"DATA must have one number of a class for each input, got a label of shape {label.shape} and dtype "
+            f"{label.dtype}: of one-hot rows take y.argmax(axis=1)"
+        )
+    return as_integer("a label of DATA", label.reshape(())[()], 0)
+
+
+def is_read_once(data: Any) -> bool:
+    """Whether looking at an input would take it away from the run."""
+    return not isinstance(data, tuple) and not (hasattr(data, "__getitem__") and hasattr(data, "__len__"))

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("torch", "flax", "keras", "tensorflow", "equinox")
+"""Whose models are known. Keras comes after PyTorch, which may run it."""
+
 
 def is_factory(name: str) -> bool:
     """Whether a name is that of a factory, and not of a file or folder."""
@@ -79,6 +82,12 @@ def _load(name: str, what: str) -> Any:
     if place.endswith(".py") and (source is None or Path(source).resolve() != Path(place).resolve()):
         raise _NoFactoryError(f"{what} {name} cannot be loaded: another module is called {module}, that of {source}")
     factory = getattr(found, attribute, None)
+    packages = {base.__module__.split(".")[0] for base in type(factory).__mro__}
+    if not isinstance(factory, type) and packages.intersection(PACKAGES):
+        raise _NoFactoryError(
+            f"{what} {name} must be a factory, a function without arguments that returns the model: {attribute} is the "
+            f"{type(factory).__name__} itself"
+        )
     if not callable(factory):
         raise _NoFactoryError(f"{what} {name} cannot be loaded: {source} has no function {attribute}")
     return factory

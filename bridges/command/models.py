@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridges.command.factories import is_factory, make
+from bridges.command.factories import PACKAGES, is_factory, make
 
 HELP = """the model: module:factory or file.py:factory, whose factory takes no arguments and returns a torch.nn.Module,
 a Keras model, a flax nnx module, a pair (linen module, variables), an Equinox module, or any function from a batch to
 scores; or a Keras file (.keras, .h5); or a TorchScript file (.pt, .ts) or an exported program (.pt2) of PyTorch; or a
 folder that Hugging Face's save_pretrained wrote. Nothing in such files is executed as Python"""
 
-_PACKAGES = ("torch", "flax", "keras", "tensorflow", "equinox")
+_UNTRACEABLE = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 
 
 class Model(NamedTuple):
@@ -65,7 +66,7 @@ def _as_model(name: str, made: Any) -> Model:
     """Return what a factory made, with its framework."""
     module, variables = cast(Any, made) if isinstance(made, tuple) and len(cast(Any, made)) == 2 else (made, None)
     packages = {base.__module__.split(".")[0] for base in type(module).__mro__}
-    for package in _PACKAGES:
+    for package in PACKAGES:
         if package in packages:
             if variables is not None and package != "flax":
                 raise ValueError(
@@ -122,11 +123,33 @@ def trainable(
         raise ValueError(
             f"MODEL must be of PyTorch, Keras or flax to be trained or to load weights, got one of {model.framework}"
         )
-    if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"DATA must be floats for a model to be trained on them, got {x.dtype}: divide pixels by 255")
-    classes = np.shape(as_function(model)[0](jnp.asarray(x[None])))[1]
+    refuse_integers(x)
+    classes = scores_shape(*as_function(model), x[None])[1]
     settings = {"scale": sigma, "seed": seed, "clip_values": clip_values}
     return _tools(model).as_class(model, x.shape, classes, optimizer, settings)
+
+
+def refuse_integers(x: np.ndarray) -> None:
+    """Refuse inputs that no noise of the command can be added to."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"DATA must hold floats, got {x.dtype}: divide pixels by 255, in the factory or the file")
+
+
+def scores_shape(f: Any, compiled: bool, x: np.ndarray) -> tuple[int, ...]:
+    """Return the shape of the model's scores of some inputs.
+
+    Raises:
+        ValueError: it cannot take them. What frameworks raise names a layer in its middle, and a batch of ours.
+    """
+    try:
+        rows = jnp.asarray(x)
+        return tuple(jax.eval_shape(f, rows).shape if compiled else np.shape(f(rows)))
+    except _UNTRACEABLE:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"MODEL cannot take the inputs of DATA, whose shape is {x.shape[1:]}: {first_line(error)}"
+        ) from error
 
 
 def set_rate(classifier: Any, rate: float) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import jaxsmooth
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "--radii",
         type=float,
         nargs="+",
-        help="of the table (those of a grid, else 0 0.25 ... 1.5)",
+        help="of the table (those of a grid; of one noise 0, 1/2, ... 3 times its scale; else 0 0.25 ... 1.5)",
     )
     parser.add_argument("--style", choices=["text", "markdown", "latex"], default="text", help="of the table (text)")
     parser.add_argument("--alpha", type=float, default=0.001, help="of certificates whose log does not say it (0.001)")
@@ -67,11 +68,23 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _default_radii(runs: dict[str, list[jaxsmooth.LogRow]]) -> list[float]:
-    """Return the radii that were tested, where all logs are of grids; else those of the papers."""
-    grids = [rows[0].settings.get("radii") if rows else None for rows in runs.values()]
-    if not all(grids):
-        return _RADII
-    return sorted({float(radius) for grid in grids for radius in str(grid).split(",")})
+    """Return the radii that were tested, if all logs are of grids; else those of the noise, or of the papers."""
+    said = [rows[0].settings if rows else {} for rows in runs.values()]
+    if all("radii" in settings for settings in said):
+        return sorted({float(radius) for settings in said for radius in settings["radii"].split(",")})
+    scales = {re.search(r"\b(?:sigma|scale)=([\d.e+-]+)", settings.get("noise", "")) for settings in said}
+    found = {match[1] if match else None for match in scales}
+    return _RADII if len(found) > 1 or None in found else radii_of_noise(float(str(found.pop())))
+
+
+def radii_of_noise(scale: float) -> list[float]:
+    """Return the radii of a table of one noise: up to three scales, in steps of half a one.
+
+    Example:
+        >>> radii_of_noise(0.25)
+        [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
+    """
+    return [round(step * scale / 2, 9) for step in range(7)]
 
 
 def _report_probabilities(arguments: argparse.Namespace, paths: list[tuple[str, Path]]) -> None:

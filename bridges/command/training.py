@@ -57,6 +57,8 @@ def train(arguments: argparse.Namespace) -> int:
     x, y = data.as_arrays(data.load_data(arguments.data, model.framework, arguments.size))
     told = {**_told(arguments), "data digest": weights.digest_of_arrays(x, y)}
     start = _first_epoch(arguments, told)
+    for doubt in weights.doubts(np.asarray(x), arguments.sigma, arguments.model, arguments.weights):
+        print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
     optimizer = models.Optimizer(arguments.optimizer, arguments.lr, arguments.weight_decay)
     bounds = None if arguments.range is None else tuple(arguments.range)
     classifier = models.trainable(model, np.asarray(x[0]), arguments.sigma, optimizer, arguments.seed + start, bounds)
@@ -74,6 +76,7 @@ def train(arguments: argparse.Namespace) -> int:
                 classifier.save(arguments.output.name, arguments.output.parent)
                 done = epoch + 1
                 state = {**told, "done": done, "weights": weights.digest_of_files(arguments.output)}
+                state["values"] = weights.range_of(x)
                 weights.state_path(arguments.output).write_text(json.dumps(state), encoding="utf-8")
                 advance(done)
     except KeyboardInterrupt:
@@ -115,7 +118,9 @@ def _first_epoch(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
         raise ValueError("--weights begins a training, and --resume goes on with one: give one of them")
     if found is None:
         raise ValueError(f"--resume needs a training to go on with, and there is no {weights.state_path(output)}")
-    changed = [name for name, value in told.items() if found.get(name) != value]
+    # More epochs than were planned go on as if they had been, unless the rates depend on their number.
+    more = arguments.schedule != "cosine" and arguments.epochs > found.get("epochs", arguments.epochs)
+    changed = [name for name, value in told.items() if found.get(name) != value and not (more and name == "epochs")]
     if changed:
         said = ", ".join(f"{name} {found.get(name)}" for name in changed)
         raise ValueError(f"--resume needs the settings of {output}, which has {said}")

@@ -43,7 +43,33 @@ def read_state(output: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def trained_model(output: Path) -> str | None:
-    """Return the MODEL that weights were trained as, if that is known."""
-    state = read_state(output)
-    return None if state is None else state.get("model")
+def range_of(x: Any) -> list[float]:
+    """Return the least and the largest value of inputs."""
+    return [float(np.min(x)), float(np.max(x))]
+
+
+def doubts(x: np.ndarray, sigma: float, model: str, weights: Path | None) -> list[str]:
+    """Return what looks like a mistake about the units of inputs, noise and weights: a certificate does not show it.
+
+    Example:
+        >>> doubts(np.array([[0.0, 255.0]]), 0.25, "net.py:make", None)
+        ['--sigma 0.25 is 0.00098 of the range of DATA, 0 to 255: it must be in the units of the inputs']
+    """
+    found: list[str] = []
+    low, high = range_of(x)
+    state: dict[str, Any] = {} if weights is None else read_state(weights) or {}
+    if state.get("model", model) != model:
+        found.append(f"--weights {weights} were trained as {state['model']}")
+    before = state.get("values", (low, high))
+    # A few dark images have a smaller range than all of them.
+    if not (before[1] - before[0]) / 10 <= high - low <= 2 * (before[1] - before[0]):
+        found.append(
+            f"--weights {weights} were trained on values from {before[0]:g} to {before[1]:g}, and those of DATA go "
+            f"from {low:g} to {high:g}"
+        )
+    if high > low and not 0.01 <= sigma / (high - low) <= 4:
+        found.append(
+            f"--sigma {sigma:g} is {sigma / (high - low):.2g} of the range of DATA, {low:g} to {high:g}: it must be in "
+            "the units of the inputs"
+        )
+    return found

@@ -49,6 +49,31 @@ def broken():
 
 def number():
     return 3
+
+def for_five():
+    return lambda x: x @ np.ones((5, 3), np.float32)
+
+def torch_for_five():
+    from torch import nn
+    return nn.Linear(5, 3)
+
+def one_hot():
+    return np.eye(3, 4, dtype="float32"), np.eye(3)
+
+def whole_numbers():
+    return np.eye(3, 4, dtype="uint8"), np.arange(3)
+
+def numbered_from_one():
+    return np.zeros((500, 4), "float32"), np.arange(500) // 200 + 1
+
+def of_bytes():
+    return 255 * np.eye(3, 4, dtype="float32"), np.arange(3)
+"""
+
+MODULE = """
+from torch import nn
+
+network = nn.Linear(4, 3)
 """
 
 
@@ -153,7 +178,7 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(run, tmp_path):
     assert "seed" not in first.out
     whole = run("certify", *flags)
     assert whole.status == 0
-    assert "goes on from run.tsv: 4 inputs are there" in whole.err
+    assert "run.tsv has 4 inputs already" in whole.err
     assert "no input was asked for" in run("certify", *flags[:2], "none.tsv", *SHORT, "--max", 0).err
     for path in tmp_path.glob("none.tsv*"):
         path.unlink()
@@ -165,6 +190,7 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(run, tmp_path):
     other = run("certify", *flags, "--alpha", "0.01")
     assert other.status == 2
     assert other.err.splitlines()[-1].startswith("jaxsmooth: error: run.tsv.votes was made under other settings: alpha")
+    assert other.err.splitlines()[-1].endswith("Another LOG, or --overwrite, begins a new run")
     assert Path("run.tsv").read_bytes() == before
     assert run("certify", *flags, "--resume").status == 0
     missing = run("certify", *flags[:2], "none.tsv", *SHORT, "--resume")
@@ -297,7 +323,7 @@ def test_an_interrupt_says_how_far_it_is_and_the_same_command_goes_on(tmp_path):
     ).stdout
     assert f"{done} of 50" in table
     again = subprocess.run([*command, "--max", str(done + 1)], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert f"goes on from run.tsv: {done} inputs are there" in again.stderr
+    assert f"run.tsv has {done} inputs already" in again.stderr
 
 
 def test_an_interrupt_while_the_command_is_loaded_ends_it_at_once():
@@ -572,6 +598,11 @@ def test_training_goes_on_where_it_was_ended(mnist, run, monkeypatch):
     found = json.loads(done.out)
     assert found["loss_after"] < found["loss_before"] < 1.5  # the loss of ten classes by chance is 2.3
     assert "has nothing to do" in run(*flags, "--resume").err
+    more = [4 if word == 3 else word for word in flags]
+    assert "which has epochs 3" in run(*more, "--schedule", "cosine", "--resume").err
+    longer = run(*more, "--resume", "--json")
+    assert longer.status == 0, longer.err
+    assert json.loads(longer.out)["loss_before"] == pytest.approx(found["loss_after"])
     again = run(*flags, "--overwrite", "--json")
     assert json.loads(again.out)["loss_before"] > 2
 
@@ -679,6 +710,13 @@ def test_a_report_of_grids_has_their_radii(run):
     assert run("report", "run.tsv").out.split()[2:4] == ["0.125", "0.30"]
 
 
+def test_a_report_of_one_noise_has_the_radii_of_certify(run):
+    one = run("certify", "mine:classifier", "data.npz", "one.tsv", *SHORT, "--seed", 1)
+    assert run("report", "one.tsv").out == one.out
+    assert run("certify", "mine:classifier", "data.npz", "two.tsv", "--sigma", 0.25, "--n", 200, "--quiet").status == 0
+    assert run("report", "one.tsv", "two.tsv").out.splitlines()[0].split()[2:5] == ["0.00", "0.25", "0.50"]
+
+
 def test_the_report_shows_probabilities_of_the_true_class(run):
     assert run("certify", "mine:classifier", "data.npz", "run.tsv", *SHORT).status == 0
     done = run("report", "run.tsv", "--probabilities", 0.5, "--picture-of-probabilities", "p.png")
@@ -746,6 +784,18 @@ def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
         (("check", "mine:of_numpy", "data.npz", "--sigma", 1), "give --untraced"),
         (("report", "data.npz"), "no text in UTF-8"),
         (("check", "mine:classifier", "data.npz", "--sigma", 1, "--n", 0), "must be at least 1"),
+        *(
+            (
+                (command, f"mine:{model}", "data.npz", *more, "--sigma", 1),
+                "cannot take the inputs of DATA, whose shape is (4,)",
+            )
+            for command, more in (("certify", ["a.tsv"]), ("predict", ["a.tsv"]), ("check", []), ("train", ["w"]))
+            for model in ("for_five", "torch_for_five")
+            if (command, model) != ("train", "for_five")
+        ),
+        (("certify", "mine:classifier", "mine:one_hot", "a.tsv", "--sigma", 1), "take y.argmax(axis=1)"),
+        (("certify", "mine:classifier", "mine:whole_numbers", "a.tsv", "--sigma", 1), "divide pixels by 255"),
+        (("train", "mine:torch_for_five", "mine:whole_numbers", "w", "--sigma", 1), "divide pixels by 255"),
         (("unknown",), "invalid choice: 'unknown'"),
         ((), "the following arguments are required: COMMAND"),
     ],
@@ -758,6 +808,43 @@ def test_what_is_wrong_is_one_sentence(tmp_path, run, words, message):
     assert message in line
     assert done.out == ""
     assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "data.npz", "__pycache__"}
+
+
+def test_a_label_that_is_no_class_is_refused_before_the_run(run):
+    done = run("certify", "mine:classifier", "mine:numbered_from_one", "a.tsv", *SHORT)
+    assert done.status == 2
+    assert done.err.splitlines()[-1] == (
+        "jaxsmooth: error: the label of input 400 must be a class below 3, which f has, got 3"
+    )
+    assert not Path("a.tsv.votes").exists()
+    assert run("certify", "mine:classifier", "mine:numbered_from_one", "a.tsv", *SHORT, "--max", 2).status == 0
+
+
+def test_a_model_in_place_of_its_factory_is_named(run, tmp_path):
+    (tmp_path / "module.py").write_text(MODULE)
+    done = run("certify", "module.py:network", "data.npz", "a.tsv", *SHORT)
+    assert done.status == 2
+    assert "a function without arguments that returns the model: network is the Linear itself" in done.err
+
+
+@pytest.mark.parametrize("command", ["certify", "check"])
+def test_a_noise_in_other_units_than_the_inputs_is_noted(run, command):
+    first, second = (["a.tsv"], ["b.tsv"]) if command == "certify" else ([], [])
+    flags = ("--sigma", 0.25, "--n", 10)
+    done = run(command, "mine:classifier", "mine:of_bytes", *first, *flags)
+    assert "note: --sigma 0.25 is 0.00098 of the range of DATA, 0 to 255: it must be in the units" in done.err
+    assert "note" not in run(command, "mine:classifier", "mine:pairs", *second, *flags).err
+
+
+def test_inputs_in_other_units_than_those_of_training_are_noted(run, mnist, tmp_path):
+    network = f"{MODELS}:mnist_torch"
+    assert run("train", network, mnist, "w", "--sigma", 0.5, "--epochs", 1, "--quiet").status == 0
+    file = np.load(mnist)
+    np.savez(tmp_path / "bytes.npz", x=255 * file["x"][:40], y=file["y"][:40])
+    flags = ("--weights", "w", "--sigma", 0.5, "--n", 10, "--max", 2, "--quiet")
+    done = run("certify", network, "bytes.npz", "a.tsv", *flags)
+    assert "note: --weights w were trained on values from 0 to 1, and those of DATA go from 0 to 255" in done.err
+    assert "note" not in run("certify", network, mnist, "b.tsv", *flags).err
 
 
 def test_a_package_that_is_missing_is_named(run, monkeypatch):
