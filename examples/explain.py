@@ -89,7 +89,7 @@ def _draw_ball(axes: Any, label: int, radius: float) -> None:
     axes.plot(0, 0, "o", color="C0")
     axes.annotate("", (np.cos(0.6), np.sin(0.6)), (0, 0), arrowprops={"arrowstyle": "->"})
     axes.text(0.2, 0.42, _down(radius), rotation=34, fontsize=9)
-    axes.text(0, -0.45, f"always {label}", ha="center", fontsize=9)
+    axes.text(0, -0.45, f"the smoothed\nclassifier says {label}", ha="center", fontsize=9)
     axes.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
     _panel(axes, "a certified radius")
     axes.axis("off")

@@ -106,7 +106,8 @@ def attacks(evasion, suffix):
         "AutoAttack": {"eps": 0.1, "eps_step": 0.05},
         "CarliniL0Method": once,
         "CarliniL2Method": once,
-        "CarliniLInfMethod": short,
+        # From 1e-5 it doubles its constant up to 20 by default, and shrinks the bound by a tenth each time.
+        "CarliniLInfMethod": {**short, "largest_const": 3e-5, "decrease_factor": 0.5},
         "DeepFool": short,
         "ElasticNet": once,
         "NewtonFool": short,
