@@ -31,7 +31,7 @@ def as_runs(runs: Any) -> dict[str, list[LogRow]]:
     """Return the rows of each run, each of one claim, and all of one norm."""
     if not isinstance(runs, Mapping) or not runs:
         raise TypeError(f"runs must be {_EXPECTED}, got {type(runs).__name__}")
-    made = {str(name): _as_rows(name, run) for name, run in cast(Mapping[Any, Any], runs).items()}
+    made = {" ".join(str(name).split()): _as_rows(name, run) for name, run in cast(Mapping[Any, Any], runs).items()}
     if len(made) < len(cast(Mapping[Any, Any], runs)):
         raise ValueError(f"runs must have names that differ, got {', '.join(map(repr, cast(Iterable[Any], runs)))}")
     for name, rows in made.items():
@@ -80,6 +80,8 @@ def _refuse_mixed(name: str, rows: list[LogRow]) -> None:
         said = {row.settings.get(word) for row in rows}
         if len(said) > 1:
             raise ValueError(f"run {name!r} must be of one {word}, got {sorted(map(str, said))}")
+    if len({row.idx for row in rows}) < len(rows):
+        raise ValueError(f"run {name!r} must have each input once: bounds assume that certificates are independent")
 
 
 def columns_of(name: str, rows: Sequence[LogRow]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

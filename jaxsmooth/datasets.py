@@ -62,7 +62,7 @@ def list_items(data: Any, skip: int, most: int | None, share: tuple[int, int]) -
     """
     index, count = share
     data = _paired(data)
-    if _is_indexed(data):
+    if is_indexed(data):
         for idx in range(0, len(data) if most is None else min(most, len(data)), skip)[index::count]:
             yield Item(idx, partial(data.__getitem__, idx))
         return
@@ -81,7 +81,7 @@ def item_at(data: Any) -> Callable[[int], Item] | None:
         (('y', 1), None)
     """
     data = _paired(data)
-    return (lambda idx: Item(idx, partial(data.__getitem__, idx))) if _is_indexed(data) else None
+    return (lambda idx: Item(idx, partial(data.__getitem__, idx))) if is_indexed(data) else None
 
 
 def labels_of(data: Any, skip: int, most: int | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -120,7 +120,7 @@ def _paired(data: Any) -> Any:
     """Return the data as pairs, from pairs or from two arrays."""
     if hasattr(data, "iloc"):
         raise TypeError(f"data must be pairs (x, label) or two arrays, got a {type(data).__name__}: give (x, labels)")
-    unusable = isinstance(data, (str, bytes, Mapping)) or not (_is_indexed(data) or hasattr(data, "__iter__"))
+    unusable = isinstance(data, (str, bytes, Mapping)) or not (is_indexed(data) or hasattr(data, "__iter__"))
     if unusable or len(getattr(data, "shape", (2, 2))) < 2:
         raise TypeError(f"data must be pairs (x, label), indexed or in order, or two arrays, got {in_brief(data)}")
     if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
@@ -144,9 +144,16 @@ class _Pairs:
         return self._x[index], self._y[index]
 
 
-def _is_indexed(data: Any) -> bool:
-    """Return whether data can be asked for any of their pairs at any time."""
-    return hasattr(data, "__len__") and hasattr(data, "__getitem__")
+def is_indexed(data: Any) -> bool:
+    """Return whether data can be asked for any of their pairs at any time.
+
+    Example:
+        >>> is_indexed([("x", 0)]), is_indexed(iter([("x", 0)]))
+        (True, False)
+    """
+    # A torch IterableDataset inherits `__getitem__`, which raises.
+    is_iterable = any(base.__name__ == "IterableDataset" for base in type(data).__mro__)
+    return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not is_iterable
 
 
 def _same(pair: Any) -> Any:

@@ -103,6 +103,9 @@ def log_rows(
     if result.norm is not None and of_noise["norm"] != result.norm:
         raise ValueError(f"noise must be that of the result, of norm {result.norm}, got one of norm {of_noise['norm']}")
     words = {**_as_settings({**own, **settings}, own), **of_noise}
+    drawn = np.asarray(result.votes.n)
+    if result.votes.rule == "fixed" and drawn.ndim == 0 and words.get("n") not in (None, drawn):
+        raise ValueError(f"n must be that of the result, {drawn}, got {words['n']}")
     said = claim({**words, "alpha": _as_alpha_of(result, alpha)})
     return _rows(result, known, at, seconds, said)
 
@@ -111,6 +114,9 @@ def unclaimed_rows(result: Certificate, truth: ArrayLike) -> list[LogRow]:
     """Return certificates as rows that claim what the result says itself: its level, its norm, its k or m."""
     label = _labels_of(result)
     known = _as_integers("truth", truth, len(label))
+    classes = np.shape(result.votes.counts)[-1]
+    if len(known) and known.max() >= classes:
+        raise ValueError(f"truth must hold classes below {classes}, as many as were counted, got {known.max()}")
     words = {**_own_words(result), "alpha": result.alpha, "norm": result.norm}
     return _rows(result, known, np.arange(len(label)), 0.0, claim(words))
 
@@ -294,17 +300,24 @@ def format_row(row: LogRow) -> str:
     words = row.claim.split(" ") if row.claim else []
     if any("=" not in word or word != "".join(word.split()) for word in words):
         raise ValueError(f"claim must be name=value words with one space between, got {row.claim!r} for idx {row.idx}")
-    # A radius of a grid is written as it was given: 0.3, though the float is a little less. Of others Decimal rounds
-    # the exact value toward zero. So no radius that is read is larger than the certified one.
-    value = float(row.radius)
-    if value > row.radius:  # of a wider type
-        value = math.nextafter(value, 0.0)
-    as_given = f"{value:.6f}"
-    is_given = float(as_given) == value
-    radius = as_given if is_given else Decimal(value).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR)
+    radius = _radius_text(row)
     time = timedelta(seconds=float(row.seconds))
     fields = (row.idx, row.label, row.predict, radius, int(row.correct), time, row.votes, row.claim)
     return "\t".join(map(str, fields))
+
+
+def _radius_text(row: LogRow) -> str:
+    """Return the radius as the log has it: no radius that is read is larger than the certified one."""
+    value = float(row.radius)
+    if value > row.radius:  # of a wider type
+        value = math.nextafter(value, 0.0)
+    # A radius of a grid is written as it was given, 0.3 or 0.3333333333: cut, it would lie below its own grid.
+    if float(as_given := f"{value:.6f}") == value:
+        return as_given
+    if value in map(float, filter(None, row.settings.get("radii", "").split(","))):
+        return repr(value)
+    # Decimal rounds the exact value toward zero.
+    return str(Decimal(value).quantize(Decimal("0.000001"), rounding=ROUND_FLOOR))
 
 
 def _read_text(path: Path) -> str:

@@ -147,10 +147,13 @@ def draw_probabilities(
     looks = _as_styles(styles, list(bounds))
     ax = _as_axes("draw_probabilities", ax)
     ticks = np.array([0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
-    grid = special.ndtr(np.linspace(special.ndtri(ticks[0]), special.ndtri(ticks[-1]), 501))
     for name, values in bounds.items():
-        share = (values[None] > grid[:, None]).mean(axis=1)
-        ax.step(special.ndtri(grid), share, where="post", **{"label": name, **looks.get(name, {})})
+        # The share changes at the bounds themselves: from a bound on, its input is not above p any more.
+        shown = values[(values > ticks[0]) & (values < ticks[-1])].astype(np.float64)
+        steps = np.unique([ticks[0], *shown.tolist(), ticks[-1]])
+        above = len(values) - np.searchsorted(np.sort(values.astype(np.float64)), steps, side="right")
+        share = above / len(values)
+        ax.step(special.ndtri(steps), share, where="post", **{"label": name, **looks.get(name, {})})
     ax.set_xticks(special.ndtri(ticks), [f"{tick:g}" for tick in ticks])
     ax.axvline(0.0, color="grey", linewidth=0.8, linestyle=":", label="certified above 1/2")
     ax.set(xlabel="p, lower bound on the probability of the true class", ylabel="share of inputs above p", ylim=(0, 1))

@@ -75,8 +75,10 @@ def report_table(
     """
     refuse_unknown("style", style, _STYLES)
     named = as_runs(runs)
-    radii = _check_radii(radii)
-    head = ["run", "inputs", *map(_head, radii.tolist()), "ACR", "abstained", "votes/input"]
+    heads = [_head(radius) for radius in _check_radii(radii).tolist()]
+    # What stands under a head is about the radius that it names: 0.3, where np.linspace made 0.30000000000000004.
+    radii = np.array([float(head) for head in heads])
+    head = ["run", "inputs", *heads, "ACR", "abstained", "votes/input"]
     lines = [head]
     for name, rows in named.items():
         columns = columns_of(name, rows)
@@ -177,7 +179,8 @@ def _text(lines: list[list[str]], claims: list[str]) -> str:
 
 def _markdown(lines: list[list[str]], claims: list[str]) -> str:
     rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-    table = ["| " + " | ".join(cell.strip() for cell in line) + " |" for line in [lines[0], rule, *lines[1:]]]
+    cells = ([cell.strip().replace("|", r"\|") for cell in line] for line in [lines[0], rule, *lines[1:]])
+    table = ["| " + " | ".join(line) + " |" for line in cells]
     return "\n".join([*table, *(f"\n{claim}" for claim in claims)])
 
 

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -457,6 +457,7 @@ class RunInputs(NamedTuple):
         share: which part of the inputs they are: an index and a count.
         at: loads any input, also of another share, where the data are indexed; else None.
         labels: indices and labels of all inputs of the run, where they are known in advance.
+        indices: of all inputs of the run, where the data have a length.
     """
 
     items: Iterator[Item]
@@ -465,6 +466,7 @@ class RunInputs(NamedTuple):
     share: tuple[int, int]
     at: Callable[[int], Item] | None
     labels: tuple[np.ndarray, np.ndarray] | None = None
+    indices: range | None = None
 
 
 def as_run_inputs(data: Any, skip: Any, most: Any, share: Any) -> RunInputs:
@@ -474,7 +476,8 @@ def as_run_inputs(data: Any, skip: Any, most: Any, share: Any) -> RunInputs:
     part = as_share(share)
     items = list_items(data, skip, most, part)
     total, of_run = (count_items(data, skip, most, share) for share in (part, (0, 1)))
-    return RunInputs(items, total, of_run, part, item_at(data), labels_of(data, skip, most))
+    indices = range(0, of_run * skip, skip) if of_run is not None and hasattr(data, "__len__") else None
+    return RunInputs(items, total, of_run, part, item_at(data), labels_of(data, skip, most), indices)
 
 
 def unlabelled(inputs: RunInputs) -> RunInputs:
@@ -615,9 +618,6 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
     x, _ = first.load()
     like = describe(x)
     settings = {**job.settings, **like}
-    # A call for fewer inputs than an earlier one leaves the run as large as it was.
-    planned = max(request.inputs.of_run or 0, planned_inputs(own))
-    words = claim({**settings, "inputs": planned or None})
     # Everything that can be refused is refused before a file is touched.
     log.refuse_foreign(path)
     report = job.examine(x[None], np.array([first.idx])) if request.check else None
@@ -629,8 +629,8 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
             "each input. count_dataset counts the votes of components"
         )
     classes = selection.shape[-1]
-    if request.inputs.labels is not None:  # not after hours, when that input's turn has come
-        _refuse_beyond(classes, *request.inputs.labels)
+    # Not after hours, when that input's turn has come.
+    _refuse_beyond(classes, *(request.inputs.labels or (np.zeros(0, int), np.zeros(0, int))))
     if settings["classifier"] == NOT_IDENTIFIED and request.inputs.share[1] > 1 and request.inputs.at is None:
         raise ValueError(
             "data must be indexed (a list, two arrays, a Dataset) where processes share the inputs and the classifier "
@@ -640,6 +640,8 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
     # What another process or an earlier call certified under the same settings is not certified again.
     files = [read_share(other, header) for other in list_stores(path)]
     done = {row.idx: row for rows in files for row in rows}
+    planned = _planned(request.inputs, planned_inputs(own), done)
+    words = claim({**settings, "inputs": planned or None})
     resumption = Resumption(files, job.select, job.is_settled, like)
     items = resumption.compared(items, request.inputs.at)
     progress = _Progress()
@@ -667,9 +669,21 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
                 advance(
                     progress.done, **{name: note for name, note in notes.items() if job.has_truth or name != "accuracy"}
                 )
+        if request.inputs.indices is None and request.inputs.share[1] == 1:  # now their number is known
+            words = claim({**settings, "inputs": len(done)})
         # The log in the order of the inputs replaces the one in the order of their certificates.
         log.write(in_order(done.values() if own == path else store.rows, words))
-    return in_order(wanted, words)
+    # What is returned is all that was asked for, of this share.
+    asked = len(wanted) if request.inputs.share[1] == 1 else request.inputs.of_run
+    return in_order(wanted, claim({**settings, "inputs": asked}))
+
+
+def _planned(inputs: RunInputs, earlier: int, done: Collection[int]) -> int:
+    """Return of how many inputs a log is: those there, and what is left of this call or, if more, of an earlier one."""
+    if inputs.indices is None:
+        return max(inputs.of_run or 0, earlier)
+    left = sum(idx not in done for idx in inputs.indices)
+    return len(done) + max(left, earlier - len(done))
 
 
 def _refuse_beyond(classes: int, idx: np.ndarray, labels: np.ndarray) -> None:
@@ -685,8 +699,10 @@ def _refuse_beyond(classes: int, idx: np.ndarray, labels: np.ndarray) -> None:
 def _certified(job: Job, batch: list[Item], like: dict[str, Any], classes: int) -> list[VoteRow]:
     """Certify a group of inputs."""
     pairs = [item.load(like) for item in batch]
-    for item, (_, truth) in zip(batch, pairs, strict=True):
+    for item, (x, truth) in zip(batch, pairs, strict=True):
         _refuse_beyond(classes, np.array([item.idx]), np.array([truth]))
+        if not np.issubdtype(x.dtype, np.integer) and not np.isfinite(x).all():
+            raise ValueError(f"x must be finite, got NaN or infinity in input {item.idx} of data")
     ids = np.array([item.idx for item in batch])
     began = time.perf_counter()
     found = job.certify(np.stack([x for x, _ in pairs]), ids)

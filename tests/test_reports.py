@@ -5,8 +5,9 @@ import re
 import jax
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+import jaxsmooth
 from jaxsmooth import (
     Fixed,
     Gaussian,
@@ -122,7 +123,37 @@ def test_bad_arguments_are_refused_by_name(runs, radii, changes, message):
 def test_an_unfinished_run_is_marked():
     rows = [LogRow(idx, 1, 1, 0.5, 1.0, 10, "norm=2 inputs=50") for idx in range(20)]
     assert "20 of 50" in report_table({"mine": rows}, [0.0])
-    assert " of " not in report_table({"mine": rows[:1] * 50}, [0.0])
+    assert " of " not in report_table({"mine": [rows[0]._replace(idx=idx) for idx in range(50)]}, [0.0])
+
+
+def test_inputs_that_are_there_twice_are_refused():
+    for report in (lambda: report_table({"mine": rows() * 2}, [0.0]), lambda: draw_curves({"mine": rows() * 2})):
+        with pytest.raises(ValueError, match="each input once"):
+            report()
+
+
+def test_a_column_is_about_the_radius_that_its_head_names():
+    found = {"mine": [LogRow(idx, 1, 1, 0.3, 1.0, 10, "norm=2") for idx in range(20)]}
+    for radii in (np.linspace(0, 1, 11)[3:4], np.float32([0.3]), [0.3]):
+        head, line = report_table(found, radii).splitlines()[:2]
+        assert (float(head.split()[2]), line.split()[2]) == (0.3, "1.000")
+    # Nor is a column rounded down to a radius that holds.
+    head, line = report_table(found, [0.3000001]).splitlines()[:2]
+    assert float(head.split()[2]) <= 0.3 or line.split()[2] == "0.000"
+
+
+def test_names_of_runs_stay_in_their_cells():
+    table = report_table({"a|b\nc": rows()}, [0.0], style="markdown").splitlines()
+    assert table[2].startswith(r"| a\|b c | 50 |")
+
+
+def test_rows_claim_the_votes_that_were_drawn():
+    x = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
+    result = jaxsmooth.certify(lambda x: x, NOISE, jax.random.key(0), x, n=200)
+    with pytest.raises(ValueError, match="n must be that of the result, 200, got 7"):
+        log_rows(result, [0, 1], noise=NOISE, n=7)
+    with pytest.raises(ValueError, match="truth must hold classes below 2, as many as were counted, got 2"):
+        report_table({"mine": (result, [0, 2])}, [0.0])
 
 
 def test_runs_in_norms_that_differ_are_refused(tmp_path):
@@ -185,6 +216,17 @@ def test_probabilities_of_several_runs_are_one_picture(stored, tmp_path):
     for path in (tmp_path / "p.png", tmp_path / "p.svg"):
         draw_probabilities({"mine": stored, "other": stored}, path)
         assert path.stat().st_size > 5000
+
+
+def test_curves_of_probabilities_are_nowhere_above_the_share(stored):
+    bounds = true_class_bounds(stored.votes, stored.truth)
+    (line, *_) = draw_probabilities({"mine": stored}).lines
+    p = np.linspace(0.0101, 0.9998, 3001)  # between the ends, which the axis rounds
+    # The value of steps that hold from their left end on.
+    drawn = line.get_ydata()[np.searchsorted(special.ndtr(line.get_xdata()), p, side="right") - 1]
+    share = (bounds[None] > p[:, None]).mean(axis=1)
+    np.testing.assert_array_equal(drawn, share)
+    assert 0 < share.min() < share.max()
 
 
 def test_votes_of_another_rule_have_no_such_bounds(tmp_path):

@@ -275,8 +275,64 @@ def test_no_inputs_give_an_empty_log(tmp_path):
     before = (tmp_path / "b.tsv").read_bytes()
     assert run(tmp_path / "b.tsv", []) == []
     # A call for fewer inputs returns these and keeps the others in the log.
-    assert run(tmp_path / "b.tsv", most=2) == whole[:2]
+    fewer = run(tmp_path / "b.tsv", most=2)
+    assert fewer == [row._replace(claim=row.claim.replace("inputs=11", "inputs=2")) for row in whole[:2]]
     assert (tmp_path / "b.tsv").read_bytes() == before
+
+
+def planned(path):
+    return read_log(path)[0].settings["inputs"]
+
+
+def test_a_log_says_of_how_many_inputs_it_is_whatever_was_asked_for_in_turn(tmp_path):
+    path = tmp_path / "a.tsv"
+    run(path, most=4)
+    assert planned(path) == "4"
+    calls = []
+
+    def interrupted(x):
+        calls.append(len(x))
+        if len(calls) > 6:
+            raise KeyboardInterrupt
+        return np.asarray(sign(x))
+
+    with pytest.raises(KeyboardInterrupt):  # of 0, 5 and 10 the first is there
+        run(path, f=interrupted, skip=5, group=1, compiled=False, check=False)
+    assert int(planned(path)) == 6 > len(read_log(path))
+    # A generator has no length. What was asked for at most is no more than a plan.
+    run(tmp_path / "b.tsv", data=iter(examples()), most=50)
+    assert planned(tmp_path / "b.tsv") == "11"
+
+
+def test_a_radius_of_a_grid_is_its_own_in_the_log(tmp_path):
+    grid = [*np.arange(0.1, 0.35, 0.1).tolist(), 1 / 3]
+    assert grid[2] > 0.3
+    data = [(np.array([9.0, 0, 0, 0], np.float32), 0)] * 3 + [(np.array([0.45, 0, 0, 0], np.float32), 0)]
+    rows = run(tmp_path / "a.tsv", data, mode=Grid(grid, n=2000))
+    assert [row.radius for row in rows] == [row.radius for row in read_log(tmp_path / "a.tsv")]
+    assert {row.radius for row in rows} >= {1 / 3}
+    tables = [jaxsmooth.report_table({"a": found}, grid) for found in (rows, read_log(tmp_path / "a.tsv"))]
+    assert tables[0] == tables[1]
+    assert tables[0].splitlines()[1].split()[-4:-3] != ["0.000"]
+
+
+def test_the_place_of_an_input_that_is_not_finite_is_that_in_the_data(tmp_path):
+    data = examples()
+    data[7][0][1] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity in input 7 of data"):
+        run(tmp_path / "a.tsv", data, group=5)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(examples())
+
+    def __len__(self):
+        return 11
+
+
+def test_an_iterable_dataset_with_a_length_is_read_in_order(tmp_path):
+    assert certificates(run(tmp_path / "a.tsv", Stream())) == certificates(run(tmp_path / "b.tsv"))
 
 
 def test_a_bar_shows_inputs_accuracy_and_votes_saved(tmp_path, capsys):

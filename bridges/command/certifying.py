@@ -15,7 +15,7 @@ import numpy as np
 import jaxsmooth
 from bridges.command import data, models
 from bridges.command.records import refuse_records, summary_of, write_records
-from bridges.command.reporting import radii_of_noise
+from bridges.command.reporting import name_of, radii_of_noise
 from bridges.command.weights import doubts
 from jaxsmooth.datasets import count_items
 from jaxsmooth.locks import FileLock
@@ -122,7 +122,7 @@ def certify(arguments: argparse.Namespace) -> int:
     rows, seed = _run(arguments, job, run)
     if rows:
         radii = radii_of_noise(arguments.sigma) if arguments.radii is None else arguments.radii
-        name = arguments.log.stem
+        name = name_of(arguments.log)
         if arguments.json:
             _print_json(arguments, "certify", seed, summary_of(rows, radii))
         else:
@@ -147,15 +147,16 @@ def predict(arguments: argparse.Namespace) -> int:
 
     rows, seed = _run(arguments, job, run)
     if rows:
-        right = sum(row.correct for row in rows) / len(rows)
-        abstained = sum(row.predict == jaxsmooth.ABSTAIN for row in rows) / len(rows)
-        shares = {"right": right, "wrong": 1 - right - abstained, "abstained": abstained}
+        right = sum(row.correct for row in rows)
+        abstained = sum(row.predict == jaxsmooth.ABSTAIN for row in rows)
+        counts = {"right": right, "wrong": len(rows) - right - abstained, "abstained": abstained}
+        shares = {name: count / len(rows) for name, count in counts.items()}
         if arguments.json:
             _print_json(arguments, "predict", seed, {"inputs": len(rows), **shares})
         else:
             print(f"{len(rows)} inputs: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
         if arguments.records is not None:
-            write_records(arguments.records, {arguments.log.stem: rows})
+            write_records(arguments.records, {name_of(arguments.log): rows})
     return 0
 
 
@@ -218,7 +219,10 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
     f, compiled = models.as_function(model)
     compiled = compiled and not arguments.untraced
     if not isinstance(f, jaxsmooth.RandomClassifier):
-        models.scores_shape(f, compiled, x[:1])
+        classes = models.scores_shape(f, compiled, x[:1])[-1]
+        folders = len(getattr(loaded, "classes", range(classes)))
+        if folders != classes:  # their order gives the labels
+            print(f"jaxsmooth: note: DATA has {folders} folders, and MODEL {classes} classes", file=sys.stderr)
     return f, compiled, loaded
 
 
@@ -286,18 +290,25 @@ def _run(
     """
     log: Path = arguments.log
     if arguments.overwrite:
-        log = log.with_name(f"{log.stem}.new{log.suffix}")
+        log = log.resolve().with_name(f"{log.name}.overwriting")
         _refuse_other_file(arguments.log)
     key, seed = _as_seed(arguments, log)
     try:
         rows = run(key, log)
+    except ValueError as error:
+        if not (arguments.overwrite and " in the file, " in str(error)):
+            raise
+        # What an earlier --overwrite left. The data may be read already, so another call begins again.
+        for path in log.parent.glob(f"{log.name}*"):
+            path.unlink()
+        raise ValueError(f"what an ended --overwrite of other settings left is removed: call again ({error})") from None
     except KeyboardInterrupt:
         total = count_items(job.data, arguments.skip, job.settings["most"], (0, 1))
         of_all = "" if total is None else f" of {total}"
         print(f"\njaxsmooth: ended: {_done(log)}{of_all} done, the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
     if arguments.overwrite:
-        _replace(arguments.log, log, rows)
+        _replace(arguments.log.resolve(), log, rows)
     if not rows:
         print("no input was asked for", file=sys.stderr)
     return rows, seed
@@ -328,6 +339,8 @@ def _replace(old: Path, new: Path, rows: list[jaxsmooth.LogRow]) -> None:
         for ending in (".votes", ".noise", ""):
             if Path(f"{new}{ending}").exists():
                 Path(f"{new}{ending}").replace(f"{old}{ending}")
+            else:  # no noise was tested
+                Path(f"{old}{ending}").unlink(missing_ok=True)
     finally:
         for lock in locks:
             lock.release()

@@ -42,6 +42,8 @@ def check(arguments: argparse.Namespace) -> int:
         raise ValueError("--inputs and --n must be at least 1")
     noise = as_noise(arguments)
     f, compiled, loaded = load(arguments)
+    if isinstance(f, jaxsmooth.RandomClassifier):
+        raise ValueError("MODEL must be a function of its inputs to be checked, got a RandomClassifier")
     x, labels = data.some_inputs(loaded, _INPUTS)
     x = np.asarray(x)
     key = jaxsmooth.key_of_seed(arguments.seed)
@@ -64,6 +66,8 @@ def check(arguments: argparse.Namespace) -> int:
     found["hours"] = arguments.inputs * arguments.n / found["samples_per_second"] / 3600
     if arguments.picture:
         names = getattr(loaded, "classes", None)
+        if names is not None and len(names) != found["classes"]:  # the note below says it
+            names = None
         shown = data.spread(len(x), 4)
         y = np.array(labels)[shown]
         jaxsmooth.draw_votes(f, noise, key, x[shown], arguments.picture, y=y, names=names, compiled=compiled)
@@ -72,7 +76,9 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _accuracy(scores: np.ndarray, labels: list[int]) -> float:
-    return float((scores.argmax(axis=-1) == np.array(labels)).mean())
+    # Scores that are not finite are no vote.
+    valid = np.isfinite(scores).all(axis=-1)
+    return float((valid & (scores.argmax(axis=-1) == np.array(labels))).mean())
 
 
 def _speed(f: Any, noise: Any, key: Any, x: np.ndarray, batch_size: int, compiled: bool) -> dict[str, float]:

@@ -87,7 +87,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"this needs the package {error.name.partition('.')[0]}, which is not installed"
     said = str(error).replace("compiled=False", "compiled=False (here: --untraced)")
-    if " in the file, " in said:
+    if " in the file, " in said and "--overwrite" not in said:
         said += ". Another LOG, or --overwrite, begins a new run"
     return said
 

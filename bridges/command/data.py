@@ -9,6 +9,7 @@ import numpy as np
 
 from bridges.command.factories import is_factory, make
 from jaxsmooth.arguments import as_integer
+from jaxsmooth.datasets import is_indexed
 
 HELP = """the data: module:factory or file.py:factory, whose factory returns two arrays (x, labels), or pairs (x, label)
 as a list, a torch Dataset, a tf.data.Dataset or a generator; or an .npz file with arrays x and y; or a folder with one
@@ -141,14 +142,14 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
 
     Of a generator they are the first, and a new one must be made afterwards.
     """
-    if isinstance(data, tuple):
-        x, y = cast(Any, data)
+    if _is_two_arrays(data):
+        x, y = data
         if len(x) != len(y) or len(x) == 0:
             raise ValueError(f"DATA must have one label for each input, and at least one, got {len(x)} and {len(y)}")
         at = spread(len(x), number)
         return np.asarray(x)[at], [_as_label(y[index]) for index in at]
     pairs: list[Any] = []
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if is_indexed(data):
         data = [data[int(index)] for index in spread(len(data), number)]
     for pair in cast(Iterable[Any], data):
         pairs.append(pair)
@@ -159,6 +160,15 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
     return np.stack([np.asarray(x) for x, _ in pairs]), [_as_label(y) for _, y in pairs]
 
 
+def _is_two_arrays(data: Any) -> bool:
+    """Whether data are inputs and labels side by side, and not pairs."""
+    if not (isinstance(data, tuple) and len(cast(Any, data)) == 2):
+        return False
+    if isinstance(data[0], list):
+        raise ValueError("DATA must be two arrays (x, labels), or pairs, got two lists: make arrays of them")
+    return hasattr(data[0], "shape")
+
+
 def spread(total: int, number: int) -> np.ndarray:
     """Return up to `number` indices, at equal distances."""
     return np.unique(np.linspace(0, total - 1, min(number, total)).astype(int))
@@ -166,8 +176,8 @@ def spread(total: int, number: int) -> np.ndarray:
 
 def as_arrays(data: Any) -> tuple[Any, np.ndarray]:
     """Return all inputs and labels, for training."""
-    if isinstance(data, tuple):
-        return cast(Any, data)
+    if _is_two_arrays(data):
+        return data
     pairs = list(cast(Iterable[Any], data))
     if not pairs:
         raise ValueError("DATA must have at least one input")
@@ -186,4 +196,4 @@ def _as_label(label: Any) -> int:
 
 def is_read_once(data: Any) -> bool:
     """Whether looking at an input would take it away from the run."""
-    return not isinstance(data, tuple) and not (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
+    return not isinstance(data, tuple) and not is_indexed(data)

@@ -1,6 +1,7 @@
 """What a command prints for machines: one record of each input, and a summary."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,25 +33,42 @@ def records_of(runs: Mapping[str, Sequence[jaxsmooth.LogRow]]) -> list[dict[str,
 def write_records(path: Path, runs: Mapping[str, Sequence[jaxsmooth.LogRow]]) -> None:
     """Write the records of runs as .csv or .json. Radii have all their digits."""
     records = records_of(runs)
+    text = io.StringIO(newline="")
     if path.suffix == ".json":
-        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]))
+        text.write(json.dumps(records, indent=1) + "\n")
+    else:
+        writer = csv.DictWriter(text, list(records[0]))
         writer.writeheader()
         writer.writerows(records)
+    write_text(path, text.getvalue())
 
 
-def summary_of(rows: Sequence[jaxsmooth.LogRow], radii: ArrayLike) -> dict[str, Any]:
-    """Return the figures of a table of one run."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole: what was there stays until all of the new one is on the disk."""
+    draft = path.with_name(f"{path.name}.partial")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def summary_of(
+    rows: Sequence[jaxsmooth.LogRow], radii: ArrayLike, *, alpha: float = 1e-3, delta: float = 1e-3
+) -> dict[str, Any]:
+    """Return the figures of a table of one run, as `jaxsmooth.report_table` has them."""
     predicted = np.array([row.predict for row in rows])
     columns = predicted, np.array([row.radius for row in rows]), np.array([row.label for row in rows])
     planned = rows[0].settings.get("inputs", "")
+    # Where nothing was left to chance, alpha is 0.
+    level = float(rows[0].settings.get("alpha", alpha))
+    certified = jaxsmooth.certified_accuracy(*columns, radii)
+    bound = jaxsmooth.certified_accuracy_bound(*columns, radii, alpha=level, delta=delta) if level else certified
     return {
         "inputs": len(rows),
         "planned": int(planned) if planned.isdecimal() else None,
         "radii": np.asarray(radii, float).tolist(),
-        "certified_accuracy": jaxsmooth.certified_accuracy(*columns, radii).tolist(),
+        "certified_accuracy": certified.tolist(),
+        "at_least": bound.tolist(),
+        "delta": delta,
         "average_certified_radius": jaxsmooth.average_certified_radius(*columns),
         "abstention_rate": jaxsmooth.abstention_rate(predicted),
         "votes_per_input": sum(row.votes for row in rows) / len(rows),

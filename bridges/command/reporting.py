@@ -54,16 +54,25 @@ def report(arguments: argparse.Namespace) -> int:
             raise ValueError(f"a picture must be in a folder that is there, got {path}")
     levels = {"alpha": arguments.alpha, "delta": arguments.delta}
     table = jaxsmooth.report_table(runs, arguments.radii, style=arguments.style, **levels)
+    stored = _stored(paths, runs) if arguments.probabilities or arguments.picture_of_probabilities else {}
     if arguments.json:
-        print(json.dumps({name: summary_of(rows, arguments.radii) for name, rows in runs.items()}))
+        found = {name: summary_of(rows, arguments.radii, **levels) for name, rows in runs.items()}
+        for name, run in stored.items():
+            bounds = jaxsmooth.true_class_bounds(run.votes, run.truth, alpha=arguments.alpha)
+            shares = {str(p): float((bounds > p).mean()) for p in arguments.probabilities or ()}
+            found[name]["true_class_more_probable_than"] = shares
+        print(json.dumps(found))
     else:
         print(table)
     if arguments.picture is not None:
         jaxsmooth.draw_curves(runs, arguments.picture, title=arguments.title, **levels)
     if arguments.records is not None:
         write_records(arguments.records, runs)
-    if arguments.probabilities or arguments.picture_of_probabilities:
-        _report_probabilities(arguments, paths)
+    if arguments.probabilities and not arguments.json:
+        settings = {"style": arguments.style, "alpha": arguments.alpha}
+        print(jaxsmooth.probability_table(stored, arguments.probabilities, **settings))
+    if arguments.picture_of_probabilities:
+        jaxsmooth.draw_probabilities(stored, arguments.picture_of_probabilities, alpha=arguments.alpha)
     return 0
 
 
@@ -87,17 +96,20 @@ def radii_of_noise(scale: float) -> list[float]:
     return [round(step * scale / 2, 9) for step in range(7)]
 
 
-def _report_probabilities(arguments: argparse.Namespace, paths: list[tuple[str, Path]]) -> None:
+def _stored(paths: list[tuple[str, Path]], runs: dict[str, list[jaxsmooth.LogRow]]) -> dict[str, jaxsmooth.StoredRun]:
+    """Return the votes of all inputs of each log."""
     stores = {name: Path(f"{path}.votes") for name, path in paths}
     missing = [str(path) for path in stores.values() if not path.exists()]
     if missing:
         raise ValueError(f"probabilities are those of one file of votes, and there is no {', '.join(missing)}")
     stored = {name: jaxsmooth.read_votes(path) for name, path in stores.items()}
-    if arguments.probabilities:
-        settings = {"style": arguments.style, "alpha": arguments.alpha}
-        print(jaxsmooth.probability_table(stored, arguments.probabilities, **settings))
-    if arguments.picture_of_probabilities:
-        jaxsmooth.draw_probabilities(stored, arguments.picture_of_probabilities, alpha=arguments.alpha)
+    for name, run in stored.items():
+        if len(run.idx) != len(runs[name]):
+            raise ValueError(
+                f"probabilities are those of one file of votes: {stores[name]} has {len(run.idx)} of the "
+                f"{len(runs[name])} inputs of {name}"
+            )
+    return stored
 
 
 def _load(path: Path) -> list[jaxsmooth.LogRow]:
@@ -118,9 +130,9 @@ def named(texts: list[str]) -> list[tuple[str, Path]]:
         ['modelA/run', 'modelB/run', 'mine']
     """
     said = [_split(text) for text in texts]
-    names = [name or _stem(path) for name, path in said]
+    names = [name or name_of(path) for name, path in said]
     if len(set(names)) < len(names):
-        names = [name or str(path.with_name(_stem(path))) for name, path in said]
+        names = [name or str(path.with_name(name_of(path))) for name, path in said]
     if len(set(names)) < len(names):
         raise ValueError(f"each run needs a name of its own, got {', '.join(names)}: give name=file")
     return [(name, path) for name, (_, path) in zip(names, said, strict=True)]
@@ -135,6 +147,6 @@ def _split(text: str) -> tuple[str, Path]:
     return text[:place], Path(text[place + 1 :])
 
 
-def _stem(path: Path) -> str:
+def name_of(path: Path) -> str:
     """Return the name of a file without its ending: `sigma_0.25` has none."""
     return path.stem if path.suffix in (".tsv", ".csv", ".txt", ".log") else path.name

@@ -12,6 +12,7 @@ import numpy as np
 
 from bridges.command import data, models, weights
 from bridges.command.certifying import add_model
+from bridges.command.records import write_text
 from jaxsmooth import losses
 from jaxsmooth.progress import progress_bar
 
@@ -77,7 +78,7 @@ def train(arguments: argparse.Namespace) -> int:
                 done = epoch + 1
                 state = {**told, "done": done, "weights": weights.digest_of_files(arguments.output)}
                 state["values"] = weights.range_of(x)
-                weights.state_path(arguments.output).write_text(json.dumps(state), encoding="utf-8")
+                write_text(weights.state_path(arguments.output), json.dumps(state))
                 advance(done)
     except KeyboardInterrupt:
         if done == start:
@@ -107,7 +108,6 @@ def _told(arguments: argparse.Namespace) -> dict[str, Any]:
 def _first_epoch(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
     """Return the epoch to begin with, after files of an earlier training were looked at."""
     output = arguments.output
-    found = weights.read_state(output)
     if not arguments.resume:
         made = weights.weight_files(output)
         if made and not arguments.overwrite:
@@ -116,6 +116,7 @@ def _first_epoch(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
         return 0
     if arguments.weights is not None:
         raise ValueError("--weights begins a training, and --resume goes on with one: give one of them")
+    found = weights.read_state(output)
     if found is None:
         raise ValueError(f"--resume needs a training to go on with, and there is no {weights.state_path(output)}")
     # More epochs than were planned go on as if they had been, unless the rates depend on their number.

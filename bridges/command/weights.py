@@ -40,7 +40,12 @@ def digest_of_arrays(*arrays: Any) -> str:
 def read_state(output: Path) -> dict[str, Any] | None:
     """Return what is kept beside weights; None if nothing is."""
     path = state_path(output)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is damaged: remove it to take the weights beside it as they are") from None
 
 
 def range_of(x: Any) -> list[float]:

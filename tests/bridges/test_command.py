@@ -50,6 +50,9 @@ def broken():
 def number():
     return 3
 
+def invalid():
+    return lambda x: x[:, :3].at[:].set(np.nan)
+
 def for_five():
     return lambda x: x @ np.ones((5, 3), np.float32)
 
@@ -272,9 +275,59 @@ def test_overwriting_begins_again_and_loses_nothing_where_the_new_run_is_refused
     assert read_log("run.tsv")[0].settings["alpha"] == "0.01"
     names = {path.name for path in tmp_path.glob("run.tsv*")}
     assert names == {"run.tsv", "run.tsv.votes", "run.tsv.noise", "run.tsv.votes.lock"}
+    assert run("certify", "mine:classifier", *flags, "--overwrite", "--no-check").status == 0
+    assert not Path("run.tsv.noise").exists()  # it was about the run before
     both = run("certify", "mine:classifier", *flags, "--overwrite", "--resume")
     assert both.status == 2
     assert "not allowed with" in both.err
+
+
+def test_overwriting_takes_no_log_of_another_name_and_begins_again_after_other_settings(run, monkeypatch):
+    flags = ("mine:classifier", "data.npz", "run.tsv", *SHORT)
+    for name in ("run.tsv", "run.new.tsv"):
+        assert run("certify", *flags[:2], name, *SHORT, "--seed", 1).status == 0
+    other = Path("run.new.tsv").read_bytes()
+    assert run("certify", *flags, "--overwrite").status == 0
+    assert Path("run.new.tsv").read_bytes() == other
+    assert read_log("run.tsv")[0].settings["key"] != "0,1"
+
+    def interrupted(*arguments, **settings):
+        certify_dataset(*arguments, **{**settings, "most": 4})
+        raise KeyboardInterrupt
+
+    certify_dataset = jaxsmooth.certify_dataset
+    with monkeypatch.context() as patch:
+        patch.setattr(jaxsmooth, "certify_dataset", interrupted)
+        assert run("certify", *flags, "--overwrite").status == 130
+    wider = [0.25 if word == "0.5" else word for word in flags]
+    refused = run("certify", *wider, "--overwrite")
+    assert refused.status == 2
+    assert "what an ended --overwrite of other settings left is removed: call again" in refused.err
+    assert run("certify", *wider, "--overwrite").status == 0
+    assert "sigma=0.25" in read_log("run.tsv")[0].settings["noise"]
+
+
+def test_names_of_logs_without_an_ending_and_shares_of_predictions(run):
+    for name in ("sigma_0.25", "sigma_0.50"):
+        done = run("certify", "mine:classifier", "data.npz", name, *SHORT, "--records", f"{name}.csv")
+        assert done.out.splitlines()[1].split()[0] == name
+        assert set(pandas.read_csv(f"{name}.csv")["run"]) == {name}
+    found = json.loads(run("predict", "mine:classifier", "data.npz", "p.tsv", *SHORT, "--json").out)
+    assert found["right"] + found["wrong"] + found["abstained"] == pytest.approx(1)
+    assert all(share * 9 == pytest.approx(round(share * 9)) and share >= 0 for share in list(found.values())[-3:])
+
+
+def test_probabilities_are_those_of_all_inputs_of_the_table(run):
+    flags = ("mine:classifier", "data.npz", "run.tsv", *SHORT)
+    assert run("certify", *flags).status == 0
+    found = json.loads(run("report", "run.tsv", "--json", "--probabilities", 0.5).out)["run"]
+    assert 0 <= found["true_class_more_probable_than"]["0.5"] <= 1
+    assert found["at_least"] == [max(0, round(9 * share) - 1) / 9 for share in found["certified_accuracy"]]
+    rows = read_log("run.tsv")
+    write_log("run.tsv", [*rows, rows[0]._replace(idx=9)])
+    done = run("report", "run.tsv", "--probabilities", 0.5)
+    assert done.status == 2
+    assert "run.tsv.votes has 9 of the 10 inputs of run" in done.err
 
 
 SLOW = """
@@ -743,6 +796,9 @@ def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
     assert bad.status == 1
     assert "its scores depend on the batch" in bad.out
     assert "9 inputs of 1,000 votes take" in bad.out
+    invalid = run("check", "mine:invalid", *flags, "--json")
+    assert invalid.status == 1
+    assert json.loads(invalid.out)["accuracy"] == json.loads(invalid.out)["accuracy_under_noise"] == 0.0
 
 
 # -- what goes wrong
