@@ -299,8 +299,10 @@ def _run(
         if not (arguments.overwrite and " in the file, " in str(error)):
             raise
         # What an earlier --overwrite left. The data may be read already, so another call begins again.
-        for path in log.parent.glob(f"{log.name}*"):
-            path.unlink()
+        lock = FileLock(Path(f"{log}.votes"))
+        for ending in ("", ".noise", ".votes"):
+            Path(f"{log}{ending}").unlink(missing_ok=True)
+        lock.release()
         raise ValueError(f"what an ended --overwrite of other settings left is removed: call again ({error})") from None
     except KeyboardInterrupt:
         total = count_items(job.data, arguments.skip, job.settings["most"], (0, 1))

@@ -66,7 +66,7 @@ def check(arguments: argparse.Namespace) -> int:
     found["hours"] = arguments.inputs * arguments.n / found["samples_per_second"] / 3600
     if arguments.picture:
         names = getattr(loaded, "classes", None)
-        if names is not None and len(names) != found["classes"]:  # the note below says it
+        if names is not None and len(names) != found["classes"]:  # `load` has said so
             names = None
         shown = data.spread(len(x), 4)
         y = np.array(labels)[shown]

@@ -139,17 +139,22 @@ def scores_shape(f: Any, compiled: bool, x: np.ndarray) -> tuple[int, ...]:
     """Return the shape of the model's scores of some inputs.
 
     Raises:
-        ValueError: it cannot take them. What frameworks raise names a layer in its middle, and a batch of ours.
+        ValueError: it cannot take them, or returns something else. What frameworks raise names a layer in its middle,
+            and a batch of ours.
     """
     try:
         rows = jnp.asarray(x)
-        return tuple(jax.eval_shape(f, rows).shape if compiled else np.shape(f(rows)))
+        scores = jax.eval_shape(f, rows) if compiled else f(rows)
     except _UNTRACEABLE:
         raise
     except Exception as error:
         raise ValueError(
-            f"MODEL cannot take the inputs of DATA, whose shape is {x.shape[1:]}: {first_line(error)}"
+            f"MODEL fails on the inputs of DATA, whose shape is {x.shape[1:]}: {first_line(error)}"
         ) from error
+    shape = tuple(getattr(scores, "shape", ()))
+    if len(shape) < 2:
+        raise ValueError(f"MODEL must return scores [B, K], got {type(scores).__name__} of shape {shape}")
+    return shape
 
 
 def set_rate(classifier: Any, rate: float) -> None:

@@ -843,7 +843,7 @@ def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
         *(
             (
                 (command, f"mine:{model}", "data.npz", *more, "--sigma", 1),
-                "cannot take the inputs of DATA, whose shape is (4,)",
+                "MODEL fails on the inputs of DATA, whose shape is (4,)",
             )
             for command, more in (("certify", ["a.tsv"]), ("predict", ["a.tsv"]), ("check", []), ("train", ["w"]))
             for model in ("for_five", "torch_for_five")
