@@ -38,8 +38,8 @@ class Subject(NamedTuple):
     state: Callable[[dict[str, Any]], Any] = lambda _: None
 
 
-def try_odd(subject: Subject, chosen: Mapping[str, Callable[[], Any]], usual: Callable[[], Any]) -> str:
-    """Run one case and return "refused", "same" or "done". `usual()` is the result of the good arguments.
+def try_odd(subject: Subject, chosen: Mapping[str, Callable[[], Any]]) -> str:
+    """Run one case and return "refused", "same" or "done".
 
     Raises:
         AssertionError: it is neither; the message says what the case was.
@@ -69,7 +69,7 @@ def try_odd(subject: Subject, chosen: Mapping[str, Callable[[], Any]], usual: Ca
     except AssertionError as error:
         raise AssertionError(f"{case} gave {result!r}: {error}") from error
     if same:
-        expected = usual()
+        expected = subject.call(**subject.good())
         assert _equal(result, expected), f"{case} gave {result!r}, and the same in its usual form {expected!r}"
         return "same"
     return "done"
