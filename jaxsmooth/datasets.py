@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -91,7 +91,7 @@ def labels_of(data: Any, skip: int, most: int | None) -> tuple[np.ndarray, np.nd
         >>> labels_of((np.zeros((4, 2)), np.array([0, 1, 2, 3])), 2, None)
         (array([0, 2]), array([0, 2]))
     """
-    if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") and hasattr(data[1], "shape")):
+    if not (is_two_arrays(data) and hasattr(data[1], "shape")):
         return None
     y = np.asarray(data[1])
     if y.ndim != 1 or y.dtype.kind not in "iuf":
@@ -123,10 +123,11 @@ def _paired(data: Any) -> Any:
     unusable = isinstance(data, (str, bytes, Mapping)) or not (is_indexed(data) or hasattr(data, "__iter__"))
     if unusable or len(getattr(data, "shape", (2, 2))) < 2:
         raise TypeError(f"data must be pairs (x, label), indexed or in order, or two arrays, got {in_brief(data)}")
-    if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
-        if len(data[0]) != len(data[1]):
-            raise ValueError(f"data must have one label for each input, got {len(data[0])} and {len(data[1])}")
-        return _Pairs(*data)
+    if is_two_arrays(data):
+        x, y = cast(Any, data)
+        if len(x) != len(y):
+            raise ValueError(f"data must have one label for each input, got {len(x)} and {len(y)}")
+        return _Pairs(x, y)
     return data
 
 
@@ -142,6 +143,16 @@ class _Pairs:
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         return self._x[index], self._y[index]
+
+
+def is_two_arrays(data: Any) -> bool:
+    """Return whether data are inputs and labels side by side, and not pairs.
+
+    Example:
+        >>> is_two_arrays((np.zeros((4, 2)), [0, 1, 2, 3])), is_two_arrays((("x", 0), ("y", 1)))
+        (True, False)
+    """
+    return isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")
 
 
 def is_indexed(data: Any) -> bool:

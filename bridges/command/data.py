@@ -9,7 +9,7 @@ import numpy as np
 
 from bridges.command.factories import is_factory, make
 from jaxsmooth.arguments import as_integer
-from jaxsmooth.datasets import is_indexed
+from jaxsmooth.datasets import is_indexed, is_two_arrays
 
 HELP = """the data: module:factory or file.py:factory, whose factory returns two arrays (x, labels), or pairs (x, label)
 as a list, a torch Dataset, a tf.data.Dataset or a generator; or an .npz file with arrays x and y; or a folder with one
@@ -161,12 +161,10 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
 
 
 def _is_two_arrays(data: Any) -> bool:
-    """Whether data are inputs and labels side by side, and not pairs."""
-    if not (isinstance(data, tuple) and len(cast(Any, data)) == 2):
-        return False
-    if isinstance(data[0], list):
+    """Whether data are inputs and labels side by side, and not pairs; two lists could be either."""
+    if isinstance(data, tuple) and len(cast(Any, data)) == 2 and isinstance(data[0], list):
         raise ValueError("DATA must be two arrays (x, labels), or pairs, got two lists: make arrays of them")
-    return hasattr(data[0], "shape")
+    return is_two_arrays(data)
 
 
 def spread(total: int, number: int) -> np.ndarray:
@@ -196,4 +194,4 @@ def _as_label(label: Any) -> int:
 
 def is_read_once(data: Any) -> bool:
     """Whether looking at an input would take it away from the run."""
-    return not isinstance(data, tuple) and not is_indexed(data)
+    return not is_indexed(data)
