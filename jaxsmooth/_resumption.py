@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxsmooth._claims import input_digest
 from jaxsmooth.datasets import Item
-from jaxsmooth.stores import VoteRow
+from jaxsmooth.stores import OtherRunError, VoteRow
 
 VOTE_AGAIN = 4  # finished inputs of each file
 
@@ -56,7 +56,7 @@ class Resumption:
             at: loads any input of indexed data; None for an iterable.
 
         Raises:
-            ValueError: an input, a label, the classifier or the condition of a mode is another one.
+            OtherRunError: an input, a label, the classifier or the condition of a mode is another one.
         """
         if at is not None:
             kept = list(items)
@@ -97,19 +97,19 @@ class Resumption:
         try:
             x, label = item.load(self._like)
         except IndexError:
-            raise ValueError(
+            raise OtherRunError(
                 f"data must be those of the run: input {item.idx} is in the file of votes and not in the data"
             ) from None
         if input_digest(x) != row.input:
-            raise ValueError(
+            raise OtherRunError(
                 f"data must be those of the run: input {item.idx} is another one than in the file of votes"
             )
         if label != row.label:
-            raise ValueError(
+            raise OtherRunError(
                 f"data must be those of the run: the label of input {item.idx} is {row.label} in the file, {label} now"
             )
         if self._is_settled is not None and not self._is_settled(row):
-            raise ValueError(
+            raise OtherRunError(
                 f"mode must be that of the run: input {item.idx} has {row.n} votes in the file, where `until` is false"
             )
         closest = self._closest[self._file[item.idx]]
@@ -140,7 +140,7 @@ def refuse_other_votes(idx: int, before: np.ndarray, votes: np.ndarray) -> None:
         differs = (before != votes).any(axis=-1)
         at = np.unravel_index(np.argmax(differs), differs.shape)  # of several components, the first that differs
         place = f" at component {tuple(map(int, at))}" if at else ""
-        raise ValueError(
+        raise OtherRunError(
             f"f must be the classifier of the run, on such a machine: input {idx} got the selection votes "
             f"{before[at].tolist()} in the file{place}, and now {votes[at].tolist()}"
         )

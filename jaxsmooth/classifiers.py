@@ -72,6 +72,7 @@ def check_classifier(
     inputs = len(x)
     if inputs == 0:
         raise ValueError("x must have at least one input, got none")
+    noise = None if noise is None else as_noise(noise)
     refuse_traced("check_classifier", (f, x, noise))
     exact, moved = _moved(x, noise)
     wide = [np.concatenate(rows) for rows in ((exact, moved[0]), (moved[1], exact))]
@@ -102,7 +103,7 @@ def _moved(x: Any, noise: Any) -> tuple[np.ndarray, list[np.ndarray]]:
         noisy = np.asarray(noise.add(jnp.concatenate([exact, exact]), drawn))
         return exact, [noisy[: len(x)], noisy[len(x) :]]
     exact = np.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-    scale = float(np.std(exact, dtype=np.float64)) or 1.0 if noise is None else float(np.asarray(as_noise(noise).scale))
+    scale = float(np.std(exact, dtype=np.float64)) or 1.0 if noise is None else float(np.asarray(noise.scale))
     # NumPy's noise will do here, and needs no program to be compiled.
     moves = np.random.default_rng(0).standard_normal((2, *exact.shape)).astype(exact.dtype)
     return exact, [exact + exact.dtype.type(scale) * move for move in moves]

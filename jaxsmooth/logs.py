@@ -18,6 +18,7 @@ from jaxsmooth._claims import CLAIMED, claim, level_words, noise_words
 from jaxsmooth.arguments import as_alpha, as_integer, as_key, as_nonnegative, as_numbers, in_brief
 from jaxsmooth.noise import Splitting
 from jaxsmooth.types import ABSTAIN, Certificate, Noise
+from jaxsmooth.whole_files import write_whole
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 OWN_COLUMNS = ("votes", "claim")
@@ -233,13 +234,7 @@ def write_log(path: str | Path, rows: Iterable[LogRow]) -> None:
     if not isinstance(rows, Iterable) or getattr(rows, "shape", None) == ():  # pyright: ignore
         raise TypeError(f"rows must be rows of a log, got {in_brief(rows)}")
     lines = [HEADER, *map(format_row, rows)]
-    path = Path(path)
-    if path.is_symlink():  # the file that it leads to is replaced, not the link
-        path = path.resolve()
-    # Replace the file as a whole: a reader never sees a part of it.
-    draft = path.with_name(path.name + ".partial")
-    draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(Path(path), "\n".join(lines) + "\n")
 
 
 def read_log(path: str | Path) -> list[LogRow]:

@@ -42,6 +42,7 @@ from jaxsmooth.sequential import Grid
 from jaxsmooth.share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
 from jaxsmooth.stores import StoredRun, VoteHeader, VoteRow, VoteStore, stored_run, undecided
 from jaxsmooth.types import Certificate, Classifier, Noise, Votes, batch_size_of
+from jaxsmooth.whole_files import write_whole
 
 __all__ = ["certify_dataset", "count_dataset", "predict_dataset"]
 
@@ -735,7 +736,7 @@ def _write_report(path: Path, report: NoiseReport) -> None:
     """Write what the tests of the noise found, as JSON."""
     tests = {name: {"value": value, "limit": limit} for name, value, limit in report.statistics}
     found = {**report._asdict(), "statistics": tests, "failed": report.failed}
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(found, indent=1) + "\n")
 
 
 def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

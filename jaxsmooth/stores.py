@@ -22,10 +22,15 @@ from jaxsmooth.arguments import in_brief
 from jaxsmooth.locks import FileLock
 from jaxsmooth.logs import LogRow
 from jaxsmooth.types import ABSTAIN, Certificate, Votes
+from jaxsmooth.whole_files import write_whole
 
-__all__ = ["StoredRun", "VoteHeader", "VoteRow", "VoteStore", "read_votes"]
+__all__ = ["OtherRunError", "StoredRun", "VoteHeader", "VoteRow", "VoteStore", "read_votes"]
 
 _MAGIC = b"jaxsmooth votes 4\n"
+
+
+class OtherRunError(ValueError):
+    """Files of votes are those of another run: of other settings, inputs, labels or another classifier."""
 
 
 class StoredRun(NamedTuple):
@@ -149,7 +154,7 @@ class VoteStore:
         data = _header_bytes(header)
         # A header that a crash tore is written again; any other header must be the same.
         if not self.path.exists() or is_torn(self.path, header):
-            _write_whole(self.path, data)
+            write_whole(self.path, data)
         found, self.rows, end, damage = _read(self.path)
         refuse_other(self.path, _as_header(found), _as_header(data))
         if damage:
@@ -323,16 +328,6 @@ def is_torn(path: Path, header: VoteHeader) -> bool:
     return whole.startswith(data) and len(data) < len(whole)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a new file so that it is there as a whole or not at all."""
-    draft = path.with_name(path.name + ".partial")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
 def refuse_other(path: Path, found: VoteHeader, wanted: VoteHeader) -> None:
     """Refuse a file that was made under other settings, and say which ones. Newer packages of some kinds are a warning.
 
@@ -342,7 +337,7 @@ def refuse_other(path: Path, found: VoteHeader, wanted: VoteHeader) -> None:
     for name, words in differences(_flat(found), _flat(wanted)).items():
         (harmless if name in ("versions.numpy", "versions.scipy") else wrong).append(f"{name}: {words}")
     if wrong:
-        raise ValueError(f"{path} was made under other settings: {'; '.join(wrong)}")
+        raise OtherRunError(f"{path} was made under other settings: {'; '.join(wrong)}")
     if harmless:
         warnings.warn(f"{path}: {'; '.join(harmless)}. Votes do not depend on it", stacklevel=6)
 

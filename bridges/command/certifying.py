@@ -21,6 +21,7 @@ from jaxsmooth.datasets import count_items
 from jaxsmooth.locks import FileLock
 from jaxsmooth.logs import COLUMNS
 from jaxsmooth.share_files import list_share_stores, list_stores
+from jaxsmooth.stores import OtherRunError
 
 _COLUMNS = "\t".join(COLUMNS).encode()
 _NOISES = ("gaussian", "laplace", "uniform", "lattice")
@@ -295,15 +296,15 @@ def _run(
     key, seed = _as_seed(arguments, log)
     try:
         rows = run(key, log)
-    except ValueError as error:
-        if not (arguments.overwrite and " in the file, " in str(error)):
+    except OtherRunError as error:
+        if not arguments.overwrite:
             raise
         # What an earlier --overwrite left. The data may be read already, so another call begins again.
         lock = FileLock(Path(f"{log}.votes"))
         for ending in ("", ".noise", ".votes"):
             Path(f"{log}{ending}").unlink(missing_ok=True)
         lock.release()
-        raise ValueError(f"what an ended --overwrite of other settings left is removed: call again ({error})") from None
+        raise ValueError(f"what an ended --overwrite of another run left is removed: call again ({error})") from None
     except KeyboardInterrupt:
         total = count_items(job.data, arguments.skip, job.settings["most"], (0, 1))
         of_all = "" if total is None else f" of {total}"

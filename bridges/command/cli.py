@@ -10,6 +10,7 @@ import jax
 import jaxsmooth
 from bridges.command import certifying, checking, reporting, training
 from bridges.command.factories import FactoryError
+from jaxsmooth.stores import OtherRunError
 
 DESCRIPTION = """certified robustness by randomized smoothing (Cohen et al. 2019, arXiv:1902.02918)
 
@@ -87,7 +88,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"this needs the package {error.name.partition('.')[0]}, which is not installed"
     said = str(error).replace("compiled=False", "compiled=False (here: --untraced)")
-    if " in the file, " in said and "--overwrite" not in said:
+    if isinstance(error, OtherRunError):
         said += ". Another LOG, or --overwrite, begins a new run"
     return said
 

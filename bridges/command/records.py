@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import jaxsmooth
+from jaxsmooth.whole_files import write_whole
 
 
 def refuse_records(path: Path | None, others: Sequence[Any]) -> None:
@@ -40,15 +41,7 @@ def write_records(path: Path, runs: Mapping[str, Sequence[jaxsmooth.LogRow]]) ->
         writer = csv.DictWriter(text, list(records[0]))
         writer.writeheader()
         writer.writerows(records)
-    write_text(path, text.getvalue())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole: what was there stays until all of the new one is on the disk."""
-    draft = path.with_name(f"{path.name}.partial")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
+    write_whole(path, text.getvalue())
 
 
 def summary_of(

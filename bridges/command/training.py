@@ -12,9 +12,9 @@ import numpy as np
 
 from bridges.command import data, models, weights
 from bridges.command.certifying import add_model
-from bridges.command.records import write_text
 from jaxsmooth import losses
 from jaxsmooth.progress import progress_bar
+from jaxsmooth.whole_files import write_whole
 
 _OBJECTIVES = ("gaussian", "stability", "consistency", "smoothadv", "macer", "smoothmix")
 
@@ -78,7 +78,7 @@ def train(arguments: argparse.Namespace) -> int:
                 done = epoch + 1
                 state = {**told, "done": done, "weights": weights.digest_of_files(arguments.output)}
                 state["values"] = weights.range_of(x)
-                write_text(weights.state_path(arguments.output), json.dumps(state))
+                write_whole(weights.state_path(arguments.output), json.dumps(state))
                 advance(done)
     except KeyboardInterrupt:
         if done == start:

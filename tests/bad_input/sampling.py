@@ -171,12 +171,12 @@ def certifying() -> Iterator[Subject]:
     yield subject(jaxsmooth.certify, partial(good, alpha=0.01, n0=10), odd)
     drawn = {
         **odd,
-        "copies": [*N, *constants(21)],
+        "copies": [*INTEGERS, *forms_of_integer(1), *constants(21)],
         "names": [*constants(["a"], "abc"), *ANYTHING],
         "y": [*ANYTHING[1:], *constants([0], [0, 1, -1], [0, 1, 99], [0.0, 1.0, 2.0])],
         "image": ANYTHING[1:],
     }
-    shown = partial(good, alpha=0.01, n0=10, n=20, copies=1)
+    shown = partial(good, alpha=0.01, n0=10, copies=1)
     yield Subject("draw_votes", drawn_votes, shown, drawn, is_a_picture, WORDS)
     grid = partial(good, radii=(0.1, 0.3), n=100, n0=10, alpha=0.01, beta=0.01)
     odd = {**HOST, "radii": RADII, "beta": ALPHA, "n0": N, "state": ANYTHING[3:]}

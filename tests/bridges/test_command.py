@@ -282,7 +282,7 @@ def test_overwriting_begins_again_and_loses_nothing_where_the_new_run_is_refused
     assert "not allowed with" in both.err
 
 
-def test_overwriting_takes_no_log_of_another_name_and_begins_again_after_other_settings(run, monkeypatch):
+def test_overwriting_takes_no_log_of_another_name_and_begins_again_after_another_run(run, monkeypatch):
     flags = ("mine:classifier", "data.npz", "run.tsv", *SHORT)
     for name in ("run.tsv", "run.new.tsv"):
         assert run("certify", *flags[:2], name, *SHORT, "--seed", 1).status == 0
@@ -296,15 +296,23 @@ def test_overwriting_takes_no_log_of_another_name_and_begins_again_after_other_s
         raise KeyboardInterrupt
 
     certify_dataset = jaxsmooth.certify_dataset
-    with monkeypatch.context() as patch:
-        patch.setattr(jaxsmooth, "certify_dataset", interrupted)
-        assert run("certify", *flags, "--overwrite").status == 130
-    wider = [0.25 if word == "0.5" else word for word in flags]
-    refused = run("certify", *wider, "--overwrite")
-    assert refused.status == 2
-    assert "what an ended --overwrite of other settings left is removed: call again" in refused.err
-    assert run("certify", *wider, "--overwrite").status == 0
+    with np.load("data.npz") as data:
+        np.savez("moved.npz", x=data["x"] + 1, y=data["y"])
+    with_other_sigma = [0.25 if word == "0.5" else word for word in flags]
+    with_other_data = [flags[0], "moved.npz", *with_other_sigma[2:]]
+    for before, now in ((flags, with_other_sigma), (with_other_sigma, with_other_data)):
+        with monkeypatch.context() as patch:
+            patch.setattr(jaxsmooth, "certify_dataset", interrupted)
+            assert run("certify", *before, "--overwrite").status == 130
+        refused = run("certify", *now, "--overwrite")
+        assert refused.status == 2
+        assert "what an ended --overwrite of another run left is removed: call again" in refused.err
+        assert run("certify", *now, "--overwrite").status == 0
     assert "sigma=0.25" in read_log("run.tsv")[0].settings["noise"]
+    # Not the draft of a run is compared with other data, but the run: it says what begins a new one.
+    other = run("certify", *with_other_sigma)
+    assert other.status == 2
+    assert "is another one than in the file of votes. Another LOG, or --overwrite, begins a new run" in other.err
 
 
 def test_names_of_logs_without_an_ending_and_shares_of_predictions(run):
