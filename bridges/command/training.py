@@ -14,7 +14,6 @@ from bridges.command import data, models, weights
 from bridges.command.certifying import add_model
 from jaxsmooth import losses
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.whole_files import write_whole
 
 _OBJECTIVES = ("gaussian", "stability", "consistency", "smoothadv", "macer", "smoothmix")
 
@@ -74,11 +73,9 @@ def train(arguments: argparse.Namespace) -> int:
             for epoch in range(start, arguments.epochs):
                 models.set_rate(classifier, rate_of(arguments, epoch))
                 classifier.fit(x, y, batch_size=arguments.batch_size, nb_epochs=1, objective=objective)
-                classifier.save(arguments.output.name, arguments.output.parent)
+                state = {**told, "done": epoch + 1, "values": weights.range_of(x)}
+                weights.save_epoch(classifier, arguments.output, state)
                 done = epoch + 1
-                state = {**told, "done": done, "weights": weights.digest_of_files(arguments.output)}
-                state["values"] = weights.range_of(x)
-                write_whole(weights.state_path(arguments.output), json.dumps(state))
                 advance(done)
     except KeyboardInterrupt:
         if done == start:
@@ -111,8 +108,8 @@ def _first_epoch(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
     if not arguments.resume:
         made = weights.weight_files(output)
         if made and not arguments.overwrite:
-            raise ValueError(f"OUTPUT is there, {made[0]}: --resume goes on with it, --overwrite begins again")
-        weights.state_path(output).unlink(missing_ok=True)  # it is not that of the weights to come
+            there = next(iter(made.values()))
+            raise ValueError(f"OUTPUT is there, {there}: --resume goes on with it, --overwrite begins again")
         return 0
     if arguments.weights is not None:
         raise ValueError("--weights begins a training, and --resume goes on with one: give one of them")
@@ -125,7 +122,7 @@ def _first_epoch(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
     if changed:
         said = ", ".join(f"{name} {found.get(name)}" for name in changed)
         raise ValueError(f"--resume needs the settings of {output}, which has {said}")
-    if found.get("weights") != weights.digest_of_files(output):
+    if not weights.are_those_of(output, found):
         raise ValueError(f"--resume needs the weights of epoch {found['done']}, and {output}.* are others: --overwrite")
     if found["done"] >= arguments.epochs:
         raise ValueError(f"--resume has nothing to do: all {arguments.epochs} epochs of {output} are done")

@@ -1,4 +1,4 @@
-"""What `jaxsmooth train` keeps beside weights: how far they are, of what settings, and a digest of them."""
+"""Weights on disk, and what `jaxsmooth train` keeps beside them: how far they are, of what settings, and a digest."""
 
 import hashlib
 import json
@@ -7,24 +7,70 @@ from typing import Any
 
 import numpy as np
 
+from jaxsmooth.whole_files import write_whole
+
+# Of the files that each framework's class writes.
+ENDINGS = (".model", ".optimizer", ".weights.h5", ".weights.npz", ".variables.npz", ".optimizer.npz")
+
 
 def state_path(output: Path) -> Path:
     """Return the file that says how many epochs are done."""
     return output.with_name(f"{output.name}.epochs.json")
 
 
-def weight_files(output: Path) -> list[Path]:
-    """Return the files of weights of this name."""
-    endings = (".model", ".optimizer", ".weights.h5", ".weights.npz", ".optimizer.npz")  # those of every framework
-    return [path for ending in endings if (path := output.with_name(output.name + ending)).exists()]
+def weight_files(output: Path) -> dict[str, Path]:
+    """Return the files of weights of this name, by their endings."""
+    paths = {ending: output.with_name(output.name + ending) for ending in ENDINGS}
+    return {ending: path for ending, path in paths.items() if path.exists()}
 
 
-def digest_of_files(output: Path) -> str:
-    """Return a digest of the weights on disk."""
+def save_epoch(classifier: Any, output: Path, state: dict[str, Any]) -> None:
+    """Replace the weights and what is kept beside them. After a crash at any place, `are_those_of` mends the files."""
+    draft = _draft_of(output)
+    for path in weight_files(draft).values():
+        path.unlink()
+    classifier.save(draft.name, draft.parent)
+    files = weight_files(draft)
+    write_whole(state_path(output), json.dumps({**state, "files": list(files), "weights": _digest_of_files(files)}))
+    _put_in_place(output)
+    for ending, path in weight_files(output).items():
+        if ending not in files:  # of other weights, which these replace
+            path.unlink()
+
+
+def are_those_of(output: Path, state: dict[str, Any]) -> bool:
+    """Return whether the weights are those that the state tells of. What a crash left beside them is put in its place.
+
+    A crash comes before the state is replaced, which then tells of the weights there, or after it: then some of the
+    new files may still have the names of drafts.
+    """
+    kept = weight_files(output)
+    if state.get("weights") == _digest_of_files({ending: kept[ending] for ending in state["files"] if ending in kept}):
+        return True
+    files = {**kept, **weight_files(_draft_of(output))}
+    found = {ending: files[ending] for ending in state["files"] if ending in files}
+    if state.get("weights") != _digest_of_files(found):
+        return False
+    _put_in_place(output)
+    return True
+
+
+def _draft_of(output: Path) -> Path:
+    """Return under which name weights are written before they take the place of others."""
+    return output.with_name(f"{output.name}.partial")
+
+
+def _put_in_place(output: Path) -> None:
+    for ending, path in weight_files(_draft_of(output)).items():
+        path.replace(output.with_name(output.name + ending))
+
+
+def _digest_of_files(files: dict[str, Path]) -> str:
     digest = hashlib.sha256()
-    for path in weight_files(output):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+    for ending, path in files.items():
+        content = path.read_bytes()
+        digest.update(f"{ending} {len(content)} ".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """The command: every subcommand on models and data of every kind, and one sentence for what goes wrong."""
 
+import contextlib
 import csv
 import json
 import os
@@ -21,7 +22,7 @@ from PIL import Image
 
 import bridges.tensorflow
 import jaxsmooth
-from bridges.command import main
+from bridges.command import main, weights
 from jaxsmooth import LogRow, read_log, read_votes, write_log
 from tests.bridges.architectures import with_torchvision
 
@@ -620,6 +621,53 @@ def test_train_by_every_kind_of_flag(mnist, run, framework):
     assert done.status == 0, done.err
     before, after = (float(done.out.split(f"{word} ")[1].split()[0].rstrip(",")) for word in ("from", "to"))
     assert after < before
+    # Every file of the framework is known to be of the weights: it is not replaced, and not taken for another.
+    state = weights.read_state(Path("weights"))
+    files = sorted(path for path in Path().glob("weights.*") if path != weights.state_path(Path("weights")))
+    assert len(files) == 2
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert not weights.are_those_of(Path("weights"), state)
+        path.unlink()
+        assert "OUTPUT is there" in run("train", f"{MODELS}:mnist_{framework}", mnist, "weights", *flags).err
+        path.write_bytes(content)
+    assert weights.are_those_of(Path("weights"), state)
+
+
+@pytest.mark.parametrize(("crash", "epoch"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)])
+def test_a_crash_while_weights_are_saved_leaves_those_of_one_epoch(tmp_path, monkeypatch, crash, epoch):
+    # Two files are saved as drafts, then the state, and then the two take their places.
+    output, replace = tmp_path / "weights", Path.replace
+
+    def step():
+        steps.append(None)
+        if len(steps) == crash + 1:
+            raise RuntimeError("the machine stops")
+
+    class Classifier:
+        def __init__(self, done):
+            self.done = done
+
+        def save(self, filename, path):
+            for ending in (".model", ".optimizer"):
+                step()
+                Path(path, filename + ending).write_text(f"epoch {self.done}")
+
+    steps = [None] * 6  # the first epoch is beyond every crash
+    weights.save_epoch(Classifier(1), output, {"done": 1})
+    steps = []
+    with monkeypatch.context() as patch, contextlib.suppress(RuntimeError):
+        patch.setattr(Path, "replace", lambda old, new: (step(), replace(old, new))[1])
+        weights.save_epoch(Classifier(2), output, {"done": 2})
+    assert len(steps) == min(crash + 1, 5)
+    state = weights.read_state(output)
+    assert state["done"] == epoch
+    assert weights.are_those_of(output, state)
+    assert {path.read_text() for path in weights.weight_files(output).values()} == {f"epoch {epoch}"}
+    Path(f"{output}.model").write_text("other weights")
+    assert not weights.are_those_of(output, state)
+    assert Path(f"{output}.model").read_text() == "other weights"
 
 
 def test_training_goes_on_where_it_was_ended(mnist, run, monkeypatch):
