@@ -613,7 +613,8 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
                 outputs = score(prepared)
                 if len(outputs) != len(part):
                     outputs = _of_each(outputs, len(part))
-                outputs = self._preprocessing.after(outputs)
+                if self._preprocessing.postprocessors:
+                    outputs = self._preprocessing.after(outputs)
                 if outputs.shape != part.shape:  # it would be spread over the rows, or leave some without scores
                     raise ValueError(f"scores must have shape {part.shape} after all defences, got {outputs.shape}")
                 part[...] = outputs
@@ -690,7 +691,8 @@ class SmoothedClassifier(WithSettings, RandomizedSmoothingMixin):
         if self._widest is None:
             prepared, _ = self._preprocessing.before(x[:1])
             self._widest = self._backend.widest_layer(prepared) if len(x) else None
-        self._read_outputs(x)
+        if self._backend.loss_function.needs_last:
+            self._read_outputs(x)
         return self._widest or 0
 
     def _plan_copies(self, x: np.ndarray) -> tuple[jaxsmooth.Gaussian, int, int]:

@@ -29,13 +29,13 @@ class Loss:
 
     Attributes:
         last: what the network shows: one of the three words above, or None. It is found out if `needs_last`.
+        needs_last: whether only the network can say what its outputs are, and it was not looked at.
     """
 
     binary_loss = "a binary cross-entropy"
     of = "outputs and labels"
     last: str | None = None
     _accepted: tuple[bool, bool] | None = None
-    _knows_last = False
 
     def __init__(self, name: str, function: Any, classes: int, from_logits: Any) -> None:
         if function is not None and (not callable(function) or isinstance(function, type)):
@@ -47,6 +47,8 @@ class Loss:
         # Log-probabilities are logits, too.
         if (self.from_logits, read) in ((True, PROBABILITIES), (False, LOGITS)):
             raise ValueError(f"from_logits must be {read == LOGITS} or None for {function!r}, which takes {read}")
+        self._only_network_says = self.from_logits is None and read is None
+        self.needs_last = self._only_network_says
 
     def read_by_loss(self) -> str | None:
         """Return what the loss takes the outputs for; None if it does not say."""
@@ -87,19 +89,14 @@ class Loss:
         """Whether the rows that the loss takes are log-probabilities."""
         return False
 
-    @property
-    def needs_last(self) -> bool:
-        """Whether only the network can say what its outputs are, and it was not looked at."""
-        return not self._knows_last and self.from_logits is None and self.read_by_loss() is None
-
     def set_last(self, last: str | None) -> None:
         """Note what the network shows."""
         self.last = last
-        self._knows_last = True
+        self.needs_last = False
 
     def forget_last(self) -> None:
         """Forget what the network showed: its weights are other ones now."""
-        self._knows_last = False
+        self.needs_last = self._only_network_says
 
     @property
     def said(self) -> str | None:

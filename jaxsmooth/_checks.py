@@ -45,14 +45,16 @@ def split_callable(f: Any) -> tuple[list[Any], StaticCallable]:
     refuse_uncallable(f.f if isinstance(f, RandomClassifier) else f)
     arrays: list[Any] = []
     rest: list[Any] = []
+    words: list[str] = []
     leaves, treedef = jax.tree.flatten(f)
     for leaf in leaves:
         is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
         rest.append(_ARRAY if is_array else leaf)
         if is_array:
             arrays.append(leaf)
-    words = tuple(repr(leaf) for leaf in rest if isinstance(leaf, (bool, int, float, complex)))
-    static = StaticCallable(treedef, tuple(rest), words)
+        elif isinstance(leaf, (bool, int, float, complex)):
+            words.append(repr(leaf))
+    static = StaticCallable(treedef, tuple(rest), tuple(words))
     try:
         hash(static)
     except TypeError as error:
@@ -75,7 +77,8 @@ def as_noise(noise: Any) -> Noise:
     if isinstance(noise, type) or not all(map(partial(hasattr, noise), _NOISE_MEMBERS)):
         raise TypeError(f"noise must be an instance of Gaussian, Laplace, Uniform or the like, got {in_brief(noise)}")
     as_scale(f"the scale of {type(noise).__name__}", noise.scale)
-    _refuse_untold(noise)
+    if not issubclass(type(noise), tuple) or hasattr(noise, "__dict__"):  # a named tuple has nothing but its fields
+        _refuse_untold(noise)
     try:
         return jax.tree.map(_without_weak_type, noise)
     except TypeError:

@@ -270,7 +270,8 @@ def scores_of_first(step: Step, task: HostTask, samples: np.ndarray) -> np.ndarr
     rows = len(samples)
     served = np.zeros(1, int), np.full(1, last)
     batch = _make_batch(task, served, rows, np.zeros(rows, np.int32), samples, (step.most, rows))
-    return np.asarray(step.finish(step.start(task.noise, batch, 1), batch)[1])
+    _, scores = step.finish(step.start(task.noise, batch, 1), batch)
+    return np.asarray(scores if isinstance(scores, (jax.Array, np.ndarray)) else jnp.asarray(scores))
 
 
 def _cut(
@@ -355,17 +356,10 @@ def _start_with_keys(noise: Noise, batch: Batch, batches: int) -> tuple[jax.Arra
 def _finish_called(f: Callable[..., Any], started: Any, batch: Batch) -> tuple[np.ndarray, Any]:
     """Call a classifier and count its votes, with NumPy: nothing needs to be compiled for them."""
     arguments = started if isinstance(started, tuple) else (started,)
-    scores = called_scores(f(*arguments))
+    scores = f(*arguments)
     slot = batch.slot[0].astype(np.int64)
     used = slot[slot < len(batch.ids)]
     return row_votes(scores, slot, int(used.max()) + 1), scores
-
-
-def called_scores(scores: Any) -> Any:
-    """Return the scores of a classifier that was called as an array: those of other frameworks are tensors."""
-    # What has no shape is refused where votes are counted.
-    is_tensor = not isinstance(scores, (jax.Array, np.ndarray)) and hasattr(scores, "shape")
-    return jnp.asarray(scores) if is_tensor else scores
 
 
 def row_votes(scores: Any, slot: np.ndarray, slots: int) -> np.ndarray:
@@ -376,9 +370,9 @@ def row_votes(scores: Any, slot: np.ndarray, slots: int) -> np.ndarray:
         slot: `i[B]`, of each row; at least `slots` for padding.
         slots: how many there are.
     """
+    scores = scores_on_host(scores)
     row = shape_of_scores(scores, len(slot))
-    flat = widened(np.asarray(scores))
-    flat = flat.reshape(len(flat), -1, row[-1])
+    flat = scores.reshape(len(scores), -1, row[-1])
     # Padding and rows with a score that is not finite vote for no class.
     real = slot < slots
     valid = np.broadcast_to(real[:, None], flat.shape[:2])
@@ -390,9 +384,18 @@ def row_votes(scores: Any, slot: np.ndarray, slots: int) -> np.ndarray:
     return votes.reshape(slots, *row).astype(np.int32)
 
 
-def widened(scores: np.ndarray) -> np.ndarray:
-    """Return scores in float32 where they are narrower: NumPy is slow with small floats, and does not know all."""
-    return scores.astype(np.float32) if scores.dtype.kind == "V" or scores.dtype.itemsize < 4 else scores
+def scores_on_host(scores: Any) -> Any:
+    """Return scores of any framework as a NumPy array, in float32 where they are narrower.
+
+    NumPy is slow with small floats, and does not know all of them. What has no shape stays as it is, to be refused.
+    """
+    if not hasattr(scores, "shape"):
+        return scores
+    if not isinstance(scores, (jax.Array, np.ndarray)):
+        scores = jnp.asarray(scores)  # a tensor
+    scores = np.asarray(scores)
+    is_narrow = scores.dtype.kind == "V" or scores.dtype.itemsize < 4
+    return scores.astype(np.float32) if is_narrow and jnp.issubdtype(scores.dtype, jnp.number) else scores
 
 
 def _finish_compiled(found: tuple[jax.Array, jax.Array], _: Batch) -> tuple[np.ndarray, Any]:

@@ -25,7 +25,7 @@ from jaxsmooth._host_loop import (
     samples_of_each,
 )
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.types import Certificate, Noise, Votes, batch_size_of
+from jaxsmooth.types import Certificate, Noise, RandomClassifier, Votes
 
 _BATCHES_OF_A_ROUND = 64  # so that inputs that need few votes do not wait long for one that needs many
 
@@ -114,7 +114,8 @@ class Sampler(NamedTuple):
         noise: Any = self.task.noise
         lost = noise.lost_radius(self.task.x) if hasattr(noise, "lost_radius") else None
         n = np.full(inputs, known, np.int32)
-        drawn_in = batch_size_of(self.step.f, self.batch_size)
+        f = self.step.f
+        drawn_in = self.batch_size if isinstance(f, RandomClassifier) and f.of_batch else None
         return Votes(selection=selection, counts=counts, n=n, lost=lost, rule=rule, batch_size=drawn_in)
 
     def more(self, votes: Votes, needed: np.ndarray) -> Votes:

@@ -36,7 +36,7 @@ from jaxsmooth.bounds import (
 from jaxsmooth.discrete import Ablation
 from jaxsmooth.noise import Gaussian
 from jaxsmooth.progress import progress_bar
-from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, Votes, batch_size_of
+from jaxsmooth.types import ABSTAIN, Certificate, Classifier, Noise, RandomClassifier, Votes
 
 __all__ = ["Fixed", "certificate", "certify"]
 
@@ -126,7 +126,7 @@ def cast_votes(
             both = count_streams(step, task, n0, n, batch_size, advance)
     used: Any = task.noise
     lost = used.lost_radius(task.x) if hasattr(used, "lost_radius") else None
-    drawn_in = batch_size_of(f, batch_size)
+    drawn_in = batch_size if isinstance(f, RandomClassifier) and f.of_batch else None
     return Votes(selection=both[:, 0], counts=both[:, 1], n=n, lost=lost, batch_size=drawn_in), used
 
 

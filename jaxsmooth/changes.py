@@ -22,7 +22,7 @@ from jaxsmooth._host_loop import (
     key_data,
     make_step,
     samples_of_each,
-    widened,
+    scores_on_host,
 )
 from jaxsmooth._resumption import VOTE_AGAIN, refuse_other_votes
 from jaxsmooth._sampling import shaped_scores
@@ -184,7 +184,7 @@ class _Pair:
 def _classes(xp: Any, scores: Any) -> Any:
     """Return the class of each row, K where a row is invalid: in the scores' own dtype, as votes are counted."""
     if xp is np:
-        scores = widened(scores)
+        scores = scores_on_host(scores)
     return xp.where(xp.isfinite(scores).all(axis=-1), scores.argmax(axis=-1), scores.shape[-1])
 
 

@@ -58,17 +58,13 @@ class Gaussian(_Sigma):
 
     __slots__ = ()
     norm = 2
+    scale = _Sigma.sigma
 
     def __new__(cls, sigma: ArrayLike = ABSENT, *, scale: ArrayLike = ABSENT) -> "Gaussian":
         """Make a noise."""
         if sigma is ABSENT or scale is not ABSENT:
             sigma = one_of("sigma", sigma, scale)
         return super().__new__(cls, sigma)
-
-    @property
-    def scale(self) -> ArrayLike:
-        """The standard deviation."""
-        return self.sigma
 
     def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draw independent noise of this shape, in float32 and then cast to `dtype`."""
@@ -141,15 +137,11 @@ class Uniform(_HalfWidth):
 
     __slots__ = ()
     norm = 1
+    scale = _HalfWidth.half_width
 
     def __new__(cls, half_width: ArrayLike = ABSENT, *, scale: ArrayLike = ABSENT) -> "Uniform":
         """Make a noise."""
         return super().__new__(cls, one_of("half_width", half_width, scale))
-
-    @property
-    def scale(self) -> ArrayLike:
-        """Half the width of the interval."""
-        return self.half_width
 
     def sample(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draw independent noise of this shape, in float32 and then cast to `dtype`."""

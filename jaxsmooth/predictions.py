@@ -19,7 +19,7 @@ from jaxsmooth.bounds import (
     per_input,
     two_sided_p_value,
 )
-from jaxsmooth.types import ABSTAIN, Classifier, Noise, Prediction, Votes, batch_size_of
+from jaxsmooth.types import ABSTAIN, Classifier, Noise, Prediction, RandomClassifier, Votes
 from jaxsmooth.votes import stream_votes
 
 __all__ = ["predict", "prediction"]
@@ -68,7 +68,8 @@ def predict(
         counts = scan_votes(f, as_task(noise, key, x, ids), (n,), as_batch_size(batch_size))[:, 0]
     else:
         counts = stream_votes(f, noise, key, x, n=n, batch_size=batch_size, ids=ids)
-    return _decide(Votes(counts=counts, n=n, batch_size=batch_size_of(f, as_batch_size(batch_size))), alpha)
+    drawn_in = as_batch_size(batch_size) if isinstance(f, RandomClassifier) and f.of_batch else None
+    return _decide(Votes(counts=counts, n=n, batch_size=drawn_in), alpha)
 
 
 def prediction(votes: Votes, *, alpha: float = 1e-3) -> Prediction:

@@ -41,7 +41,7 @@ from jaxsmooth.progress import progress_bar
 from jaxsmooth.sequential import Grid
 from jaxsmooth.share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
 from jaxsmooth.stores import StoredRun, VoteHeader, VoteRow, VoteStore, stored_run, undecided
-from jaxsmooth.types import Certificate, Classifier, Noise, Votes, batch_size_of
+from jaxsmooth.types import Certificate, Classifier, Noise, RandomClassifier, Votes
 from jaxsmooth.whole_files import write_whole
 
 __all__ = ["certify_dataset", "count_dataset", "predict_dataset"]
@@ -365,7 +365,7 @@ def _as_voter(
 ) -> _Voter:
     """Check where the votes of a run come from."""
     refuse_uncallable(f)
-    if batch_size_of(f, 1) is not None:
+    if isinstance(f, RandomClassifier) and f.of_batch:
         raise TypeError(
             "f must draw for each row of its own for a run over a data set, got a RandomClassifier with of_batch=True: "
             "after a restart other inputs would share a batch, and votes would be other ones"

@@ -30,7 +30,7 @@ from jaxsmooth._checks import (
 )
 from jaxsmooth._claims import origin
 from jaxsmooth._draws import random_words
-from jaxsmooth._host_loop import called_scores, row_votes
+from jaxsmooth._host_loop import row_votes
 from jaxsmooth.arguments import (
     as_flag,
     as_integer,
@@ -310,7 +310,7 @@ def _as_run(f: Any, compiled: Any) -> Callable[[jax.Array], Any]:
         raise TypeError("f must be a function of the inputs for splitting without chance, got a RandomClassifier")
     refuse_uncallable(f)
     if not as_flag("compiled", compiled):
-        return lambda rows: called_scores(f(rows))
+        return f
     arrays, static = split_callable(f)
     return lambda rows: _run(arrays, static, rows)
 

@@ -164,11 +164,6 @@ class RandomClassifier:
         return self.f(x, keys)
 
 
-def batch_size_of(f: Any, batch_size: int) -> int | None:
-    """Return the batch size that the votes of a classifier depend on; None if they depend on none."""
-    return batch_size if isinstance(f, RandomClassifier) and f.of_batch else None
-
-
 def _sum(name: str, ours: Any, theirs: Any) -> Any:
     """Return the sum of two arrays of counts of one shape, in 32 bits. Lists become arrays: theirs would be joined."""
     ours, theirs = (value if isinstance(value, jax.Array) else np.asarray(value) for value in (ours, theirs))

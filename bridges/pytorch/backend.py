@@ -326,7 +326,9 @@ class TorchBackend:
     def _outputs(self, run: Callable[[torch.Tensor], Any], x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         x = x.to(dtype)
         # A leaf that requires a gradient may not be written to, and a module may write to its input.
-        outputs = self.reading(run(x.clone() if x.requires_grad else x), type(self.model).__name__)
+        outputs = run(x.clone() if x.requires_grad else x)
+        if not isinstance(outputs, torch.Tensor) or self.reading.output is not None:
+            outputs = self.reading(outputs, type(self.model).__name__)
         width = outputs.shape[1] if outputs.ndim == 2 else None
         if width != self.classes and (width, self.classes) != (1, 2):
             raise ValueError(f"the model must return [N, {self.classes}] for nb_classes, got {tuple(outputs.shape)}")

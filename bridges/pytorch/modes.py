@@ -24,13 +24,11 @@ def _entered(module: nn.Module, *, trains: bool) -> Generator[list[nn.Module]]:
     """
     parts = list(module.modules())
     me = threading.get_ident()
-
-    def is_free() -> bool:
-        users = (user for part in parts for user in _USERS.get(id(part), ()))
-        return all(thread == me or not (trains or training) for thread, training in users)
-
     with _GATE:
-        _GATE.wait_for(is_free)
+        while _USERS and any(
+            thread != me and (trains or training) for part in parts for thread, training in _USERS.get(id(part), ())
+        ):
+            _GATE.wait()
         for part in parts:
             _USERS.setdefault(id(part), []).append((me, trains))
     try:
