@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from jaxsmooth.arguments import as_array, as_integer
+from jaxsmooth.arguments import as_array, as_integer, refuse_rounded
 
 
-def as_inputs(x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+def as_inputs(x: Any, shape: tuple[int, ...] | None = None, scale: Any = None) -> np.ndarray:
     """Return inputs as finite `f32[N, *shape]`.
 
     Args:
         x: array, list, JAX array or tensor `[N, *shape]` of numbers.
         shape: of one input; any with at least one axis by default.
+        scale: of the noise that they get, if any.
 
     Raises:
-        TypeError: x holds no real numbers. ValueError: another shape, or a value that is not finite.
+        TypeError: x holds no real numbers. ValueError: another shape, a value that is not finite, or one that float32
+            cannot hold, in the units of the noise.
 
     Example:
         >>> as_inputs([[1, 2]]).dtype
@@ -30,6 +32,8 @@ def as_inputs(x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if not finite.all():
         raise ValueError(f"x must be finite in float32, got NaN or infinity at index {np.flatnonzero(~finite)[0]}")
+    if scale is not None and array is not x and (wide := to_numpy("x", x)).dtype.itemsize > 4:
+        refuse_rounded(wide.astype(np.float64), array, scale)
     return array
 
 

@@ -141,7 +141,7 @@ class RandomizedSmoothingMixin(ABC):  # noqa: B024 (as ART's classes are, so tha
         sample_size = as_integer("sample_size", self.sample_size, 1)  # anyone may set an attribute
         refuse_unknown("output", self.output, _OUTPUTS)
         abstains = as_flag("is_abstain", kwargs.pop("is_abstain", True))
-        x = as_inputs(x, self._input_shape)
+        x = as_inputs(x, self._input_shape, self.scale)
         voter = self._voter(x, sample_size, batch_size, even=False, verbose=verbose, **kwargs)
         counts = self._count_votes(voter, x, sample_size, self._reserve(sample_size), verbose)
         if self.output == "frequencies":
@@ -172,7 +172,7 @@ class RandomizedSmoothingMixin(ABC):  # noqa: B024 (as ART's classes are, so tha
             `i64[N]` classes, -1 on abstention, and `f64[N]` radii in the units of x, 0 on abstention.
         """
         n = as_integer("n", n, 1)
-        x = as_inputs(x, self._input_shape)
+        x = as_inputs(x, self._input_shape, self.scale)
         n0 = as_integer("n0, or sample_size,", self.sample_size if self.n0 is None else self.n0, 1)
         voter = self._voter(x, n0 + n, batch_size, even=True, verbose=verbose, **kwargs)
         result = self._certify_by(voter, x, n0, n, verbose)

@@ -13,7 +13,16 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxsmooth.arguments import as_array, as_integer, as_scale, in_brief, is_traced, refuse_uncallable, refuse_unknown
+from jaxsmooth.arguments import (
+    as_array,
+    as_integer,
+    as_scale,
+    in_brief,
+    is_traced,
+    refuse_rounded,
+    refuse_uncallable,
+    refuse_unknown,
+)
 from jaxsmooth.descriptions import is_told
 from jaxsmooth.types import MOST_VOTES, Noise, RandomClassifier, Votes
 
@@ -176,12 +185,8 @@ def as_host_inputs(x: Any, noise: Any = None) -> jax.Array | np.ndarray:
         refuse(array)
     if is_traced(x):
         return x
-    if isinstance(array, np.ndarray) and dtype != (canonical := jax.dtypes.canonicalize_dtype(dtype)):
-        with np.errstate(over="ignore"):
-            narrow = array.astype(canonical)
-        if jnp.issubdtype(dtype, jnp.integer) and not np.array_equal(narrow, array):
-            raise ValueError(f"x must fit into {canonical}, got values from {array.min()} to {array.max()}")
-        array = narrow
+    if isinstance(array, np.ndarray) and dtype != jax.dtypes.canonicalize_dtype(dtype):
+        array = _narrowed(array, noise)
     # Whether each input is finite is computed where the array is. On a CPU NumPy has nothing to compile first.
     axes = tuple(range(1, array.ndim))
     if isinstance(array, np.ndarray) or next(iter(array.devices())).platform == "cpu":
@@ -193,6 +198,19 @@ def as_host_inputs(x: Any, noise: Any = None) -> jax.Array | np.ndarray:
         bad = np.flatnonzero(~finite)
         raise ValueError(f"x must be finite, got NaN or infinity in {bad.size} inputs, the first at index {bad[0]}")
     return array
+
+
+def _narrowed(x: np.ndarray, noise: Any) -> np.ndarray:
+    """Return inputs in the dtype that JAX has for theirs."""
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    with np.errstate(over="ignore"):
+        narrow = x.astype(dtype)
+    if jnp.issubdtype(dtype, jnp.integer):
+        if not np.array_equal(narrow, x):
+            raise ValueError(f"x must fit into {dtype}, got values from {x.min()} to {x.max()}")
+    elif noise is not None and noise.norm != 0 and not is_traced(noise.scale):
+        refuse_rounded(x, narrow, noise.scale)
+    return narrow
 
 
 def as_ids(ids: Any, inputs: int) -> ArrayLike:

@@ -271,7 +271,7 @@ def scores_of_first(step: Step, task: HostTask, samples: np.ndarray) -> np.ndarr
     served = np.zeros(1, int), np.full(1, last)
     batch = _make_batch(task, served, rows, np.zeros(rows, np.int32), samples, (step.most, rows))
     _, scores = step.finish(step.start(task.noise, batch, 1), batch)
-    return np.asarray(scores if isinstance(scores, (jax.Array, np.ndarray)) else jnp.asarray(scores))
+    return np.asarray(called_scores(scores))
 
 
 def _cut(
@@ -384,6 +384,15 @@ def row_votes(scores: Any, slot: np.ndarray, slots: int) -> np.ndarray:
     return votes.reshape(slots, *row).astype(np.int32)
 
 
+def called_scores(scores: Any) -> Any:
+    """Return the scores of a classifier that was called as an array: those of other frameworks are tensors."""
+    if isinstance(scores, (jax.Array, np.ndarray)) or not hasattr(scores, "shape"):
+        return scores  # what has no shape is refused where votes are counted
+    if "64" in str(getattr(scores, "dtype", "")):  # JAX's 32 bits may not order them
+        return np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores)
+    return jnp.asarray(scores)
+
+
 def scores_on_host(scores: Any) -> Any:
     """Return scores of any framework as a NumPy array, in float32 where they are narrower.
 
@@ -392,7 +401,7 @@ def scores_on_host(scores: Any) -> Any:
     if not hasattr(scores, "shape"):
         return scores
     if not isinstance(scores, (jax.Array, np.ndarray)):
-        scores = jnp.asarray(scores)  # a tensor
+        scores = called_scores(scores)
     scores = np.asarray(scores)
     is_narrow = scores.dtype.kind == "V" or scores.dtype.itemsize < 4
     return scores.astype(np.float32) if is_narrow and jnp.issubdtype(scores.dtype, jnp.number) else scores

@@ -36,7 +36,8 @@ def as_runs(runs: Any) -> dict[str, list[LogRow]]:
         raise ValueError(f"runs must have names that differ, got {', '.join(map(repr, cast(Iterable[Any], runs)))}")
     for name, rows in made.items():
         _refuse_mixed(name, rows)
-    norms = {row.settings["norm"] for rows in made.values() for row in rows if "norm" in row.settings}
+    # A log that does not say its norm, as those of Cohen et al., is of Gaussian noise.
+    norms = {row.settings.get("norm", "2") for rows in made.values() for row in rows}
     if len(norms) > 1:
         names = " and ".join(f"L{norm}" for norm in sorted(norms))
         raise ValueError(f"runs must be of one norm, got {names}: radii in different norms do not compare")
@@ -116,8 +117,14 @@ def bound_of(
 
 def inputs_of(rows: Sequence[LogRow]) -> str:
     """Return how many inputs a run has, of how many where it is not finished."""
-    planned = rows[0].settings.get("inputs", "")
-    return f"{len(rows)} of {planned}" if planned.isdecimal() and int(planned) > len(rows) else str(len(rows))
+    planned = planned_of(rows)
+    return f"{len(rows)} of {planned}" if planned is not None and planned > len(rows) else str(len(rows))
+
+
+def planned_of(rows: Sequence[LogRow]) -> int | None:
+    """Return how many inputs a run is to have, as its rows say; None if they do not."""
+    said = {row.settings.get("inputs", "") for row in rows}
+    return max((int(words) for words in said if words.isdecimal()), default=None)
 
 
 def common_settings(runs: Mapping[str, Sequence[LogRow]], names: Sequence[str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ __all__ = [
     "evaluating",
     "in_brief",
     "is_traced",
+    "refuse_rounded",
     "refuse_traced",
     "refuse_uncallable",
     "refuse_unknown",
@@ -105,10 +106,11 @@ def as_alpha(value: Any, name: str = "alpha") -> float:
     if number.ndim != 0 or not jnp.issubdtype(number.dtype, jnp.number) or jnp.issubdtype(number.dtype, complex):
         raise TypeError(f"{name} must be a number in (0, 1), got {in_brief(value)}")
     number = float(number)
+    if name == "alpha" and number >= 0.5:
+        meant = f": did you mean {1 - number:.6g}?" if 0.75 <= number < 1 else ""
+        raise ValueError(f"alpha is a failure probability, below 0.5, got {number}{meant}")
     if not 0.0 < number < 1.0:
         raise ValueError(f"{name} must be a number in (0, 1), got {number}")
-    if name == "alpha" and number >= 0.5:
-        raise ValueError(f"alpha is a failure probability, below 0.5, got {number}: did you mean {1 - number:.6g}?")
     if name == "alpha" and number < LEAST_ALPHA:
         raise ValueError(f"alpha must be at least {LEAST_ALPHA}, below which bounds in float64 err, got {number}")
     return number
@@ -236,6 +238,27 @@ def as_numbers(name: str, value: Any, expected: str) -> np.ndarray:
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name} must be {expected}, got dtype {array.dtype}")
     return array.astype(np.float64)
+
+
+def refuse_rounded(x: np.ndarray, narrow: np.ndarray, scale: Any) -> None:
+    """Refuse inputs that rounding to float32 moves far, in the units of the noise: certificates are of rounded inputs.
+
+    Example:
+        >>> x = np.array([[1.7e9 + 60]])  # seconds since 1970, which float32 knows to 128
+        >>> refuse_rounded(x, x.astype(np.float32), 30.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: x must be close to what float32 can hold, but rounding moves input 0 by 60, over 1/1000 of the \
+scale 30 of the noise: subtract a constant from x, and add it within f
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = np.linalg.norm((x - narrow).reshape(len(x), math.prod(x.shape[1:])), axis=1)
+    far = np.flatnonzero((moved > float(np.asarray(scale)) / 1000) & np.isfinite(moved))
+    if len(far):
+        raise ValueError(
+            f"x must be close to what float32 can hold, but rounding moves input {far[0]} by {moved[far[0]]:.3g}, over "
+            f"1/1000 of the scale {np.asarray(scale):.3g} of the noise: subtract a constant from x, and add it within f"
+        )
 
 
 def refuse_unknown(name: str, value: Any, choices: Sequence[str]) -> None:

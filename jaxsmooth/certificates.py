@@ -76,7 +76,8 @@ def certify(
             JAX unless `compiled=False`. A row of its scores may depend on that row of the input only.
         noise: `Gaussian(sigma)`, `Laplace`, `Uniform` or another `jaxsmooth.Noise`. Its scale is in the units of `x`.
         key: one Threefry key, as of `key_of_seed`, unknown to whoever chose x and f.
-        x: inputs `[N, *event]`, floating-point; one input is `x[None]`. The radius is in their units.
+        x: inputs `[N, *event]`, floating-point; one input is `x[None]`. The radius is in their units. Where JAX has no
+            float64, they are rounded to float32 first, and the certificate is of what they then are.
         batch_size: most rows in one call of f, static. The votes do not depend on it.
         ids: `N` integers in [0, 2^32) that name the inputs to the noise; 0..N-1 by default.
         n0: number of selection votes, static, at least 1.

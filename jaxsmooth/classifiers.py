@@ -25,7 +25,7 @@ _WHEN_OF_THE_BATCH = (
     "batch normalisation must use its running statistics: put a network in evaluation mode, as the bridges do; the "
     "first axis must be that of the inputs"
 )
-_TOLERANCE = 1e-4  # of the largest score: kernels add in a different order at a different place of a batch
+_TOLERANCE = 1e-4  # of the scores: kernels add in a different order at a different place of a batch
 
 
 def check_classifier(
@@ -169,11 +169,18 @@ def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     wide = one.astype(np.float64)
     beside = other.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(beside)
-    largest = max(np.abs(wide[finite]).max(initial=0.0), np.abs(beside[finite]).max(initial=0.0))
-    tolerance = largest * max(_TOLERANCE, 8 * _resolution(one))
+    # Of the two scores that decide a vote: a class that is masked by -1e9 would hide every difference of the others.
+    largest = max(_size_of_best(wide, finite), _size_of_best(beside, finite))
     with np.errstate(invalid="ignore"):
+        tolerance = np.maximum(largest, np.abs(wide)) * max(_TOLERANCE, 8 * _resolution(one))
         far = finite & (np.abs(wide - beside) > tolerance)
     return ~_all_of_row(~(far | (np.isfinite(wide) != np.isfinite(beside))))
+
+
+def _size_of_best(scores: np.ndarray, finite: np.ndarray) -> float:
+    """Return the largest size of the two best scores of a row."""
+    best = np.sort(np.where(finite, scores, -np.inf), axis=-1)[..., -2:]
+    return float(np.abs(best[np.isfinite(best)]).max(initial=0.0))
 
 
 def _all_of_row(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike
 from jaxsmooth._checks import as_noise
 from jaxsmooth._claims import CLAIMED, claim, level_words, noise_words
 from jaxsmooth.arguments import as_alpha, as_integer, as_key, as_nonnegative, as_numbers, in_brief
-from jaxsmooth.noise import Splitting
+from jaxsmooth.certificates import certificate
+from jaxsmooth.discrete import Ablation
+from jaxsmooth.noise import Gaussian, Splitting
 from jaxsmooth.types import ABSTAIN, Certificate, Noise
 from jaxsmooth.whole_files import write_whole
 
@@ -103,12 +105,33 @@ def log_rows(
     of_noise = _noise_words(result, noise)
     if result.norm is not None and of_noise["norm"] != result.norm:
         raise ValueError(f"noise must be that of the result, of norm {result.norm}, got one of norm {of_noise['norm']}")
+    _refuse_other_noise(result, noise)
     words = {**_as_settings({**own, **settings}, own), **of_noise}
     drawn = np.asarray(result.votes.n)
     if result.votes.rule == "fixed" and drawn.ndim == 0 and words.get("n") not in (None, drawn):
         raise ValueError(f"n must be that of the result, {drawn}, got {words['n']}")
     said = claim({**words, "alpha": _as_alpha_of(result, alpha)})
     return _rows(result, known, at, seconds, said)
+
+
+def _refuse_other_noise(result: Certificate, noise: Any) -> None:
+    """Refuse a noise under which the votes certify other radii, where they tell that: those of a fixed n do."""
+    votes = result.votes
+    alpha = result.alpha
+    if votes.rule != "fixed" or votes.selection is None or result.state is not None or not alpha:
+        return
+    if np.ndim(votes.n) or votes.counts.ndim != 2 or hasattr(noise, "lost_radius") != (votes.lost is not None):
+        return
+    certified = np.asarray(result.label) != ABSTAIN
+    radius = np.asarray(result.radius)[certified]
+    bounds: list[Any] = ["cohen", "runner_up"] if isinstance(noise, (Gaussian, Ablation)) else ["cohen"]
+    decided = [certificate(votes, noise, alpha=alpha, bound=bound) for bound in bounds]
+    found = [np.asarray(each.radius)[certified] for each in decided]
+    if not any(np.allclose(radius, own, rtol=1e-3, atol=0) for own in found):
+        at = int(np.argmax(~np.isclose(radius, found[0], rtol=1e-3, atol=0)))
+        raise ValueError(
+            f"noise must be that of the result, whose radius {radius[at]:.6g} is {found[0][at]:.6g} under {noise}"
+        )
 
 
 def unclaimed_rows(result: Certificate, truth: ArrayLike) -> list[LogRow]:

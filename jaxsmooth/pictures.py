@@ -4,16 +4,17 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
 from jaxsmooth._checks import as_host_inputs, as_n, as_noise
+from jaxsmooth._host_loop import scores_on_host
 from jaxsmooth._labels import as_labels
 from jaxsmooth._report_rows import (
     PICTURE_TITLE,
@@ -91,16 +92,17 @@ def draw_curves(
         accuracy = certified_accuracy(*run, steps)
         try:
             label = _name_of_curve(name, named[name])
-            (line,) = ax.step(steps, accuracy, where="pre", **{"label": label, **looks.get(name, {})})
+            (line,) = ax.step(steps, accuracy, where="pre", **_look(label, looks.get(name)))
         except AttributeError as error:
             raise ValueError(f"styles must hold properties of a curve, got {looks.get(name)}: {error}") from None
         if alphas[name]:
             bound = bound_of(run, steps, alphas[name], delta)
             ax.fill_between(steps, bound, accuracy, step="pre", color=line.get_color(), alpha=0.25, linewidth=0)
     if any(alphas.values()):  # nothing was left to chance otherwise, and there is no band
-        said = f"lower bound, probability {1 - delta:g}"
+        said = f"lower bound, probability {_less_than_one(delta)}"
         ax.fill_between([], [], color="grey", alpha=0.25, linewidth=0, label=said)
-    norm = {rows[0].settings.get("norm") for rows in named.values()}.pop()
+    said_norms = {rows[0].settings.get("norm") for rows in named.values()}
+    norm = next((word for word in said_norms if word is not None), None)
     label = {None: "certified radius", "0": "number of changed features"}.get(norm, f"L{norm} radius")
     ax.xaxis.get_major_locator().set_params(integer=norm == "0")
     ax.set(xlabel=label, ylabel="certified accuracy", ylim=(0, 1), xlim=(0, end))
@@ -111,6 +113,23 @@ def draw_curves(
     ax.legend(edgecolor="none", framealpha=0.85, fontsize=8 if inches > 3 else 6).set_in_layout(False)
     _finish(ax, in_words(common_settings(named, PICTURE_TITLE)) if title is None else title, path)
     return ax
+
+
+def _less_than_one(failure: float) -> str:
+    """Return 1 less a probability with all digits, since fewer could make it 1.
+
+    Example:
+        >>> _less_than_one(0.001), _less_than_one(1e-7)
+        ('0.999', '0.9999999')
+    """
+    return f"{1 - Decimal(repr(float(failure))):f}"
+
+
+def _look(label: str, own: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the properties of a curve. Matplotlib leaves labels out of the legend that begin with "_"."""
+    look = {"label": label, **(own or {})}
+    name = str(look["label"])
+    return look | {"label": rf"$\_${name[1:]}" if name.startswith("_") else name}
 
 
 def _name_of_curve(name: str, rows: Sequence[LogRow]) -> str:
@@ -153,14 +172,17 @@ def draw_probabilities(
         steps = np.unique([ticks[0], *shown.tolist(), ticks[-1]])
         above = len(values) - np.searchsorted(np.sort(values.astype(np.float64)), steps, side="right")
         share = above / len(values)
-        ax.step(special.ndtri(steps), share, where="post", **{"label": name, **looks.get(name, {})})
+        ax.step(special.ndtri(steps), share, where="post", **_look(name, looks.get(name)))
     ax.set_xticks(special.ndtri(ticks), [f"{tick:g}" for tick in ticks])
     ax.axvline(0.0, color="grey", linewidth=0.8, linestyle=":", label="certified above 1/2")
     ax.set(xlabel="p, lower bound on the probability of the true class", ylabel="share of inputs above p", ylim=(0, 1))
     ax.set_xlim(special.ndtri(ticks[0]), special.ndtri(ticks[-1]))
     ax.grid(alpha=0.3)
     ax.legend(
-        frameon=False, fontsize=8, title=f"bounds that hold with probability {1 - alpha:g} each", title_fontsize=8
+        frameon=False,
+        fontsize=8,
+        title=f"bounds that hold with probability {_less_than_one(alpha)} each",
+        title_fontsize=8,
     )
     _finish(ax, in_words(common_settings(stored_rows(runs, alpha), PICTURE_TITLE)) if title is None else title, path)
     return ax
@@ -245,10 +267,10 @@ def draw_votes(
             show(axis, noisy, limits)
             if label is not None:
                 color = "black" if label == counts[row].argmax() else "C3"
-                axis.set_title("invalid" if label < 0 else words[label], fontsize=8, color=color)
+                axis.set_title("invalid" if label < 0 else _shortened(words[label]), fontsize=8, color=color)
         _draw_counts(axes[-1], counts[row], int(np.max(result.votes.n)), words)
         label, radius = int(result.label[row]), float(result.radius[row])
-        said = "abstains" if label == ABSTAIN else f"{words[label]}, {_radius_words(result.norm, radius)}"
+        said = "abstains" if label == ABSTAIN else f"{_shortened(words[label])}\n{_radius_words(result.norm, radius)}"
         axes[-1].set_xlabel(said, fontsize=8)
     if path is not None:
         _save(figure, path)
@@ -268,7 +290,7 @@ def _noisy_copies(
         if isinstance(f, RandomClassifier):  # what it draws for a sample is not known here
             labels: Any = [None] * len(rows)
         else:
-            scores = np.asarray(jnp.asarray(run(noisy)))
+            scores = scores_on_host(run(noisy))
             labels = np.where(np.isfinite(scores).all(axis=-1), scores.argmax(axis=-1), -1).tolist()
         for one, row, label in zip(np.asarray(noisy), rows, labels, strict=True):
             if row < len(x):

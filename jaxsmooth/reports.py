@@ -130,7 +130,7 @@ def probability_table(
     levels = as_numbers("probabilities", probabilities, "a list of numbers in [0, 1]")
     if levels.ndim != 1 or levels.size == 0 or not ((levels >= 0) & (levels <= 1)).all():
         raise ValueError(f"probabilities must be a list of numbers in [0, 1], got {in_brief(probabilities)}")
-    lines = [["run", "inputs", *(f"p > {level:g}" for level in levels)]]
+    lines = [["run", "inputs", *(f"p > {level}" for level in levels.tolist())]]
     for name, values in bounds.items():
         lines.append(
             [name, str(len(values)), *(f"{np.floor((values > level).mean() * 1000) / 1000:.3f}" for level in levels)]

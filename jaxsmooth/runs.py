@@ -532,7 +532,8 @@ def _as_request(inputs: RunInputs, path: str | Path, group: Any, check: bool, pr
     if path.suffix == ".votes":
         raise ValueError(f"path must be that of the log, got {path}: the votes go to <log>.votes")
     own = share_path(path, *inputs.share)
-    check = as_flag("check", check) and not votes_path(own).exists()
+    # Not again where a run goes on, unless it began with check=False.
+    check = as_flag("check", check) and not (votes_path(own).exists() and _report_path(own).exists())
     return _Request(inputs, path, own, group, check, as_flag("progress", progress))
 
 
@@ -652,7 +653,7 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
         done |= {row.idx: row for row in store.rows}  # another process may have written until the lock was taken
         log.begin(store, words)
         if report is not None:
-            _write_report(own.with_name(own.name + ".noise"), report)
+            _write_report(_report_path(own), report)
         bar = progress_bar(job.bar, request.inputs.total, request.progress)
         with log.kept_up(votes_path(own), words), bar as advance:
             for batch in _batches(items, request.group or job.group):
@@ -730,6 +731,11 @@ def _certified(job: Job, batch: list[Item], like: dict[str, Any], classes: int) 
         )
         for i, (item, (x, truth)) in enumerate(zip(batch, pairs, strict=True))
     ]
+
+
+def _report_path(log: Path) -> Path:
+    """Return the file of what the tests of the noise found, beside a log."""
+    return log.with_name(log.name + ".noise")
 
 
 def _write_report(path: Path, report: NoiseReport) -> None:

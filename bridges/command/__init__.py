@@ -1,6 +1,9 @@
 """The command `jaxsmooth`: certify, predict, train, report and check models of any framework."""
 
+import _thread
 import signal
+import threading
+from typing import Any
 
 __all__ = ["main"]
 
@@ -15,5 +18,19 @@ def main(argv: list[str] | None = None) -> int:
     from bridges.command.cli import run
 
     if handler is signal.default_int_handler:
-        signal.signal(signal.SIGINT, handler)
-    return run(argv)
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        return run(argv)
+    finally:
+        if handler is signal.default_int_handler:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Raise KeyboardInterrupt: a moment later, where JAX's callback of the garbage collector runs, which loses it."""
+    while frame is not None:
+        if frame.f_code.co_name == "_xla_gc_callback":
+            threading.Timer(0.05, _thread.interrupt_main, [number]).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -211,8 +211,12 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
         shown = data.load_data(arguments.data, model.framework, arguments.size)
         if shown is loaded and hasattr(loaded, "__next__"):
             raise ValueError("DATA must be new each time that its factory is called, got the same iterator twice")
+        loaded, shown = data.refuse_others(loaded, shown)
     x, _ = data.some_inputs(shown, 8)
     models.refuse_integers(x)
+    doubt = data.doubt_of_folders(loaded)
+    if doubt is not None:
+        print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
     for doubt in doubts(x, arguments.sigma, arguments.model, arguments.weights):
         print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
     if arguments.weights is not None:
@@ -319,6 +323,8 @@ def _run(
 
 def _refuse_other_file(log: Path) -> None:
     """Refuse to overwrite what is no log."""
+    if log.is_symlink():  # its votes may be beside the link, or beside the file
+        raise ValueError(f"LOG must be no link to be overwritten: give the file that {log} leads to, {log.resolve()}")
     if not log.exists():
         return
     first = b""

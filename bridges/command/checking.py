@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import jaxsmooth
-from bridges.command import data
+from bridges.command import data, models
 from bridges.command.certifying import add_model, add_noise, as_noise, load
 
 _INPUTS = 64
@@ -46,6 +46,9 @@ def check(arguments: argparse.Namespace) -> int:
         raise ValueError("MODEL must be a function of its inputs to be checked, got a RandomClassifier")
     x, labels = data.some_inputs(loaded, _INPUTS)
     x = np.asarray(x)
+    classes = models.scores_shape(f, compiled, x[:1])[-1]
+    if max(labels) >= classes:
+        raise ValueError(f"DATA must have labels below {classes}, the number of MODEL's classes, got {max(labels)}")
     key = jaxsmooth.key_of_seed(arguments.seed)
     found: dict[str, Any] = {"command": "check", "shape": list(x.shape[1:]), "dtype": str(x.dtype)}
     found |= {"least": float(x.min()), "largest": float(x.max()), "scale": float(np.asarray(noise.scale))}
@@ -58,7 +61,7 @@ def check(arguments: argparse.Namespace) -> int:
     found["noise"] = "passed" if not report.failed else f"failed {', '.join(report.failed)}"
     run = jax.jit(lambda rows: f(rows)) if compiled else f
     scores = np.asarray(run(jax.numpy.asarray(x)))
-    found["classes"] = int(scores.shape[-1])
+    found["classes"] = classes
     noisy = jaxsmooth.add_noise(noise, key, x)
     found["accuracy"] = _accuracy(scores, labels)
     found["accuracy_under_noise"] = _accuracy(np.asarray(run(noisy)), labels)

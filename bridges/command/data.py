@@ -1,6 +1,7 @@
 """Data as the command line names them: factories, .npz files, folders of images by class."""
 
-from collections.abc import Generator, Iterable, Sequence
+import itertools
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -8,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from bridges.command.factories import is_factory, make
-from jaxsmooth.arguments import as_integer
+from jaxsmooth.arguments import as_integer, refuse_unpaired
 from jaxsmooth.datasets import is_indexed, is_two_arrays
 
 HELP = """the data: module:factory or file.py:factory, whose factory returns two arrays (x, labels), or pairs (x, label)
@@ -91,6 +92,20 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
         return x, label
 
 
+def doubt_of_folders(data: Any) -> str | None:
+    """Return what looks like a mistake about the labels of folders whose names are numbers.
+
+    Labels are the places in the order of names, as in torchvision, where 10 comes before 2.
+    """
+    names: list[str] = getattr(data, "classes", [])
+    if not names or not all(name.isdecimal() for name in names):
+        return None
+    other = next((label for label, name in enumerate(names) if int(name) != label), None)
+    if other is None:
+        return None
+    return f"a label of DATA is the place of its folder in the order of names: that of {names[other]} is {other}"
+
+
 def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
@@ -148,22 +163,38 @@ def some_inputs(data: Any, number: int) -> tuple[np.ndarray, list[int]]:
             raise ValueError(f"DATA must have one label for each input, and at least one, got {len(x)} and {len(y)}")
         at = spread(len(x), number)
         return np.asarray(x)[at], [_as_label(y[index]) for index in at]
-    pairs: list[Any] = []
     if is_indexed(data):
         data = [data[int(index)] for index in spread(len(data), number)]
-    for pair in cast(Iterable[Any], data):
+    x, labels = _split(itertools.islice(data, number))
+    return x, labels.tolist()
+
+
+def _split(data: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs and labels of pairs."""
+    pairs: list[Any] = []
+    for place, pair in enumerate(data):
+        refuse_unpaired("DATA", pair, f"at place {place}")
         pairs.append(pair)
-        if len(pairs) == number:
-            break
     if not pairs:
         raise ValueError("DATA must have at least one input")
-    return np.stack([np.asarray(x) for x, _ in pairs]), [_as_label(y) for _, y in pairs]
+    rows = [np.asarray(x) for x, _ in pairs]
+    shapes = {row.shape for row in rows}
+    if len(shapes) > 1:
+        raise ValueError(f"DATA must have inputs of one shape, got {' and '.join(map(str, sorted(shapes)[:2]))}")
+    return np.stack(rows), np.array([_as_label(y) for _, y in pairs])
 
 
 def _is_two_arrays(data: Any) -> bool:
     """Whether data are inputs and labels side by side, and not pairs; two lists could be either."""
-    if isinstance(data, tuple) and len(cast(Any, data)) == 2 and isinstance(data[0], list):
+    if isinstance(data, (tuple, list)) and len(cast(Any, data)) == 2 and isinstance(data[0], list):
         raise ValueError("DATA must be two arrays (x, labels), or pairs, got two lists: make arrays of them")
+    if isinstance(data, Mapping):
+        keys = ", ".join(map(str, cast(Any, data)))
+        raise ValueError(f"DATA must be two arrays (x, labels), or pairs, got a {type(data).__name__} of {keys}")
+    if isinstance(data, np.ndarray):
+        raise ValueError(f"DATA must be two arrays (x, labels), or pairs, got one array of shape {data.shape}")
+    if not isinstance(data, Iterable) and not is_indexed(data):
+        raise ValueError(f"DATA must be two arrays (x, labels), or pairs, got a {type(data).__name__}")
     return is_two_arrays(data)
 
 
@@ -174,12 +205,7 @@ def spread(total: int, number: int) -> np.ndarray:
 
 def as_arrays(data: Any) -> tuple[Any, np.ndarray]:
     """Return all inputs and labels, for training."""
-    if _is_two_arrays(data):
-        return data
-    pairs = list(cast(Iterable[Any], data))
-    if not pairs:
-        raise ValueError("DATA must have at least one input")
-    return np.stack([np.asarray(x) for x, _ in pairs]), np.array([_as_label(y) for _, y in pairs])
+    return data if _is_two_arrays(data) else _split(data)
 
 
 def _as_label(label: Any) -> int:
@@ -187,9 +213,32 @@ def _as_label(label: Any) -> int:
     if label.size != 1 or label.dtype.kind not in "biuf":
         raise ValueError(
             f"DATA must have one number of a class for each input, got a label of shape {label.shape} and dtype "
-            f"{label.dtype}: of one-hot rows take y.argmax(axis=1)"
+            f"{label.dtype}: of one-hot rows take y.argmax(axis=1), of a loader of batches its data set"
         )
     return as_integer("a label of DATA", label.reshape(())[()], 0)
+
+
+def refuse_others(one: Any, other: Any) -> tuple[Any, Any]:
+    """Return two of what a factory of iterables makes, once they were found to begin with the same input.
+
+    They do not, for example, where two generators read one file, or where the order is by chance.
+    """
+    began: list[bytes] = []
+    whole: list[Any] = []
+    for data in (one, other):
+        _is_two_arrays(data)  # it refuses what is no iterable
+        items = iter(data)
+        first = list(itertools.islice(items, 1))
+        whole.append(itertools.chain(first, items) if items is data else data)  # others begin again
+        for pair in first:
+            refuse_unpaired("DATA", pair, "at place 0")
+        began.append(b"".join(np.asarray(part).tobytes() for pair in first for part in pair))
+    if began[0] != began[1]:
+        raise ValueError(
+            "DATA must give the same inputs in the same order each time that its factory is called, got another first "
+            "one: seed what shuffles, and open files within the factory"
+        )
+    return whole[0], whole[1]
 
 
 def is_read_once(data: Any) -> bool:

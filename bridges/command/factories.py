@@ -1,12 +1,15 @@
 """Factories that the command line names: `module:factory`, or `path/to/file.py:factory`."""
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "flax", "keras", "tensorflow", "equinox")
 """Whose models are known. Keras comes after PyTorch, which may run it."""
+
+_OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def is_factory(name: str) -> bool:
@@ -25,11 +28,28 @@ def make(name: str, what: str) -> Any:
         ValueError: there is no such factory. FactoryError: it, or its module, raised something.
     """
     try:
-        return _load(name, what)()
+        factory = _load(name, what)
+        _refuse_arguments(factory, name, what)
+        return factory()
     except _NoFactoryError as error:
         raise ValueError(str(error)) from None
     except Exception as error:
         raise FactoryError(f"{what} {name} raised {type(error).__name__}: {error}") from error
+
+
+def _refuse_arguments(factory: Any, name: str, what: str) -> None:
+    """Refuse what cannot be called without arguments: the function itself, in place of one that returns it."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # not every callable shows its arguments
+        return
+    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in _OPTIONAL]
+    if needed:
+        made = "the model" if what == "MODEL" else "the data"
+        raise _NoFactoryError(
+            f"{what} {name} must be a factory, a function without arguments that returns {made}: it has the arguments "
+            f"{', '.join(needed)}"
+        )
 
 
 class _NoFactoryError(Exception):

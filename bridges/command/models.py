@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridges.command.factories import PACKAGES, is_factory, make
+from bridges.losses import PROBABILITIES, kind_of_rows
 
 HELP = """the model: module:factory or file.py:factory, whose factory takes no arguments and returns a torch.nn.Module,
 a Keras model, a flax nnx module, a pair (linen module, variables), an Equinox module, or any function from a batch to
@@ -129,6 +130,15 @@ def trainable(
     return _tools(model).as_class(model, x.shape, classes, optimizer, settings)
 
 
+def refuse_probabilities(model: Model, x: np.ndarray) -> None:
+    """Refuse to train a network of PyTorch or flax that ends in a softmax: the loss has one of its own."""
+    if model.framework not in ("torch", "flax"):
+        return
+    f, _ = as_function(model)
+    if kind_of_rows(np.asarray(f(x))) == PROBABILITIES:
+        raise ValueError("MODEL must return logits to be trained, got probabilities: leave out its last softmax")
+
+
 def refuse_integers(x: np.ndarray) -> None:
     """Refuse inputs that no noise of the command can be added to."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -153,7 +163,10 @@ def scores_shape(f: Any, compiled: bool, x: np.ndarray) -> tuple[int, ...]:
         ) from error
     shape = tuple(getattr(scores, "shape", ()))
     if len(shape) < 2:
-        raise ValueError(f"MODEL must return scores [B, K], got {type(scores).__name__} of shape {shape}")
+        got = f"an array of shape {shape} for one input" if hasattr(scores, "shape") else f"a {type(scores).__name__}"
+        raise ValueError(f"MODEL must return scores [B, K] of a batch of B inputs, got {got}")
+    if shape[-1] < 2:
+        raise ValueError(f"MODEL must return scores of at least two classes, got shape {shape} for one input")
     return shape
 
 
@@ -179,5 +192,8 @@ def with_weights(model: Model, x: np.ndarray, weights: Path) -> Model:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a message, or the error's kind if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of a message that says something, or the error's kind if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # Keras begins with the place, and says what is wrong below it.
+    is_place = lines[0].startswith("Exception encountered when calling") and len(lines) > 1
+    return lines[1] if is_place else lines[0]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import jaxsmooth
+from jaxsmooth._report_rows import common_settings, planned_of
 from jaxsmooth.whole_files import write_whole
 
 
@@ -50,21 +52,21 @@ def summary_of(
     """Return the figures of a table of one run, as `jaxsmooth.report_table` has them."""
     predicted = np.array([row.predict for row in rows])
     columns = predicted, np.array([row.radius for row in rows]), np.array([row.label for row in rows])
-    planned = rows[0].settings.get("inputs", "")
     # Where nothing was left to chance, alpha is 0.
     level = float(rows[0].settings.get("alpha", alpha))
     certified = jaxsmooth.certified_accuracy(*columns, radii)
     bound = jaxsmooth.certified_accuracy_bound(*columns, radii, alpha=level, delta=delta) if level else certified
     return {
         "inputs": len(rows),
-        "planned": int(planned) if planned.isdecimal() else None,
-        "radii": np.asarray(radii, float).tolist(),
+        "planned": planned_of(rows),
+        "radii": [radius if math.isfinite(radius) else None for radius in np.asarray(radii, float).tolist()],
         "certified_accuracy": certified.tolist(),
         "at_least": bound.tolist(),
         "delta": delta,
         "average_certified_radius": jaxsmooth.average_certified_radius(*columns),
         "abstention_rate": jaxsmooth.abstention_rate(predicted),
-        "votes_per_input": sum(row.votes for row in rows) / len(rows),
+        "votes_per_input": sum(row.votes for row in rows) / len(rows) if any(row.votes for row in rows) else None,
         "seconds": sum(row.seconds for row in rows),
-        "settings": rows[0].settings,
+        # Those of every row: a log may hold rows of several runs.
+        "settings": common_settings({"": rows}, list(rows[0].settings)),
     }

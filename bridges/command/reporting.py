@@ -93,7 +93,7 @@ def radii_of_noise(scale: float) -> list[float]:
         >>> radii_of_noise(0.25)
         [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
     """
-    return [round(step * scale / 2, 9) for step in range(7)]
+    return [float(f"{step * scale / 2:.9g}") for step in range(7)]
 
 
 def _stored(paths: list[tuple[str, Path]], runs: dict[str, list[jaxsmooth.LogRow]]) -> dict[str, jaxsmooth.StoredRun]:
@@ -109,6 +109,15 @@ def _stored(paths: list[tuple[str, Path]], runs: dict[str, list[jaxsmooth.LogRow
                 f"probabilities are those of one file of votes: {stores[name]} has {len(run.idx)} of the "
                 f"{len(runs[name])} inputs of {name}"
             )
+        logged = sorted(runs[name])
+        for ours, theirs in zip(logged, sorted(run.rows()), strict=True):
+            # A log rounds radii down to six decimals.
+            if ours[:3] != theirs[:3] or not 0 <= theirs.radius - ours.radius < 1.1e-6 + 1e-6 * theirs.radius:
+                raise ValueError(
+                    f"probabilities are those of the votes of a log: {stores[name]} says of input {theirs.idx} the "
+                    f"class {theirs.predict} and the radius {theirs.radius:g}, and {name} the class {ours.predict} and "
+                    f"the radius {ours.radius:g}"
+                )
     return stored
 
 

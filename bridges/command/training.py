@@ -54,14 +54,20 @@ def train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--epochs must be at least 1, got {arguments.epochs}")
     objective: Any = functools.partial(getattr(losses, arguments.objective), **settings_of(arguments.set))
     model = models.load_model(arguments.model)
-    x, y = data.as_arrays(data.load_data(arguments.data, model.framework, arguments.size))
+    loaded = data.load_data(arguments.data, model.framework, arguments.size)
+    x, y = data.as_arrays(loaded)
     told = {**_told(arguments), "data digest": weights.digest_of_arrays(x, y)}
     start = _first_epoch(arguments, told)
+    _refuse_flags(arguments)
+    note = data.doubt_of_folders(loaded)
+    if note is not None:
+        print(f"jaxsmooth: note: {note}", file=sys.stderr)
     for doubt in weights.doubts(np.asarray(x), arguments.sigma, arguments.model, arguments.weights):
         print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
     optimizer = models.Optimizer(arguments.optimizer, arguments.lr, arguments.weight_decay)
     bounds = None if arguments.range is None else tuple(arguments.range)
     classifier = models.trainable(model, np.asarray(x[0]), arguments.sigma, optimizer, arguments.seed + start, bounds)
+    models.refuse_probabilities(model, np.asarray(x[:8]))
     before_it = arguments.output if start else arguments.weights
     if before_it is not None:
         classifier.load(before_it.name, before_it.parent)
@@ -92,6 +98,21 @@ def train(arguments: argparse.Namespace) -> int:
     else:
         print(f"loss without noise from {before:.3f} to {after:.3f}, weights in {arguments.output}.*")
     return 0
+
+
+def _refuse_flags(arguments: argparse.Namespace) -> None:
+    """Refuse numbers that no training can be done with."""
+    for name in ("sigma", "lr"):
+        value = getattr(arguments, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"--{name} must be positive and finite, got {value:g}")
+    for name in ("batch_size", "step_epochs"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    if not (arguments.weight_decay >= 0 and math.isfinite(arguments.weight_decay)):
+        raise ValueError(f"--weight-decay must be at least 0 and finite, got {arguments.weight_decay:g}")
+    if arguments.range is not None and not arguments.range[0] < arguments.range[1]:
+        raise ValueError(f"--range must be LOW and then HIGH, got {arguments.range[0]:g} {arguments.range[1]:g}")
 
 
 def _told(arguments: argparse.Namespace) -> dict[str, Any]:

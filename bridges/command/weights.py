@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def doubts(x: np.ndarray, sigma: float, model: str, weights: Path | None) -> lis
     """
     found: list[str] = []
     low, high = range_of(x)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return found  # it is refused where it is met
     state: dict[str, Any] = {} if weights is None else read_state(weights) or {}
     if state.get("model", model) != model:
         found.append(f"--weights {weights} were trained as {state['model']}")

@@ -25,7 +25,7 @@ from bridges.pytorch.call import TorchFunction
 from bridges.pytorch.layers import detach_computed, find_layer, layer_names, recorded, reinitialise
 from bridges.pytorch.losses import Loss
 from bridges.pytorch.modes import evaluating, evaluation_mode, own_modes, placement, training
-from bridges.pytorch.transfer import to_torch
+from bridges.pytorch.transfer import narrowed, to_torch
 
 # Nodes of the graph that change no number, and the ones that tell what outputs are.
 _SHAPES = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Reshape", "ToCopy", "Alias", "Clone", "Transpose", "Permute")
@@ -111,7 +111,7 @@ class TorchBackend:
                 outputs = self._outputs(run, self._view(x), dtype)
                 if outputs.shape[1] < self.classes:
                     outputs = self.loss_function.columns(outputs)
-                return outputs.detach().float().cpu().numpy()
+                return narrowed(outputs.detach(), torch.float32).cpu().numpy()
 
         # Once for all batches, because it takes time. Gradients are off only for the network.
         with contextlib.nullcontext() if training else evaluation_mode(self.model):

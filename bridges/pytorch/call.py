@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from bridges.callbacks import BridgedFunction, Signature
 from bridges.outputs import Reading, settings_as_weights
 from bridges.pytorch.modes import BATCH_NORMS, evaluating, own_modes, placement
-from bridges.pytorch.transfer import to_jax, to_jax_dtype, to_torch, to_torch_dtype
+from bridges.pytorch.transfer import narrowed, to_jax, to_jax_dtype, to_torch, to_torch_dtype
 from bridges.randomness import seed_words
 from jaxsmooth import RandomClassifier
 from jaxsmooth.arguments import as_flag, refuse_other_framework
@@ -122,7 +122,7 @@ class TorchFunction(BridgedFunction):
             private = self._signature(x.shape[1:], x.dtype).takes_its_input or self._is_watched()
             result = self._run(_move(x, home, dtype, private))
         self._check_result(result, len(x))
-        return result.to(x.device)
+        return narrowed(result, to_torch_dtype(to_jax_dtype(result.dtype))).to(x.device)
 
     def gradient(self, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
         """Return the gradient of <cotangent, module(x)> in x."""
@@ -238,7 +238,8 @@ class RandomTorchFunction:
         with torch.random.fork_rng([home] if home.type == "cuda" else []), own_modes(home):
             torch.manual_seed((first << 31) ^ second)
             result = self.reading(self.module(_move(rows, home, dtype, private=True)), type(self.module).__name__)
-        return to_jax(result.to(rows.device).clone())
+        scores = narrowed(result, to_torch_dtype(to_jax_dtype(result.dtype)))
+        return to_jax(scores.to(rows.device).clone())
 
     def _refuse_statistics(self) -> None:
         """Refuse batch normalisation in training mode: rows would depend on each other, and the statistics change."""

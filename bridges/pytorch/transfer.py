@@ -28,6 +28,25 @@ def to_jax(tensor: torch.Tensor) -> jax.Array:
     return jnp.from_dlpack(tensor.to(to_torch_dtype(to_jax_dtype(tensor.dtype))))
 
 
+def narrowed(scores: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return scores `[..., K]` in a dtype, with the same class.
+
+    32 bits cannot order all numbers of 64 bits. Where a score that was below the largest is not below it any more, it
+    moves down by one step. Integers that do not fit become the closest ones that do.
+    """
+    if scores.dtype.itemsize <= dtype.itemsize or scores.ndim < 2:
+        return scores.to(dtype)
+    is_real = dtype.is_floating_point
+    limits = None if is_real else torch.iinfo(dtype)
+    narrow = (scores if limits is None else scores.clamp(limits.min + 1, limits.max)).to(dtype)
+    label = scores.argmax(-1, keepdim=True)
+    top = narrow.gather(-1, label)
+    below = torch.nextafter(top, torch.full_like(top, -torch.inf)) if is_real else top - 1
+    is_other = torch.ones_like(narrow, dtype=torch.bool).scatter(-1, label, False)
+    is_lost = narrow.argmax(-1, keepdim=True) != label
+    return torch.where(is_lost & is_other & (narrow >= top), below, narrow)
+
+
 def to_jax_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     """Return the dtype that JAX has for this one: float64 is float32 unless `jax_enable_x64` is set."""
     return jax.dtypes.canonicalize_dtype(jnp.dtype(str(dtype).removeprefix("torch.")))

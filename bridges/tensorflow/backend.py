@@ -23,7 +23,7 @@ from bridges.tensorflow.copies import assign, forget, pack_model, pack_optimizer
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.layers import all_layers, find_layer, layer_names, recorded, reinitialise
 from bridges.tensorflow.losses import Loss
-from bridges.tensorflow.transfer import to_numpy, to_tensorflow
+from bridges.tensorflow.transfer import narrowed, to_numpy, to_tensorflow
 
 # Operations that change no number, and the ones that tell what outputs are.
 _SHAPES = ("Identity", "Cast", "Reshape", "Squeeze", "ExpandDims")
@@ -296,12 +296,15 @@ class TensorFlowBackend:
         self._function = TensorFlowFunction(self.model, self.reading)
 
     def _call(self, x: tf.Tensor, training: bool) -> Any:
+        return tf.cast(self._outputs(x, training), tf.float32)
+
+    def _outputs(self, x: tf.Tensor, training: bool) -> Any:
         dtype = float_dtype(self.model)
         result = caller(self.model)(x if dtype is None else tf.cast(x, dtype), training)
         outputs = self.reading(result, type(self.model).__name__)
         if not tf.is_tensor(outputs):
             raise TypeError(f"{type(self.model).__name__} must return a tensor, got {type(outputs).__name__}")
-        return tf.cast(outputs, tf.float32)
+        return outputs
 
     def _activation(self, x: tf.Tensor, layer: Any, training: bool) -> Any:
         found = find_layer(self.model, layer)
@@ -312,8 +315,10 @@ class TensorFlowBackend:
         return only_output(outputs, layer)
 
     def _scores(self, training: bool, x: tf.Tensor) -> Any:
-        outputs = self._call(x, training)
-        return self.loss_function.columns(outputs) if outputs.shape[1] < self.classes else outputs
+        outputs = self._outputs(x, training)
+        outputs = outputs if outputs.dtype.size > 4 else tf.cast(outputs, tf.float32)
+        columns = self.loss_function.columns(outputs) if outputs.shape[1] < self.classes else outputs
+        return narrowed(columns, tf.float32)
 
     def _losses(self, training: bool, x: tf.Tensor, labels: tf.Tensor) -> Any:
         return self.loss_function.reduced(self._call(x, training), labels, "none")

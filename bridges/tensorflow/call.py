@@ -16,7 +16,7 @@ from bridges.outputs import Reading, settings_as_weights
 from bridges.randomness import seed_words
 from bridges.tensorflow.functions import Graph, caller, float_dtype, gradient
 from bridges.tensorflow.layers import all_layers
-from bridges.tensorflow.transfer import to_jax, to_jax_dtype, to_numpy, to_tensorflow
+from bridges.tensorflow.transfer import narrowed, to_jax, to_jax_dtype, to_numpy, to_tensorflow
 from jaxsmooth import RandomClassifier
 from jaxsmooth.arguments import as_flag, refuse_other_framework
 
@@ -115,7 +115,7 @@ class TensorFlowFunction(BridgedFunction):
         """Run the model on a tensor that it may not keep."""
         result = self._forward(self._own(x))
         self.check_rows(tuple(result.shape), len(x))
-        return result
+        return narrowed(result, tf.as_dtype(to_jax_dtype(result.dtype)))
 
     def gradient(self, x: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
         """Return the gradient of <cotangent, model(x)> in x."""
@@ -231,7 +231,8 @@ class RandomKerasFunction:
             for place, generator in enumerate(self._generators):
                 generator.state.assign(words ^ np.uint32(place))
             rows = _cast(to_tensorflow(np.asarray(x)), float_dtype(self.model))
-            return jnp.asarray(to_numpy(self.reading(self.model(rows), type(self.model).__name__)))
+            scores = self.reading(self.model(rows), type(self.model).__name__)
+            return jnp.asarray(to_numpy(narrowed(scores, tf.as_dtype(to_jax_dtype(scores.dtype)))))
         finally:
             for generator, state in zip(self._generators, before, strict=True):
                 generator.state.assign(state)

@@ -30,6 +30,24 @@ def to_jax(tensor: tf.Tensor) -> jax.Array:
     return jnp.from_dlpack(tf.cast(tensor, to_jax_dtype(tensor.dtype)))
 
 
+def narrowed(scores: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Return scores `[..., K]` in a dtype, with the same class.
+
+    32 bits cannot order all numbers of 64 bits. Where a score that was below the largest is not below it any more, it
+    moves down by one step. Integers that do not fit become the closest ones that do.
+    """
+    if scores.dtype.size <= dtype.size or scores.shape.rank < 2:
+        return tf.cast(scores, dtype)
+    clipped = scores if dtype.is_floating else tf.clip_by_value(scores, tf.cast(dtype.min + 1, scores.dtype), dtype.max)
+    narrow = tf.cast(clipped, dtype)
+    label = tf.argmax(scores, axis=-1)
+    top = tf.expand_dims(tf.gather(narrow, label, axis=-1, batch_dims=scores.shape.rank - 1), -1)
+    below = tf.math.nextafter(top, tf.constant(-np.inf, dtype)) if dtype.is_floating else top - 1
+    is_other = tf.range(tf.shape(scores)[-1], dtype=label.dtype) != tf.expand_dims(label, -1)
+    is_lost = tf.expand_dims(tf.argmax(narrow, axis=-1) != label, -1)
+    return tf.where(is_lost & is_other & (narrow >= top), below, narrow)
+
+
 def to_numpy(tensor: Any) -> np.ndarray:
     """Return a tensor as an array: a view of it on the CPU where NumPy knows the dtype."""
     known = tensor.dtype in (tf.float32, tf.float64, tf.int32, tf.int64)
