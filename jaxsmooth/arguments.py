@@ -102,15 +102,16 @@ def as_alpha(value: Any, name: str = "alpha") -> float:
     """
     if is_traced(value):
         raise TypeError(f"{name} must be a static Python float, got {value}: list it in static_argnames")
-    number = as_array(name, value, "a number in (0, 1)", host=True)
+    expected = f"a number in (0, {0.5 if name == 'alpha' else 1})"
+    number = as_array(name, value, expected, host=True)
     if number.ndim != 0 or not jnp.issubdtype(number.dtype, jnp.number) or jnp.issubdtype(number.dtype, complex):
-        raise TypeError(f"{name} must be a number in (0, 1), got {in_brief(value)}")
+        raise TypeError(f"{name} must be {expected}, got {in_brief(value)}")
     number = float(number)
-    if name == "alpha" and number >= 0.5:
-        meant = f": did you mean {1 - number:.6g}?" if 0.75 <= number < 1 else ""
-        raise ValueError(f"alpha is a failure probability, below 0.5, got {number}{meant}")
     if not 0.0 < number < 1.0:
-        raise ValueError(f"{name} must be a number in (0, 1), got {number}")
+        raise ValueError(f"{name} must be {expected}, got {number}")
+    if name == "alpha" and number >= 0.5:
+        meant = f": did you mean {1 - number:.6g}?" if number >= 0.75 else ""
+        raise ValueError(f"alpha is a failure probability, below 0.5, got {number}{meant}")
     if name == "alpha" and number < LEAST_ALPHA:
         raise ValueError(f"alpha must be at least {LEAST_ALPHA}, below which bounds in float64 err, got {number}")
     return number

@@ -230,7 +230,7 @@ def draw_votes(
 
     Example:
         >>> from jaxsmooth import Gaussian
-        >>> x = jnp.array([[[0.9, 0.1], [0.1, 0.1]]])
+        >>> x = np.array([[[0.9, 0.1], [0.1, 0.1]]])
         >>> figure = draw_votes(lambda x: x.reshape(-1, 4), Gaussian(0.2), jax.random.key(0), x, copies=3)
         >>> [axes.get_title() for axes in figure.axes]
         ['input', '0', '0', '0', '1,000 votes']
@@ -262,7 +262,8 @@ def draw_votes(
         show(axes[0], inputs[row], limits)
         axes[0].set_title("input", fontsize=8)
         if truth is not None:
-            axes[0].set_xlabel(f"true: {_shortened(words[truth[row]])}", fontsize=8)
+            name = _shortened(words[truth[row]])
+            axes[0].set_xlabel(f"true:{_parted(name, ' ')}{name}", fontsize=8)
         for axis, (noisy, label) in zip(axes[1:-1], shown[row], strict=True):
             show(axis, noisy, limits)
             if label is not None:
@@ -270,8 +271,9 @@ def draw_votes(
                 axis.set_title("invalid" if label < 0 else _shortened(words[label]), fontsize=8, color=color)
         _draw_counts(axes[-1], counts[row], int(np.max(result.votes.n)), words)
         label, radius = int(result.label[row]), float(result.radius[row])
-        said = "abstains" if label == ABSTAIN else f"{_shortened(words[label])}\n{_radius_words(result.norm, radius)}"
-        axes[-1].set_xlabel(said, fontsize=8)
+        name = _shortened(words[label])
+        certified = f"{name}{_parted(name, ', ')}{_radius_words(result.norm, radius)}"
+        axes[-1].set_xlabel("abstains" if label == ABSTAIN else certified, fontsize=8)
     if path is not None:
         _save(figure, path)
     return figure
@@ -376,6 +378,11 @@ def _draw_counts(ax: Any, counts: np.ndarray, n: int, names: list[str]) -> None:
     ax.set_title(f"{n:,} votes{few}", fontsize=8)
     for side in ("top", "right", "left" if is_short else "bottom"):
         ax.spines[side].set_visible(False)
+
+
+def _parted(name: str, by: str) -> str:
+    """Return what parts a name from the words beside it: a new line, where one line would be too wide."""
+    return by if len(name) <= 8 else "\n"
 
 
 def _shortened(name: str) -> str:

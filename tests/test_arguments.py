@@ -127,8 +127,8 @@ def test_refused_before_the_model_is_called(run, changes, error, message):
 
 @pytest.mark.parametrize("run", [predict, certify])
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 2.0, np.nan])
-def test_alpha_must_lie_between_0_and_1(run, alpha):
-    with pytest.raises(ValueError, match=r"alpha must be a number in \(0, 1\)"):
+def test_alpha_must_lie_between_0_and_a_half(run, alpha):
+    with pytest.raises(ValueError, match=r"alpha must be a number in \(0, 0.5\)"):
         call(run, alpha=alpha)
 
 

@@ -114,6 +114,17 @@ def test_inputs_of_few_bits_whose_votes_are_others_are_named():
         check_classifier(fine, x, noise=Gaussian(0.5))
 
 
+def test_a_class_that_is_masked_hides_no_fault():
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+
+    def masked(scores):
+        return jnp.concatenate([scores, jnp.full((len(scores), 1), -1e9)], axis=1)
+
+    check_classifier(masked, x)
+    with pytest.raises(ValueError, match="its scores depend on the batch"):
+        check_classifier(lambda x: masked(x - x.mean(axis=0, keepdims=True)), x)
+
+
 def test_rounding_and_ties_at_other_places_pass():
     """What kernels do at another place of a batch: another last bit, which may decide a tie."""
 

@@ -256,6 +256,24 @@ def test_inputs_of_many_shapes_are_drawn(key, shape, image):
     assert all(array.min() >= 0 and array.max() <= 1 for array in colours)
 
 
+def test_wide_integers_keep_their_class_and_long_names_their_place(key):
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+
+    def f(rows):  # in 32 bits, class 0 would be negative
+        return np.stack([np.full(len(rows), 3_000_000_000), np.zeros(len(rows), np.int64)], axis=-1)
+
+    names = ["Staffordshire bullterrier", "German short-haired pointer"]
+    figure = draw_votes(f, NOISE, key, x, n=200, y=[0, 1], names=names, compiled=False)
+    first = figure.axes[: len(figure.axes) // 2]
+    assert [axes.get_title() for axes in first[1:-1]] == ["Staffordshire…"] * 5
+    assert first[-1].get_xlabel().splitlines()[0] == "Staffordshire…"
+    width = figure.bbox.width
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label):
+            box = text.get_window_extent()
+            assert 0 <= box.x0 <= box.x1 <= width
+
+
 def test_odd_classifiers_are_drawn_as_they_are(key):
     x = np.full((1, 4), 0.3, np.float32)
     broken = draw_votes(lambda x: jnp.where(x > 0, x, jnp.nan), NOISE, key, x, n=100, compiled=False)

@@ -142,6 +142,19 @@ def test_a_column_is_about_the_radius_that_its_head_names():
     assert float(head.split()[2]) <= 0.3 or line.split()[2] == "0.000"
 
 
+def test_a_log_without_a_norm_is_of_gaussian_noise_and_not_beside_another():
+    absolute = rows(claim=CLAIM.replace("Gaussian(sigma", "Laplace(scale").replace("norm=2", "norm=1"))
+    with pytest.raises(ValueError, match="runs must be of one norm, got L1 and L2"):
+        report_table({"published": rows(claim=""), "absolute": absolute}, [0.3])
+    for runs in ({"published": rows(claim=""), "ours": rows()}, {"ours": rows(), "published": rows(claim="")}):
+        assert draw_curves(runs).get_xlabel() == "L2 radius"
+
+
+def test_legends_round_no_probability_up_and_miss_no_run():
+    labels = draw_curves({"_mine": rows()}, delta=1e-7).get_legend_handles_labels()[1]
+    assert labels == [r"$\_$mine", "lower bound, probability 0.9999999"]
+
+
 def test_names_of_runs_stay_in_their_cells():
     table = report_table({"a|b\nc": rows()}, [0.0], style="markdown").splitlines()
     assert table[2].startswith(r"| a\|b c | 50 |")
@@ -251,6 +264,24 @@ def test_probabilities_that_are_none_are_refused(stored, probabilities):
 def test_classes_that_do_not_fit_have_no_bounds(stored, truth):
     with pytest.raises(ValueError, match="truth must"):
         true_class_bounds(stored.votes, truth)
+
+
+def test_heads_name_their_probability(stored):
+    head = probability_table({"mine": stored}, [0.520170505, 0.5]).splitlines()[0]
+    assert re.split(r"\s{2,}", head)[2:] == ["p > 0.520170505", "p > 0.5"]
+    title = draw_probabilities({"mine": stored}, alpha=1e-7).get_legend().get_title().get_text()
+    assert title == "bounds that hold with probability 0.9999999 each"
+
+
+def test_a_result_is_no_result_under_another_noise(key):
+    result = jaxsmooth.certify(lambda x: x, Gaussian(0.25), key, np.eye(3, dtype=np.float32), n=500)
+    assert len(log_rows(result, [0, 1, 2], noise=Gaussian(0.25))) == 3
+    with pytest.raises(
+        ValueError, match=r"noise must be that of the result, whose radius .* under Gaussian\(sigma=2.5\)"
+    ):
+        log_rows(result, [0, 1, 2], noise=Gaussian(2.5))
+    both = jaxsmooth.certify(lambda x: x, Gaussian(0.25), key, np.eye(3, dtype=np.float32), n=500, bound="runner_up")
+    assert len(log_rows(both, [0, 1, 2], noise=Gaussian(0.25))) == 3
 
 
 def test_settings_of_rows_are_words(stored):

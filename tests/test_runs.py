@@ -569,6 +569,18 @@ class Seen:
         return {"weight": self.weight}
 
 
+def test_a_run_that_began_without_tests_is_tested_when_it_goes_on(tmp_path):
+    path = tmp_path / "a.tsv"
+
+    def f(x):  # depends on the batch
+        return jnp.stack([x[:, 0] - 1e-3 * x.mean(), -x[:, 0]], axis=-1)
+
+    run(path, f=f, most=2, check=False)
+    with pytest.raises(ValueError, match="its scores depend on the batch"):
+        run(path, f=f, check=True)
+    assert len(read_log(path)) == 2
+
+
 def far_from_the_edge(number=6):
     """Inputs on which two classifiers that hardly differ get the same votes."""
     return [(np.array([5.0 + i, 0, 0, 0], np.float32), 0) for i in range(number)]

@@ -99,12 +99,16 @@ class TorchFunction(BridgedFunction):
         self._signatures: dict[Any, Signature] = {}
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Return all tensors of the modules, as bytes: NumPy has not every dtype of PyTorch."""
+        """Return all tensors of the modules, as bytes: NumPy has not every dtype of PyTorch; and their settings."""
         state = {name: value for name, value in self.model.state_dict().items() if isinstance(value, torch.Tensor)}
+        numbers: list[str] = []
         for prefix, part in self.model.named_modules():
             # Buffers that are not saved, and tensors that are plain attributes.
             own = {**dict(part.named_buffers(recurse=False)), **vars(part)}
             state |= {f"{prefix}.{name}": value for name, value in own.items() if isinstance(value, torch.Tensor)}
+            # Numbers and words that are attributes are settings of `forward`, which is called in evaluation mode.
+            plain = {name: value for name, value in vars(part).items() if isinstance(value, (int, float, complex, str))}
+            numbers += [f"{prefix}.{name}={plain[name]!r}" for name in sorted(plain) if name != "training"]
         return {
             f"{name} {value.dtype} {tuple(value.shape)}": value.detach()
             .cpu()
@@ -113,7 +117,7 @@ class TorchFunction(BridgedFunction):
             .view(torch.uint8)
             .numpy()
             for name, value in state.items()
-        } | settings_as_weights(self.reading.output, without_addresses(repr(self.model)))
+        } | settings_as_weights(self.reading.output, without_addresses(repr(self.model)), " ".join(numbers))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the module on a tensor that the module may not write to or keep."""

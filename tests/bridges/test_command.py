@@ -61,6 +61,36 @@ def torch_for_five():
     from torch import nn
     return nn.Linear(5, 3)
 
+def of_a_dict():
+    return {"x": np.eye(3, 4, dtype="float32"), "y": np.arange(3)}
+
+def of_one_array():
+    return np.eye(3, 4, dtype="float32")
+
+def of_triples():
+    return [(row, 0, 1.0) for row in np.eye(3, 4, dtype="float32")]
+
+def in_batches():
+    return [(np.eye(3, 4, dtype="float32"), np.arange(3))] * 2
+
+_STREAM = iter([(row, 0) for row in np.eye(40, 4, dtype="float32")])
+
+def of_one_stream():
+    return (pair for pair in _STREAM)
+
+def of_new_streams():
+    return (pair for pair in pairs())
+
+def itself(x):
+    return x[:, :3]
+
+def of_two_classes():
+    return lambda x: x[:, :2]
+
+def with_softmax():
+    from torch import nn
+    return nn.Sequential(nn.Linear(4, 3), nn.Softmax(1))
+
 def one_hot():
     return np.eye(3, 4, dtype="float32"), np.eye(3)
 
@@ -906,6 +936,26 @@ def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
             if (command, model) != ("train", "for_five")
         ),
         (("certify", "mine:classifier", "mine:one_hot", "a.tsv", "--sigma", 1), "take y.argmax(axis=1)"),
+        (("certify", "mine:classifier", "mine:of_a_dict", "a.tsv", "--sigma", 1), "or pairs, got a dict of x, y"),
+        (("certify", "mine:classifier", "mine:of_one_array", "a.tsv", "--sigma", 1), "got one array of shape (3, 4)"),
+        (("certify", "mine:classifier", "mine:of_triples", "a.tsv", "--sigma", 1), "DATA must hold pairs (x, label)"),
+        (("certify", "mine:classifier", "mine:in_batches", "a.tsv", "--sigma", 1), "of a loader of batches its data"),
+        (
+            ("certify", "mine:classifier", "mine:of_one_stream", "a.tsv", "--sigma", 1),
+            "the same inputs in the same ord",
+        ),
+        (("certify", "mine:itself", "data.npz", "a.tsv", "--sigma", 1), "returns the model: it has the arguments x"),
+        (("check", "mine:of_two_classes", "data.npz", "--sigma", 1), "labels below 2, the number of MODEL's classes"),
+        (("train", "mine:with_softmax", "data.npz", "w", "--sigma", 1), "MODEL must return logits to be trained"),
+        *(
+            (("train", "mine:with_softmax", "data.npz", "w", "--sigma", sigma, *flags), message)
+            for sigma, flags, message in (
+                (0, (), "--sigma must be positive and finite, got 0"),
+                (1, ("--lr", "inf"), "--lr must be positive and finite, got inf"),
+                (1, ("--step-epochs", 0), "--step-epochs must be at least 1, got 0"),
+                (1, ("--range", 1, 0), "--range must be LOW and then HIGH, got 1 0"),
+            )
+        ),
         (("certify", "mine:classifier", "mine:whole_numbers", "a.tsv", "--sigma", 1), "divide pixels by 255"),
         (("train", "mine:torch_for_five", "mine:whole_numbers", "w", "--sigma", 1), "divide pixels by 255"),
         (("unknown",), "invalid choice: 'unknown'"),
@@ -920,6 +970,80 @@ def test_what_is_wrong_is_one_sentence(tmp_path, run, words, message):
     assert message in line
     assert done.out == ""
     assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "data.npz", "__pycache__"}
+
+
+def test_a_factory_of_new_iterators_loses_no_input(run):
+    assert run("certify", "mine:classifier", "mine:of_new_streams", "run.tsv", *SHORT).status == 0
+    assert [row.idx for row in read_log("run.tsv")] == [0, 1, 2]
+
+
+def test_folders_whose_numbers_are_not_their_labels_are_noted(run, tmp_path):
+    def folders(*names):
+        for name in names:
+            (tmp_path / "images" / name).mkdir(parents=True)
+            Image.new("L", (2, 2)).save(tmp_path / "images" / name / "a.png")
+        return run("certify", "mine:of_images", "images", "run.tsv", *SHORT, "--overwrite").err
+
+    Path("mine.py").write_text(USER + "def of_images():\n    return lambda x: x.reshape(-1, 4)[:, :3]\n")
+    assert "order of names" not in folders("0", "1", "2")
+    assert "a label of DATA is the place of its folder in the order of names: that of 10 is 2" in folders("10")
+
+
+def test_a_link_is_not_overwritten(run, tmp_path):
+    (tmp_path / "disk").mkdir()
+    flags = ("mine:classifier", "data.npz")
+    assert run("certify", *flags, "disk/real.tsv", *SHORT).status == 0
+    before = Path("disk/real.tsv").read_bytes()
+    Path("link.tsv").symlink_to(tmp_path / "disk" / "real.tsv")
+    refused = run("certify", *flags, "link.tsv", *SHORT, "--overwrite")
+    assert refused.status == 2
+    assert "LOG must be no link to be overwritten" in refused.err
+    assert Path("disk/real.tsv").read_bytes() == before
+
+
+def test_probabilities_of_the_votes_of_another_run_are_refused(run):
+    other = [0.25 if word == "0.5" else word for word in SHORT]
+    for name, flags in (("run.tsv", SHORT), ("other.tsv", other)):
+        assert run("certify", "mine:classifier", "data.npz", name, *flags).status == 0
+    Path("other.tsv.votes").replace("run.tsv.votes")
+    refused = run("report", "run.tsv", "--probabilities", 0.5)
+    assert refused.status == 2
+    assert "probabilities are those of the votes of a log: run.tsv.votes says of input" in refused.err
+
+
+def test_the_summary_has_the_settings_that_all_rows_share(run):
+    assert run("certify", "mine:classifier", "data.npz", "run.tsv", *SHORT, "--max", 4).status == 0
+    rows = read_log("run.tsv")
+    n = rows[0].settings["n"]
+    write_log("mixed.tsv", [*rows[:3], rows[3]._replace(claim=rows[3].claim.replace(f" n={n} ", " n=7 "))])
+    settings = json.loads(run("report", "run.tsv", "--json").out)["run"]["settings"]
+    mixed = json.loads(run("report", "mixed.tsv", "--json").out)["mixed"]["settings"]
+    assert settings.pop("n") == n
+    assert mixed == settings
+
+
+def test_an_interrupt_within_a_callback_of_the_garbage_collector_is_not_lost(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        SLOW
+        + """
+import gc, os, signal
+sent = []
+def _xla_gc_callback(*_):
+    if not sent:
+        sent.append(os.kill(os.getpid(), signal.SIGINT))
+fast = classifier
+def classifier():
+    gc.callbacks.append(_xla_gc_callback)
+    gc.collect()
+    return fast()
+"""
+    )
+    np.savez(tmp_path / "data.npz", x=np.zeros((50, 4), np.float32), y=np.arange(50) % 3)
+    flags = ["slow:classifier", "data.npz", "run.tsv", "--sigma", "0.5", "--n", "500", "--untraced", "--no-check"]
+    command = [sys.executable, "-c", LISTENING, "certify", *flags, "--quiet"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130, ended.stderr
+    assert "jaxsmooth: ended" in ended.stderr
 
 
 def test_a_label_that_is_no_class_is_refused_before_the_run(run):
