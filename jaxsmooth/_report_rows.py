@@ -11,7 +11,7 @@ from jaxsmooth.arguments import as_alpha
 from jaxsmooth.curves import certified_accuracy, certified_accuracy_bound, true_class_bounds
 from jaxsmooth.logs import LogRow, unclaimed_rows
 from jaxsmooth.stores import StoredRun
-from jaxsmooth.types import Certificate
+from jaxsmooth.types import Certificate, Prediction
 
 Run = Sequence[LogRow] | tuple[Certificate, ArrayLike] | StoredRun
 """Rows of a log; a certificate with the true classes; or what `read_votes` returns."""
@@ -60,6 +60,8 @@ def _as_rows(name: Any, run: Any) -> list[LogRow]:
             return unclaimed_rows(*cast(Any, run))
         except (TypeError, ValueError) as error:
             raise type(error)(f"run {name!r}: {error}") from None
+    if isinstance(run, Prediction) or (isinstance(run, tuple) and run and isinstance(run[0], Prediction)):
+        raise TypeError(f"runs must be of certificates, got a Prediction for run {name!r}, which certifies no radius")
     if isinstance(run, Certificate):
         raise TypeError(f"runs must be {_EXPECTED}, got a Certificate alone for run {name!r}: give (result, truth)")
     if not isinstance(run, Sequence) or not all(isinstance(row, LogRow) for row in cast(Sequence[Any], run)):

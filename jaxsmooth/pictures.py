@@ -40,6 +40,7 @@ from jaxsmooth.types import ABSTAIN, Classifier, Noise, RandomClassifier
 _DOTS = 200  # per inch, of a picture of pixels
 _MOST_INPUTS = 16
 _MOST_BARS = 12
+_LINES = ("-", "--", ":", "-.")  # of ten curves each, which is how many colors there are
 
 
 def draw_curves(
@@ -86,13 +87,14 @@ def draw_curves(
     ax = _as_axes("draw_curves", ax)
     longest = max(float(np.max(radius)) for _, radius, _ in columns.values()) or 1.0
     end = 1.05 * longest
-    for name, run in columns.items():
+    for place, (name, run) in enumerate(columns.items()):
         # The curve steps down where a radius ends: at a radius itself it still counts.
         steps = np.unique([0.0, *run[1].tolist(), end])
         accuracy = certified_accuracy(*run, steps)
         try:
             label = _name_of_curve(name, named[name])
-            (line,) = ax.step(steps, accuracy, where="pre", **_look(label, looks.get(name)))
+            look = _look(label, looks.get(name))
+            (line,) = ax.step(steps, accuracy, where="pre", **{"linestyle": _LINES[place // 10 % 4], **look})
         except AttributeError as error:
             raise ValueError(f"styles must hold properties of a curve, got {looks.get(name)}: {error}") from None
         if alphas[name]:

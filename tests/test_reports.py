@@ -155,6 +155,11 @@ def test_legends_round_no_probability_up_and_miss_no_run():
     assert labels == [r"$\_$mine", "lower bound, probability 0.9999999"]
 
 
+def test_more_runs_than_colors_have_lines_that_differ():
+    lines = draw_curves({f"run {index}": rows() for index in range(12)}).get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+
+
 def test_names_of_runs_stay_in_their_cells():
     table = report_table({"a|b\nc": rows()}, [0.0], style="markdown").splitlines()
     assert table[2].startswith(r"| a\|b c | 50 |")

@@ -235,7 +235,7 @@ def as_number(text: str) -> float:
     """Return a number, which may be a fraction such as 1/255."""
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise argparse.ArgumentTypeError(f"must be a number or a fraction such as 1/255, got {text}") from None
 
 

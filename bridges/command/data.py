@@ -43,7 +43,9 @@ def load_data(name: str, framework: str, size: int | None) -> Any:
         with np.load(path, allow_pickle=False) as file:
             return file["x"], file["y"]
     except (OSError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"DATA {name} must be an .npz file with arrays x and y: {error}") from None
+        # NumPy advises to load pickled objects, which could execute anything.
+        said = "it holds Python objects, or is damaged" if "allow_pickle" in str(error) else error
+        raise ValueError(f"DATA {name} must be an .npz file with arrays x and y: {said}") from None
 
 
 class ImageFolder(Sequence[tuple[np.ndarray, int]]):

@@ -188,6 +188,8 @@ def with_weights(model: Model, x: np.ndarray, weights: Path) -> Model:
         classifier.load(weights.name, weights.parent)
     except FileNotFoundError as error:
         raise ValueError(f"--weights must be what jaxsmooth train saved, without an ending: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"--weights must be those of MODEL: {first_line(error)}") from None
     return Model(model.framework, classifier.model, getattr(classifier, "variables", None))
 
 

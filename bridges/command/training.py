@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import inspect
 import json
 import math
 import sys
@@ -52,7 +53,7 @@ def train(arguments: argparse.Namespace) -> int:
     """
     if not arguments.epochs >= 1:
         raise ValueError(f"--epochs must be at least 1, got {arguments.epochs}")
-    objective: Any = functools.partial(getattr(losses, arguments.objective), **settings_of(arguments.set))
+    objective = _as_objective(arguments)
     model = models.load_model(arguments.model)
     loaded = data.load_data(arguments.data, model.framework, arguments.size)
     x, y = data.as_arrays(loaded)
@@ -100,6 +101,21 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _as_objective(arguments: argparse.Namespace) -> Any:
+    """Return the objective of the flags, with its settings."""
+    function = getattr(losses, arguments.objective)
+    settings = settings_of(arguments.set)
+    parameters = inspect.signature(function).parameters.values()
+    known = [
+        each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "clip_values"
+    ]  # see --range
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        has = f"which has {', '.join(known)}" if known else "which has none"
+        raise ValueError(f"--set must be of settings of {arguments.objective}, {has}: got {', '.join(unknown)}")
+    return functools.partial(function, **settings)
+
+
 def _refuse_flags(arguments: argparse.Namespace) -> None:
     """Refuse numbers that no training can be done with."""
     for name in ("sigma", "lr"):
@@ -141,7 +157,7 @@ def _first_epoch(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
     more = arguments.schedule != "cosine" and arguments.epochs > found.get("epochs", arguments.epochs)
     changed = [name for name, value in told.items() if found.get(name) != value and not (more and name == "epochs")]
     if changed:
-        said = ", ".join(f"{name} {found.get(name)}" for name in changed)
+        said = ", ".join("other data" if name == "data digest" else f"{name} {found.get(name)}" for name in changed)
         raise ValueError(f"--resume needs the settings of {output}, which has {said}")
     if not weights.are_those_of(output, found):
         raise ValueError(f"--resume needs the weights of epoch {found['done']}, and {output}.* are others: --overwrite")

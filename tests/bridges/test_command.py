@@ -951,6 +951,8 @@ def test_check_finds_what_breaks_a_certificate_and_plans_the_run(run):
             (("train", "mine:with_softmax", "data.npz", "w", "--sigma", sigma, *flags), message)
             for sigma, flags, message in (
                 (0, (), "--sigma must be positive and finite, got 0"),
+                (1, ("--objective", "macer", "--set", "foo=1"), "of macer, which has m, lambda_, beta, gamma: got foo"),
+                (1, ("--set", "m=1"), "--set must be of settings of gaussian, which has none: got m"),
                 (1, ("--lr", "inf"), "--lr must be positive and finite, got inf"),
                 (1, ("--step-epochs", 0), "--step-epochs must be at least 1, got 0"),
                 (1, ("--range", 1, 0), "--range must be LOW and then HIGH, got 1 0"),
