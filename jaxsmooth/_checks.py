@@ -209,7 +209,7 @@ def _narrowed(x: np.ndarray, noise: Any) -> np.ndarray:
         if not np.array_equal(narrow, x):
             raise ValueError(f"x must fit into {dtype}, got values from {x.min()} to {x.max()}")
     elif noise is not None and noise.norm != 0 and not is_traced(noise.scale):
-        refuse_rounded(x, narrow, noise.scale)
+        refuse_rounded(x, narrow, noise.scale, noise.norm)
     return narrow
 
 

@@ -241,8 +241,12 @@ def as_numbers(name: str, value: Any, expected: str) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def refuse_rounded(x: np.ndarray, narrow: np.ndarray, scale: Any) -> None:
+def refuse_rounded(x: np.ndarray, narrow: np.ndarray, scale: Any, norm: int = 2) -> None:
     """Refuse inputs that rounding to float32 moves far, in the units of the noise: certificates are of rounded inputs.
+
+    Args:
+        x, narrow: inputs `[N, *event]`, and what they are in float32.
+        scale, norm: of the noise.
 
     Example:
         >>> x = np.array([[1.7e9 + 60]])  # seconds since 1970, which float32 knows to 128
@@ -253,7 +257,7 @@ def refuse_rounded(x: np.ndarray, narrow: np.ndarray, scale: Any) -> None:
 scale 30 of the noise: subtract a constant from x, and add it within f
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        moved = np.linalg.norm((x - narrow).reshape(len(x), math.prod(x.shape[1:])), axis=1)
+        moved = np.linalg.norm((x - narrow).reshape(len(x), math.prod(x.shape[1:])), norm, axis=1)
     far = np.flatnonzero((moved > float(np.asarray(scale)) / 1000) & np.isfinite(moved))
     if len(far):
         raise ValueError(

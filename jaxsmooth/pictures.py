@@ -16,7 +16,11 @@ from scipy import special
 from jaxsmooth._checks import as_host_inputs, as_n, as_noise
 from jaxsmooth._host_loop import scores_on_host
 from jaxsmooth._labels import as_labels
-from jaxsmooth._report_rows import (
+from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_numbers, in_brief
+from jaxsmooth.certificates import certify
+from jaxsmooth.curves import certified_accuracy
+from jaxsmooth.logs import LogRow
+from jaxsmooth.report_rows import (
     PICTURE_TITLE,
     Run,
     alpha_of,
@@ -29,10 +33,6 @@ from jaxsmooth._report_rows import (
     stored_bounds,
     stored_rows,
 )
-from jaxsmooth.arguments import as_alpha, as_flag, as_integer, as_numbers, in_brief
-from jaxsmooth.certificates import certify
-from jaxsmooth.curves import certified_accuracy
-from jaxsmooth.logs import LogRow
 from jaxsmooth.stores import StoredRun
 from jaxsmooth.stream import decision_keys, stream_samples
 from jaxsmooth.types import ABSTAIN, Classifier, Noise, RandomClassifier

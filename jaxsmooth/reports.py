@@ -7,7 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxsmooth._report_rows import (
+from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_unknown
+from jaxsmooth.curves import abstention_rate, average_certified_radius, certified_accuracy
+from jaxsmooth.logs import LogRow
+from jaxsmooth.report_rows import (
     TITLE,
     Run,
     alpha_of,
@@ -20,9 +23,6 @@ from jaxsmooth._report_rows import (
     stored_bounds,
     stored_rows,
 )
-from jaxsmooth.arguments import as_alpha, as_numbers, in_brief, refuse_unknown
-from jaxsmooth.curves import abstention_rate, average_certified_radius, certified_accuracy
-from jaxsmooth.logs import LogRow
 from jaxsmooth.stores import StoredRun
 
 _STYLES = ("text", "markdown", "latex")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import jaxsmooth
-from jaxsmooth._report_rows import common_settings, planned_of
+from jaxsmooth.report_rows import common_settings, planned_of
 from jaxsmooth.whole_files import write_whole
 
 

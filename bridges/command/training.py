@@ -53,13 +53,13 @@ def train(arguments: argparse.Namespace) -> int:
     """
     if not arguments.epochs >= 1:
         raise ValueError(f"--epochs must be at least 1, got {arguments.epochs}")
+    _refuse_flags(arguments)
     objective = _as_objective(arguments)
     model = models.load_model(arguments.model)
     loaded = data.load_data(arguments.data, model.framework, arguments.size)
     x, y = data.as_arrays(loaded)
     told = {**_told(arguments), "data digest": weights.digest_of_arrays(x, y)}
     start = _first_epoch(arguments, told)
-    _refuse_flags(arguments)
     note = data.doubt_of_folders(loaded)
     if note is not None:
         print(f"jaxsmooth: note: {note}", file=sys.stderr)
@@ -106,9 +106,8 @@ def _as_objective(arguments: argparse.Namespace) -> Any:
     function = getattr(losses, arguments.objective)
     settings = settings_of(arguments.set)
     parameters = inspect.signature(function).parameters.values()
-    known = [
-        each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "clip_values"
-    ]  # see --range
+    # The last one is that of --range.
+    known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "clip_values"]
     unknown = [name for name in settings if name not in known]
     if unknown:
         has = f"which has {', '.join(known)}" if known else "which has none"
