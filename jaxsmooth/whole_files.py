@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all. What was there stays until all of the new one is.
+    """Write a file so that it is there as a whole or not at all. The old one stays until the new one is complete.
 
     A link stays a link: the file that it leads to is replaced.
     """
