@@ -39,7 +39,16 @@ from jaxsmooth.precision import Within
 from jaxsmooth.predictions import prediction
 from jaxsmooth.progress import progress_bar
 from jaxsmooth.sequential import Grid
-from jaxsmooth.share_files import as_share, in_order, list_stores, log_row, read_share, share_path, votes_path
+from jaxsmooth.share_files import (
+    as_share,
+    in_order,
+    list_share_stores,
+    list_stores,
+    log_row,
+    read_share,
+    share_path,
+    votes_path,
+)
 from jaxsmooth.stores import StoredRun, VoteHeader, VoteRow, VoteStore, stored_run, undecided
 from jaxsmooth.types import Certificate, Classifier, Noise, RandomClassifier, Votes
 from jaxsmooth.whole_files import write_whole
@@ -77,7 +86,7 @@ def certify_dataset(
 
     A run goes on with the same classifier, inputs and labels only. A classifier whose weights JAX or the bridges can
     see is told by them. Any other is called "not identified" in the file of votes. Each votes again on the finished
-    inputs whose votes were closest.
+    inputs whose votes were closest; of other processes, also at the end, since they may have begun together.
 
     Args:
         f, noise, key, alpha, batch_size: as for `certify`.
@@ -675,9 +684,18 @@ def _run(job: Job, request: _Request) -> list[LogRow]:
             words = claim({**settings, "inputs": len(done)})
         # The log in the order of the inputs replaces the one in the order of their certificates.
         log.write(in_order(done.values() if own == path else store.rows, words))
+    _compare_shares(job, request, header, like)
     # What is returned is all that was asked for, of this share.
     asked = len(wanted) if request.inputs.share[1] == 1 else request.inputs.of_run
     return in_order(wanted, claim({**settings, "inputs": asked}))
+
+
+def _compare_shares(job: Job, request: _Request, header: VoteHeader, like: dict[str, Any]) -> None:
+    """Refuse another classifier or other data of another process: those that began together saw no votes before."""
+    others = [store for store in list_share_stores(request.path) if store != votes_path(request.own)]
+    if others and request.inputs.at is not None:
+        files = [read_share(store, header) for store in others]
+        Resumption(files, job.select, job.is_settled, like).compared(iter(()), request.inputs.at)
 
 
 def _planned(inputs: RunInputs, earlier: int, done: Collection[int]) -> int:

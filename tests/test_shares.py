@@ -150,6 +150,28 @@ def close_and_far():
     return x, np.zeros(12, int)
 
 
+@pytest.mark.parametrize(("what", "message"), [("f", "f must be the classifier of the run"), ("data", "another one")])
+def test_processes_that_begin_together_compare_their_shares_at_the_end(tmp_path, what, message):
+    data, began = examples(), []
+    others = {"f": lambda x: -np.asarray(x)[:, :3], "data": [(x + 1, y) for x, y in data]}
+    settings = {"mode": Fixed(n=N), "progress": False, "compiled": False, "check": False}
+    path = tmp_path / "run.tsv"
+
+    def run(f, data, share):
+        return certify_dataset(f, NOISE, KEY, data, path, share=share, **settings)
+
+    def f(x):
+        # Once the first process has compared what was there, and found nothing, the second one does all of its share.
+        if path.with_name("run.0-of-2.tsv.votes").exists() and not began:
+            began.append(True)
+            run(others["f"] if what == "f" else f, others["data"] if what == "data" else data, (1, 2))
+        return np.asarray(x)[:, :3]
+
+    with pytest.raises(ValueError, match=message):
+        run(f, data, (0, 2))
+    assert [len(read_log(path.with_name(f"run.{index}-of-2.tsv"))) for index in (0, 1)] == [7, 6]
+
+
 def test_shares_of_a_generator_need_a_classifier_that_shows_its_weights(tmp_path):
     """The votes of the other share cannot be compared: their inputs cannot be asked for."""
     x, y = close_and_far()
