@@ -111,7 +111,9 @@ class TorchBackend:
                 outputs = self._outputs(run, self._view(x), dtype)
                 if outputs.shape[1] < self.classes:
                     outputs = self.loss_function.columns(outputs)
-                return narrowed(outputs.detach(), torch.float32).cpu().numpy()
+                outputs = outputs.detach()
+                is_wide = outputs.dtype.itemsize > 4
+                return (narrowed(outputs, torch.float32) if is_wide else outputs.float()).cpu().numpy()
 
         # Once for all batches, because it takes time. Gradients are off only for the network.
         with contextlib.nullcontext() if training else evaluation_mode(self.model):
