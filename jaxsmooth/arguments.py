@@ -253,16 +253,16 @@ def refuse_rounded(x: np.ndarray, narrow: np.ndarray, scale: Any, norm: int = 2)
         >>> refuse_rounded(x, x.astype(np.float32), 30.0)
         Traceback (most recent call last):
         ...
-        ValueError: x must be close to what float32 can hold, but rounding moves input 0 by 60, over 1/1000 of the \
+        ValueError: x must be close to what float32 can hold, but rounding moves input 0 by 60, over 1/10 of the \
 scale 30 of the noise: subtract a constant from x, and add it within f
     """
     with np.errstate(over="ignore", invalid="ignore"):
         moved = np.linalg.norm((x - narrow).reshape(len(x), math.prod(x.shape[1:])), norm, axis=1)
-    far = np.flatnonzero((moved > float(np.asarray(scale)) / 1000) & np.isfinite(moved))
+    far = np.flatnonzero((moved > float(np.asarray(scale)) / 10) & np.isfinite(moved))
     if len(far):
         raise ValueError(
             f"x must be close to what float32 can hold, but rounding moves input {far[0]} by {moved[far[0]]:.3g}, over "
-            f"1/1000 of the scale {np.asarray(scale):.3g} of the noise: subtract a constant from x, and add it within f"
+            f"1/10 of the scale {np.asarray(scale):.3g} of the noise: subtract a constant from x, and add it within f"
         )
 
 

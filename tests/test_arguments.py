@@ -7,6 +7,7 @@ import pytest
 
 from jaxsmooth import (
     Gaussian,
+    Laplace,
     Uniform,
     Votes,
     certificate,
@@ -305,3 +306,16 @@ def test_nothing_is_printed_or_warned_and_arguments_stay_as_they_were(capsys):
     certify(first_features, Gaussian(1.0), jax.random.key(0), x, n=10)
     np.testing.assert_array_equal(x, before)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Laplace, Uniform])
+def test_inputs_that_float32_cannot_hold_are_refused(kind):
+    seconds = np.array([[1.7e9 + 60.0], [1.7e9]])  # float32 knows the first to 128
+
+    def f(_):
+        raise AssertionError("f was called")
+
+    with pytest.raises(ValueError, match=r"rounding moves input 0 by 60, over 1/10 of the scale 30 of the noise"):
+        certify(f, kind(scale=30.0), jax.random.key(0), seconds)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224)) / 255
+    assert count_votes(lambda x: x[:, :2, 0, 0], kind(scale=0.12), jax.random.key(0), pixels, n=2).shape == (1, 2)

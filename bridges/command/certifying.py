@@ -211,7 +211,8 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
         shown = data.load_data(arguments.data, model.framework, arguments.size)
         if shown is loaded and hasattr(loaded, "__next__"):
             raise ValueError("DATA must be new each time that its factory is called, got the same iterator twice")
-        loaded, shown = data.refuse_others(loaded, shown)
+        # `loaded` itself is not looked at: nothing gives back what is taken from it.
+        shown = data.refuse_others(shown, data.load_data(arguments.data, model.framework, arguments.size))
     x, _ = data.some_inputs(shown, 8)
     models.refuse_integers(x)
     doubt = data.doubt_of_folders(loaded)

@@ -188,7 +188,7 @@ def _split(data: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_two_arrays(data: Any) -> bool:
     """Whether data are inputs and labels side by side, and not pairs; two lists could be either."""
-    if isinstance(data, (tuple, list)) and len(cast(Any, data)) == 2 and isinstance(data[0], list):
+    if isinstance(data, tuple) and len(cast(Any, data)) == 2 and isinstance(data[0], list):
         raise ValueError("DATA must be two arrays (x, labels), or pairs, got two lists: make arrays of them")
     if isinstance(data, Mapping):
         keys = ", ".join(map(str, cast(Any, data)))
@@ -207,7 +207,10 @@ def spread(total: int, number: int) -> np.ndarray:
 
 def as_arrays(data: Any) -> tuple[Any, np.ndarray]:
     """Return all inputs and labels, for training."""
-    return data if _is_two_arrays(data) else _split(data)
+    if not _is_two_arrays(data):
+        return _split(data)
+    x, y = data
+    return np.asarray(x), np.asarray(y)
 
 
 def _as_label(label: Any) -> int:
@@ -220,18 +223,18 @@ def _as_label(label: Any) -> int:
     return as_integer("a label of DATA", label.reshape(())[()], 0)
 
 
-def refuse_others(one: Any, other: Any) -> tuple[Any, Any]:
-    """Return two of what a factory of iterables makes, once they were found to begin with the same input.
+def refuse_others(one: Any, other: Any) -> Iterable[Any]:
+    """Return the pairs of what a factory of iterables makes, once another of it was found to begin with the same pair.
 
-    They do not, for example, where two generators read one file, or where the order is by chance.
+    It does not, for example, where two generators read one file, or where the order is by chance.
     """
     began: list[bytes] = []
-    whole: list[Any] = []
+    rest: list[Iterable[Any]] = []
     for data in (one, other):
         _is_two_arrays(data)  # it refuses what is no iterable
         items = iter(data)
         first = list(itertools.islice(items, 1))
-        whole.append(itertools.chain(first, items) if items is data else data)  # others begin again
+        rest.append(itertools.chain(first, items))
         for pair in first:
             refuse_unpaired("DATA", pair, "at place 0")
         began.append(b"".join(np.asarray(part).tobytes() for pair in first for part in pair))
@@ -240,7 +243,7 @@ def refuse_others(one: Any, other: Any) -> tuple[Any, Any]:
             "DATA must give the same inputs in the same order each time that its factory is called, got another first "
             "one: seed what shuffles, and open files within the factory"
         )
-    return whole[0], whole[1]
+    return rest[0]
 
 
 def is_read_once(data: Any) -> bool:

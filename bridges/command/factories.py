@@ -40,7 +40,7 @@ def make(name: str, what: str) -> Any:
 def _refuse_arguments(factory: Any, name: str, what: str) -> None:
     """Refuse what cannot be called without arguments: the function itself, in place of one that returns it."""
     try:
-        parameters = inspect.signature(factory).parameters.values()
+        parameters = inspect.signature(factory, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):  # not every callable shows its arguments
         return
     needed = [each.name for each in parameters if each.default is each.empty and each.kind not in _OPTIONAL]

@@ -46,11 +46,11 @@ def are_those_of(output: Path, state: dict[str, Any]) -> bool:
     new files may still have the names of drafts.
     """
     kept = weight_files(output)
-    if state.get("weights") == _digest_of_files({ending: kept[ending] for ending in state["files"] if ending in kept}):
+    endings: list[str] = state.get("files", [])
+    if state.get("weights") == _digest_of_files({ending: kept[ending] for ending in endings if ending in kept}):
         return True
     files = {**kept, **weight_files(_draft_of(output))}
-    found = {ending: files[ending] for ending in state["files"] if ending in files}
-    if state.get("weights") != _digest_of_files(found):
+    if state.get("weights") != _digest_of_files({ending: files[ending] for ending in endings if ending in files}):
         return False
     _put_in_place(output)
     return True

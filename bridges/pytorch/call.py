@@ -106,9 +106,8 @@ class TorchFunction(BridgedFunction):
             # Buffers that are not saved, and tensors that are plain attributes.
             own = {**dict(part.named_buffers(recurse=False)), **vars(part)}
             state |= {f"{prefix}.{name}": value for name, value in own.items() if isinstance(value, torch.Tensor)}
-            # Numbers and words that are attributes are settings of `forward`, which is called in evaluation mode.
-            plain = {name: value for name, value in vars(part).items() if isinstance(value, (int, float, complex, str))}
-            numbers += [f"{prefix}.{name}={plain[name]!r}" for name in sorted(plain) if name != "training"]
+            # Numbers that are attributes are settings of `forward`. Integers may count its calls.
+            numbers += [f"{prefix}.{name}={own[name]!r}" for name in sorted(own) if isinstance(own[name], float)]
         return {
             f"{name} {value.dtype} {tuple(value.shape)}": value.detach()
             .cpu()

@@ -34,7 +34,12 @@ def narrowed(scores: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     32 bits cannot order all numbers of 64 bits. Where a score that was below the largest is not below it any more, it
     moves down by one step. Integers that do not fit become the closest ones that do.
     """
-    if scores.dtype.itemsize <= dtype.itemsize or scores.ndim < 2:
+    if (
+        scores.dtype not in (torch.float64, torch.int64)
+        or dtype == scores.dtype
+        or scores.ndim < 2
+        or 0 in scores.shape
+    ):
         return scores.to(dtype)
     is_real = dtype.is_floating_point
     limits = None if is_real else torch.iinfo(dtype)

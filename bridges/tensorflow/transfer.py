@@ -36,7 +36,12 @@ def narrowed(scores: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     32 bits cannot order all numbers of 64 bits. Where a score that was below the largest is not below it any more, it
     moves down by one step. Integers that do not fit become the closest ones that do.
     """
-    if scores.dtype.size <= dtype.size or scores.shape.rank < 2:
+    if (
+        scores.dtype not in (tf.float64, tf.int64)
+        or dtype == scores.dtype
+        or scores.shape.rank < 2
+        or 0 in scores.shape
+    ):
         return tf.cast(scores, dtype)
     clipped = scores if dtype.is_floating else tf.clip_by_value(scores, tf.cast(dtype.min + 1, scores.dtype), dtype.max)
     narrow = tf.cast(clipped, dtype)

@@ -31,6 +31,7 @@ MODELS = f"{EXAMPLES / 'models.py'}"
 COMMANDS = ["certify", "predict", "train", "report", "check"]
 
 USER = """
+import functools
 import numpy as np
 
 def classifier():
@@ -80,6 +81,26 @@ def of_one_stream():
 
 def of_new_streams():
     return (pair for pair in pairs())
+
+class Held:
+    def __init__(self):
+        self.pairs = of_new_streams()
+
+    def __iter__(self):
+        return self.pairs
+
+def of_held_streams():
+    return Held()
+
+def _given(function):
+    @functools.wraps(function)
+    def made():
+        return function(3)
+    return made
+
+@_given
+def wrapped(classes):
+    return lambda x: x[:, :classes]
 
 def itself(x):
     return x[:, :3]
@@ -975,8 +996,9 @@ def test_what_is_wrong_is_one_sentence(tmp_path, run, words, message):
 
 
 def test_a_factory_of_new_iterators_loses_no_input(run):
-    assert run("certify", "mine:classifier", "mine:of_new_streams", "run.tsv", *SHORT).status == 0
-    assert [row.idx for row in read_log("run.tsv")] == [0, 1, 2]
+    for name in ("of_new_streams", "of_held_streams"):
+        assert run("certify", "mine:wrapped", f"mine:{name}", f"{name}.tsv", *SHORT).status == 0
+        assert [(row.idx, row.label) for row in read_log(f"{name}.tsv")] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_folders_whose_numbers_are_not_their_labels_are_noted(run, tmp_path):

@@ -73,6 +73,15 @@ def test_classes_of_both_frameworks(name):
         assert classifier.predict(X).argmax(axis=1).tolist() == [label] * 3
 
 
+def test_other_outputs_are_only_cast():
+    x = X.astype(np.complex128)
+    assert bridges.pytorch.transfer.narrowed(torch.tensor(x), torch.complex64).dtype == torch.complex64
+    assert bridges.tensorflow.transfer.narrowed(tf.constant(x), tf.complex64).dtype == tf.complex64
+    none = np.zeros((2, 0))
+    assert bridges.pytorch.transfer.narrowed(torch.tensor(none), torch.float32).shape == (2, 0)
+    assert bridges.tensorflow.transfer.narrowed(tf.constant(none), tf.float32).shape == (2, 0)
+
+
 def test_scores_stay_what_they_are_up_to_one_step():
     scores = np.random.default_rng(1).normal(size=(50, 4))
     scores[:, 1] = scores[:, 0] + 1e-12
