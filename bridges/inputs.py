@@ -26,14 +26,15 @@ def as_inputs(x: Any, shape: tuple[int, ...] | None = None, scale: Any = None) -
         dtype('float32')
     """
     expected = "[N, ...]" if shape is None else "[N, " + ", ".join(map(str, shape)) + "]"
-    array = as_real("x", x, expected)
+    given = to_numpy("x", x)
+    array = as_real("x", given, expected)
     if array.ndim < 2 or (shape is not None and array.shape[1:] != tuple(shape)):
         raise ValueError(f"x must have shape {expected}, got {array.shape}: one input is x[None]")
     finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if not finite.all():
         raise ValueError(f"x must be finite in float32, got NaN or infinity at index {np.flatnonzero(~finite)[0]}")
-    if scale is not None and array is not x and (wide := to_numpy("x", x)).dtype.itemsize > 4:
-        refuse_rounded(wide.astype(np.float64), array, scale)
+    if scale is not None and given.dtype.itemsize > 4:
+        refuse_rounded(given.astype(np.float64), array, scale)
     return array
 
 

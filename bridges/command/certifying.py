@@ -215,10 +215,8 @@ def load(arguments: argparse.Namespace) -> tuple[Any, bool, Any]:
         shown = data.refuse_others(shown, data.load_data(arguments.data, model.framework, arguments.size))
     x, _ = data.some_inputs(shown, 8)
     models.refuse_integers(x)
-    doubt = data.doubt_of_folders(loaded)
-    if doubt is not None:
-        print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
-    for doubt in doubts(x, arguments.sigma, arguments.model, arguments.weights):
+    of_units = doubts(x, arguments.sigma, arguments.model, arguments.weights)
+    for doubt in [*data.doubts_of_folders(loaded), *of_units]:
         print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
     if arguments.weights is not None:
         model = models.with_weights(model, x[0], arguments.weights)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import jaxsmooth
-from bridges.command import data, models
+from bridges.command import data
 from bridges.command.certifying import add_model, add_noise, as_noise, load
 
 _INPUTS = 64
@@ -46,7 +46,9 @@ def check(arguments: argparse.Namespace) -> int:
         raise ValueError("MODEL must be a function of its inputs to be checked, got a RandomClassifier")
     x, labels = data.some_inputs(loaded, _INPUTS)
     x = np.asarray(x)
-    classes = models.scores_shape(f, compiled, x[:1])[-1]
+    run = jax.jit(lambda rows: f(rows)) if compiled else f
+    scores = np.asarray(run(jax.numpy.asarray(x)))
+    classes = int(scores.shape[-1])
     if max(labels) >= classes:
         raise ValueError(f"DATA must have labels below {classes}, the number of MODEL's classes, got {max(labels)}")
     key = jaxsmooth.key_of_seed(arguments.seed)
@@ -59,8 +61,6 @@ def check(arguments: argparse.Namespace) -> int:
         found["classifier"] = str(error)
     report = jaxsmooth.noise_report(noise, key, x[:1])
     found["noise"] = "passed" if not report.failed else f"failed {', '.join(report.failed)}"
-    run = jax.jit(lambda rows: f(rows)) if compiled else f
-    scores = np.asarray(run(jax.numpy.asarray(x)))
     found["classes"] = classes
     noisy = jaxsmooth.add_noise(noise, key, x)
     found["accuracy"] = _accuracy(scores, labels)

@@ -94,18 +94,19 @@ class ImageFolder(Sequence[tuple[np.ndarray, int]]):
         return x, label
 
 
-def doubt_of_folders(data: Any) -> str | None:
+def doubts_of_folders(data: Any) -> list[str]:
     """Return what looks like a mistake about the labels of folders whose names are numbers.
 
     Labels are the places in the order of names, as in torchvision, where 10 comes before 2.
     """
     names: list[str] = getattr(data, "classes", [])
-    if not names or not all(name.isdecimal() for name in names):
-        return None
-    other = next((label for label, name in enumerate(names) if int(name) != label), None)
-    if other is None:
-        return None
-    return f"a label of DATA is the place of its folder in the order of names: that of {names[other]} is {other}"
+    if not all(name.isdecimal() for name in names):
+        return []
+    others = [(label, name) for label, name in enumerate(names) if int(name) != label]
+    return [
+        f"a label of DATA is the place of its folder in the order of names: that of {name} is {label}"
+        for label, name in others[:1]
+    ]
 
 
 def _is_hidden(name: str) -> bool:

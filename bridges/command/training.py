@@ -60,10 +60,8 @@ def train(arguments: argparse.Namespace) -> int:
     x, y = data.as_arrays(loaded)
     told = {**_told(arguments), "data digest": weights.digest_of_arrays(x, y)}
     start = _first_epoch(arguments, told)
-    note = data.doubt_of_folders(loaded)
-    if note is not None:
-        print(f"jaxsmooth: note: {note}", file=sys.stderr)
-    for doubt in weights.doubts(np.asarray(x), arguments.sigma, arguments.model, arguments.weights):
+    of_units = weights.doubts(np.asarray(x), arguments.sigma, arguments.model, arguments.weights)
+    for doubt in [*data.doubts_of_folders(loaded), *of_units]:
         print(f"jaxsmooth: note: {doubt}", file=sys.stderr)
     optimizer = models.Optimizer(arguments.optimizer, arguments.lr, arguments.weight_decay)
     bounds = None if arguments.range is None else tuple(arguments.range)

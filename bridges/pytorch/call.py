@@ -125,7 +125,7 @@ class TorchFunction(BridgedFunction):
             private = self._signature(x.shape[1:], x.dtype).takes_its_input or self._is_watched()
             result = self._run(_move(x, home, dtype, private))
         self._check_result(result, len(x))
-        return narrowed(result, to_torch_dtype(to_jax_dtype(result.dtype))).to(x.device)
+        return narrowed(result).to(x.device)
 
     def gradient(self, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
         """Return the gradient of <cotangent, module(x)> in x."""
@@ -241,8 +241,7 @@ class RandomTorchFunction:
         with torch.random.fork_rng([home] if home.type == "cuda" else []), own_modes(home):
             torch.manual_seed((first << 31) ^ second)
             result = self.reading(self.module(_move(rows, home, dtype, private=True)), type(self.module).__name__)
-        scores = narrowed(result, to_torch_dtype(to_jax_dtype(result.dtype)))
-        return to_jax(scores.to(rows.device).clone())
+        return to_jax(narrowed(result).to(rows.device).clone())
 
     def _refuse_statistics(self) -> None:
         """Refuse batch normalisation in training mode: rows would depend on each other, and the statistics change."""

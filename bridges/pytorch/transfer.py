@@ -28,12 +28,13 @@ def to_jax(tensor: torch.Tensor) -> jax.Array:
     return jnp.from_dlpack(tensor.to(to_torch_dtype(to_jax_dtype(tensor.dtype))))
 
 
-def narrowed(scores: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return scores `[..., K]` in a dtype, with the same class.
+def narrowed(scores: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return scores `[..., K]` in a dtype, by default the one that JAX has for theirs, with the same class.
 
     32 bits cannot order all numbers of 64 bits. Where a score that was below the largest is not below it any more, it
     moves down by one step. Integers that do not fit become the closest ones that do.
     """
+    dtype = to_torch_dtype(to_jax_dtype(scores.dtype)) if dtype is None else dtype
     if (
         scores.dtype not in (torch.float64, torch.int64)
         or dtype == scores.dtype

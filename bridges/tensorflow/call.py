@@ -115,7 +115,7 @@ class TensorFlowFunction(BridgedFunction):
         """Run the model on a tensor that it may not keep."""
         result = self._forward(self._own(x))
         self.check_rows(tuple(result.shape), len(x))
-        return narrowed(result, tf.as_dtype(to_jax_dtype(result.dtype)))
+        return narrowed(result)
 
     def gradient(self, x: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
         """Return the gradient of <cotangent, model(x)> in x."""
@@ -232,7 +232,7 @@ class RandomKerasFunction:
                 generator.state.assign(words ^ np.uint32(place))
             rows = _cast(to_tensorflow(np.asarray(x)), float_dtype(self.model))
             scores = self.reading(self.model(rows), type(self.model).__name__)
-            return jnp.asarray(to_numpy(narrowed(scores, tf.as_dtype(to_jax_dtype(scores.dtype)))))
+            return jnp.asarray(to_numpy(narrowed(scores)))
         finally:
             for generator, state in zip(self._generators, before, strict=True):
                 generator.state.assign(state)

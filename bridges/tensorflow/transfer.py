@@ -30,12 +30,13 @@ def to_jax(tensor: tf.Tensor) -> jax.Array:
     return jnp.from_dlpack(tf.cast(tensor, to_jax_dtype(tensor.dtype)))
 
 
-def narrowed(scores: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Return scores `[..., K]` in a dtype, with the same class.
+def narrowed(scores: tf.Tensor, dtype: tf.DType | None = None) -> tf.Tensor:
+    """Return scores `[..., K]` in a dtype, by default the one that JAX has for theirs, with the same class.
 
     32 bits cannot order all numbers of 64 bits. Where a score that was below the largest is not below it any more, it
     moves down by one step. Integers that do not fit become the closest ones that do.
     """
+    dtype = tf.as_dtype(to_jax_dtype(scores.dtype)) if dtype is None else dtype
     if (
         scores.dtype not in (tf.float64, tf.int64)
         or dtype == scores.dtype
